@@ -1,0 +1,34 @@
+# One word per habit. `make demo` and `make test` are all that a newcomer needs.
+PYTHON ?= python3
+BIN := .venv/bin
+.PHONY: demo test check fmt proto clean
+
+demo: .venv/.installed  ## a real swarm trains a real model; ARGS="--plain --report demo.json"
+	$(BIN)/p2ptrain demo $(ARGS)
+
+test: check  ## everything: lint, types, contracts, unit, properties, then real peers and faults
+	$(BIN)/pytest -m "swarm or faults" $(ARGS)
+
+check: .venv/.installed  ## lint, types, import contracts, fast tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest -m "not swarm and not faults"
+
+fmt: .venv/.installed  ## make the tree tidy
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+proto: .venv/.installed  ## regenerate p2ptrain/wire/v1 from proto/
+	$(BIN)/python -m grpc_tools.protoc -I proto --python_out=. --pyi_out=. proto/p2ptrain/wire/v1/*.proto
+
+.venv/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "p2ptrain needs Python 3.11 or 3.12; $(PYTHON) is $$($(PYTHON) --version). Try: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 2; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+clean:  ## remove what make made
+	rm -rf .venv demo .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,73 @@
+"""The command line: which commands exist, and how errors become one line and an exit status.
+
+Commands import what they need when they run: torch and hivemind take seconds, and ``--help`` must not.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Annotated
+
+import typer
+
+from p2ptrain.cli.manifest_commands import run_app
+from p2ptrain.cli.model_commands import export, generate
+from p2ptrain.cli.peer_commands import bootstrap, peer, swarm
+from p2ptrain.errors import P2PTrainError, UsageError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app.add_typer(run_app, name="run")
+for command in (bootstrap, peer, swarm):
+    app.command()(command)
+app.command()(generate)
+app.command()(export)
+
+
+@dataclass
+class Settings:
+    """What the options before the command say."""
+
+    debug: bool = False
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Do what ``arguments`` say, by default the process's; returns the exit status.
+
+    0: done. 1: something failed. 2: what was asked cannot work, and nothing was started or written. 130: Ctrl-C.
+    """
+    settings = Settings()
+    try:
+        app(args=arguments, prog_name="p2ptrain", obj=settings)
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 1
+    except (P2PTrainError, OSError) as error:
+        if settings.debug:
+            raise
+        sys.stderr.write(f"p2ptrain: {error}\n")
+        return 2 if isinstance(error, UsageError) else 1
+    return 0
+
+
+def _print_versions(wanted: bool) -> None:
+    if wanted:
+        python = ".".join(str(number) for number in sys.version_info[:3])
+        others = ", ".join(f"{package} {metadata.version(package)}" for package in ("torch", "hivemind"))
+        typer.echo(f"p2ptrain {metadata.version('p2ptrain')}, Python {python}, {others}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    context: typer.Context,
+    debug: Annotated[bool, typer.Option("--debug", help="Show where an error was raised, for a bug report.")] = False,
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_versions, is_eager=True, help="Print the versions in use and stop."),
+    ] = False,
+) -> None:
+    """Train one language model together with strangers, each a slice of it.
+
+    Example: p2ptrain demo
+    """
+    context.ensure_object(Settings).debug = debug

@@ -1,0 +1,143 @@
+"""``p2ptrain run``: making a run's manifest, and looking at one."""
+
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tomlkit
+import typer
+
+from p2ptrain.config.load import load_run, parse_run, run_id
+from p2ptrain.config.presets import preset_text
+from p2ptrain.config.schema import RunConfig
+from p2ptrain.errors import UsageError
+
+run_app = typer.Typer(
+    no_args_is_help=True, help="Make a run's manifest, or look at one. Example: p2ptrain run show tiny.toml"
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ManifestChanges:
+    """What a new run takes differently from its preset; None leaves the preset's value."""
+
+    name: str | None = None
+    seed: int | None = None
+    """None draws one."""
+    slices: int | None = None
+    parts: tuple[str, ...] | None = None
+    rounds: int | None = None
+
+
+def write_manifest(preset: str, out: Path, changes: ManifestChanges) -> RunConfig:
+    """Make the manifest of a new run: the preset's text with its comments, the changes and the text's fingerprint.
+
+    Args:
+        preset: a preset's name.
+        out: the file to make; nothing is written unless the whole manifest is sound.
+        changes: what differs from the preset.
+
+    Returns:
+        What the new file says.
+
+    Raises:
+        UsageError: no such preset, values that cannot work, no text to learn from, or ``out`` cannot be made.
+    """
+    _check_is_free(out)
+    document = tomlkit.parse(preset_text(preset))
+    document["seed"] = secrets.randbits(32) if changes.seed is None else changes.seed
+    if changes.name is not None:
+        document["name"] = changes.name
+    if changes.rounds is not None:
+        document["rounds"] = changes.rounds
+    if changes.slices is not None:
+        document["slicing"]["slices"] = changes.slices
+    if changes.parts is not None:
+        document["slicing"]["parts"] = list(changes.parts)
+    source = f"preset {preset} with your changes"
+    run = parse_run(tomlkit.dumps(document), source)
+
+    from p2ptrain.data.corpus import load_corpus
+    from p2ptrain.model.slicing import SlicePlan
+
+    SlicePlan.of(run.model, run.slicing)
+    document["data"]["fingerprint"] = str(load_corpus(run.data, base=out.parent).fingerprint)
+    text = tomlkit.dumps(document)
+    run = parse_run(text, source)
+    _write_new(out, text)
+    return run
+
+
+@run_app.command("new")
+def new(
+    preset: Annotated[str, typer.Argument(help="What to start from: tiny (trains in minutes) or nano (for tests).")],
+    out: Annotated[Path, typer.Option(help="The manifest to make.")],
+    name: Annotated[str | None, typer.Option(help="The run's name, for people.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Picks initial weights and batches; drawn when not given.")] = None,
+    slices: Annotated[int | None, typer.Option(help="Into how many slices the model is cut.")] = None,
+    parts: Annotated[str | None, typer.Option(help="What is cut: mlp, heads or mlp,heads.")] = None,
+    rounds: Annotated[int | None, typer.Option(help="Length of the run.")] = None,
+) -> None:
+    """Make the manifest of a new run: a file with everything that its peers must share.
+
+    Example: p2ptrain run new tiny --out tiny.toml --slices 2
+    """
+    changes = ManifestChanges(
+        name=name,
+        seed=seed,
+        slices=slices,
+        parts=None if parts is None else tuple(part.strip() for part in parts.split(",")),
+        rounds=rounds,
+    )
+    run = write_manifest(preset, out, changes)
+    typer.echo(f"wrote {out}: run {run.name}, id {run_id(run)}")
+    usual = parse_run(preset_text(preset), preset)
+    if run.slicing.slices != usual.slicing.slices:
+        typer.echo(
+            f"note: outer.lr = {run.outer.lr} was chosen for {usual.slicing.slices} slices, and this run has"
+            f" {run.slicing.slices}; the comment above it in {out} says what to choose"
+        )
+    typer.echo(
+        f"next: p2ptrain bootstrap --home bootstrap-home    (prints the ADDRESS at which peers meet)\n"
+        f"then: p2ptrain peer --run {out} --bootstrap ADDRESS --home peer-home"
+    )
+
+
+@run_app.command("show")
+def show(manifest: Annotated[Path, typer.Argument(help="The manifest, for example tiny.toml.")]) -> None:
+    """Print a run's id, its length and how large its model and slices are.
+
+    Example: p2ptrain run show tiny.toml
+    """
+    run = load_run(manifest)
+
+    from p2ptrain.model.slicing import SlicePlan
+
+    plan = SlicePlan.of(run.model, run.slicing)
+    sizes = {slice_id: plan.numel(slice_id) for slice_id in plan.slice_ids}
+    windows = run.inner.steps * run.inner.batch
+    typer.echo(f"run      {run.name}")
+    typer.echo(f"id       {run_id(run)}")
+    typer.echo(
+        f"rounds   {run.rounds}, each {windows * run.model.context} tokens a peer in {run.inner.steps} inner steps"
+    )
+    typer.echo(f"model    {sum(sizes.values()):,} parameters: {run.model.layers} layers of width {run.model.width}")
+    typer.echo(f"slices   {run.slicing.slices}, cut from {' and '.join(run.slicing.parts)}")
+    for slice_id, numel in sizes.items():
+        typer.echo(f"         {slice_id:<8}{numel:>14,} parameters")
+
+
+def _check_is_free(out: Path) -> None:
+    if out.exists():
+        raise UsageError(f"{out} exists and is not overwritten; choose another --out, or remove it first")
+    if not out.parent.is_dir():
+        raise UsageError(f"{out.parent} is not a folder; make it first, or choose another --out")
+
+
+def _write_new(out: Path, text: str) -> None:
+    try:
+        with out.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise UsageError(f"{out} cannot be written: {error.strerror}; choose another --out") from error

@@ -1,0 +1,94 @@
+"""Which values a manifest may have: one rule a key, and rules between keys.
+
+``schema`` says what exists and of which type; this table says what makes sense. How tensors must divide among slices
+is said by ``model.slicing``, which knows the tensors.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from p2ptrain.config.schema import RunConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What a value must satisfy, and the words that follow ``choose`` when it does not."""
+
+    holds: Callable[[Any], bool]
+    choose: str
+
+
+_COUNT = Rule(lambda value: value >= 1, "a whole number of at least 1")
+_COUNT_FROM_0 = Rule(lambda value: value >= 0, "0 or more")
+_POSITIVE = Rule(lambda value: value > 0, "a number above 0")
+_SECONDS = Rule(lambda value: 0 < value <= 86400, "seconds above 0, at most 86400")
+_DECAY = Rule(lambda value: 0 <= value < 1, "a number from 0 up to, but not including, 1")
+_SEED = Rule(lambda value: 0 <= value < 2**63, "a whole number from 0 to 2**63 - 1")
+_NAME = Rule(
+    lambda value: re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", value) is not None,
+    'up to 64 letters, digits, ".", "_" or "-", beginning with a letter or digit',
+)
+_FINGERPRINT = Rule(
+    lambda value: re.fullmatch(r"(?:[0-9a-f]{64})?", value) is not None,
+    '64 hexadecimal digits, or "" to accept any text',
+)
+
+RULES: Mapping[str, Rule] = {
+    "name": _NAME,
+    "seed": _SEED,
+    "rounds": _COUNT,
+    "model.layers": _COUNT,
+    "model.width": _COUNT,
+    "model.heads": _COUNT,
+    "model.kv_heads": _COUNT,
+    "model.mlp_hidden": _COUNT,
+    "model.vocabulary": Rule(lambda value: value == 256, "256: one token per byte is the only tokenizer so far"),
+    "model.context": _COUNT,
+    "model.rope_theta": _POSITIVE,
+    "model.norm_eps": _POSITIVE,
+    "slicing.slices": _COUNT,
+    "slicing.parts": Rule(lambda value: len(value) == len(set(value)), "each part once"),
+    "data.pattern": Rule(
+        lambda value: value != "" and not value.startswith("/") and ".." not in value.split("/"),
+        'a pattern inside the folder, like "**/*.py"',
+    ),
+    "data.validation_percent": Rule(lambda value: 1 <= value <= 50, "1 to 50"),
+    "data.fingerprint": _FINGERPRINT,
+    "inner.steps": _COUNT,
+    "inner.batch": _COUNT,
+    "inner.lr": _POSITIVE,
+    "inner.warmup_steps": _COUNT_FROM_0,
+    "inner.beta1": _DECAY,
+    "inner.beta2": _DECAY,
+    "inner.weight_decay": _COUNT_FROM_0,
+    "inner.clip": _POSITIVE,
+    "outer.lr": _POSITIVE,
+    "outer.momentum": _DECAY,
+    "exchange.part_elements": _COUNT,
+    "exchange.lease_s": _SECONDS,
+    "exchange.gather_timeout_s": _SECONDS,
+    "exchange.reduce_timeout_s": _SECONDS,
+    "exchange.vote_timeout_s": _SECONDS,
+    "exchange.history": _COUNT,
+}
+
+
+def contradictions(run: RunConfig) -> list[str]:
+    """Problems between values that are fine each on its own, as sentences without the file's name."""
+    problems = []
+    run_steps = run.rounds * run.inner.steps
+    if run.inner.warmup_steps >= run_steps:
+        problems.append(
+            f"inner.warmup_steps = {run.inner.warmup_steps} is not less than the run's {run_steps} inner steps"
+            f" (rounds x inner.steps); choose less than {run_steps}"
+        )
+    if run.data.source == "folder" and not run.data.path:
+        problems.append('data.path = "" is no folder; choose the directory that data.source = "folder" reads')
+    if run.data.source != "folder" and run.data.path:
+        problems.append(
+            f'data.path = "{run.data.path}" is not read when data.source = "{run.data.source}";'
+            ' choose data.source = "folder", or remove data.path'
+        )
+    return problems

@@ -1,0 +1,150 @@
+"""What can be configured: ``RunConfig``, which all peers of a run share, and ``PeerConfig``, which one volunteer chooses.
+
+Each default is written here, once. A field without a default must be in the manifest.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from p2ptrain.ids import SliceId
+
+SlicedParts = Literal["mlp", "heads"]
+Codec = Literal["int8", "float32"]
+DataSource = Literal["python-stdlib", "folder"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelConfig:
+    """A Llama-style decoder: RMSNorm, rotary positions, grouped-query attention, SwiGLU, tied embedding."""
+
+    layers: int
+    width: int
+    """Size of the residual stream, d in the papers."""
+    heads: int
+    kv_heads: int
+    """Key/value heads; each serves ``heads / kv_heads`` query heads."""
+    mlp_hidden: int
+    vocabulary: int = 256
+    """256 is one token per byte."""
+    context: int = 128
+    """Tokens per training window, T."""
+    rope_theta: float = 10000.0
+    norm_eps: float = 1e-5
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SlicingConfig:
+    """How the parameters are cut among owners."""
+
+    slices: int
+    """N. 1 is plain DiLoCo. The paper's quality falls quickly above 8."""
+    parts: tuple[SlicedParts, ...] = ("mlp",)
+    """What is cut: ``mlp`` hidden units, and attention ``heads`` in whole key/value groups. The rest is the common part."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataConfig:
+    """The text that the run learns from; train and validation are split by file."""
+
+    source: DataSource = "python-stdlib"
+    """``python-stdlib`` reads the source of the running Python's standard library; ``folder`` reads ``path``."""
+    path: str = ""
+    """For ``folder``: the directory, relative to the manifest."""
+    pattern: str = "**/*.py"
+    """For ``folder``: which files."""
+    validation_percent: int = 5
+    """Share of the files, chosen by the hash of their names, that nobody trains on."""
+    fingerprint: str = ""
+    """SHA-256 over names and contents, so that peers with other text never meet in a group; ``p2ptrain run new`` fills it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class InnerConfig:
+    """Inner steps: local AdamW on the owned slices."""
+
+    steps: int
+    """H, the inner steps of a round on the fastest peer of a group; slower peers contribute what they have by then."""
+    batch: int
+    """Windows per inner step, B."""
+    lr: float
+    warmup_steps: int = 0
+    """Inner steps of linear warm-up at the start of the run; cosine decay to a tenth follows until the last round."""
+    beta1: float = 0.9
+    beta2: float = 0.99
+    weight_decay: float = 0.1
+    clip: float = 1.0
+    """Largest gradient norm over what the peer owns."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OuterConfig:
+    """Outer steps: Nesterov SGD on each slice's anchor."""
+
+    lr: float
+    momentum: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExchangeConfig:
+    """How owners average, and how long they wait for each other."""
+
+    codec: Codec = "int8"
+    """Encoding of pseudo-gradients, averages and updates; ``float32`` sends four times as much."""
+    part_elements: int = 262144
+    """Elements in one part of the butterfly; smaller parts spread the reducing finer and cost more messages."""
+    lease_s: float = 30.0
+    """A claim that is not renewed for so long has expired. With two owners, a dead one costs the other this long, once."""
+    gather_timeout_s: float = 60.0
+    """Longest wait, from the first ready owner on, for the others' inner steps."""
+    reduce_timeout_s: float = 30.0
+    """Longest wait for a reducer or sender before its parts go elsewhere or are left out."""
+    vote_timeout_s: float = 15.0
+    """Longest wait for the proposer's proposal and for the votes on it, each."""
+    history: int = 8
+    """Versions whose encoded averages and updates an owner keeps for peers that missed them."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunConfig:
+    """All that the peers of a run must share; its hash is the run id."""
+
+    name: str
+    seed: int
+    rounds: int
+    """Length of the run in rounds, which also sets the learning-rate schedule; peers then stop training and only serve."""
+    model: ModelConfig
+    slicing: SlicingConfig
+    inner: InnerConfig
+    outer: OuterConfig
+    data: DataConfig = field(default_factory=DataConfig)
+    exchange: ExchangeConfig = field(default_factory=ExchangeConfig)
+    format: int = 1
+    """Version of the manifest's form and of the protocol it implies."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NetworkConfig:
+    """Where a peer or bootstrap node listens and whom it calls first."""
+
+    bootstraps: tuple[str, ...] = ()
+    """Multiaddresses like ``/ip4/203.0.113.7/tcp/31337/p2p/12D3Koo...``; the first that answers is enough."""
+    host: str = ""
+    """Address to listen on. Empty: 127.0.0.1 when every bootstrap is on this machine, otherwise 0.0.0.0."""
+    port: int = 0
+    """TCP port to listen on; 0 takes any free one."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PeerConfig:
+    """What one volunteer chooses."""
+
+    home: Path
+    """Folder of this peer's identity, checkpoint and journal; it belongs to one run."""
+    network: NetworkConfig
+    slices: tuple[SliceId, ...] | None = None
+    """Slices to claim; None claims the one that needs an owner most."""
+    threads: int = 0
+    """CPU threads for training; 0 leaves torch's default."""
+    refetch: bool = False
+    """Put a corrupt checkpoint aside and fetch the state from the swarm instead."""

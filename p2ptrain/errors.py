@@ -1,0 +1,80 @@
+"""Every error raised on purpose.
+
+    P2PTrainError                 something a person must know; the message says what to do next
+    ├── UsageError                what the user gave cannot work; nothing was started or written (exit status 2)
+    │   ├── ConfigError           a manifest or profile, with every problem listed
+    │   ├── SlicingError          the model cannot be cut into that many slices
+    │   ├── DataError             the text of the run is missing or differs from the manifest's
+    │   ├── HomeError             a home folder of another run, in use, or with a corrupt checkpoint
+    │   ├── IdentityError         a key file that is not a key, or that others can read
+    │   └── NetworkSetupError     no bootstrap answers, or the port is taken
+    ├── StorageError              a file could not be written; what was saved before is intact
+    ├── NonFiniteUpdate           training produced NaN or infinity; the contribution is withheld
+    └── WireError                 bytes from the network that break the protocol
+        ├── BadRecord             a directory record with a wrong signature, owner or form
+        ├── BadMessage            a message that cannot be decoded, is too large or is not for us
+        ├── PeerUnreachable       a peer could not be called, or did not answer in time
+        └── BlobUnavailable       no holder delivered the bytes with the announced hash in time
+
+Another peer's failure is an outcome of a round, not an exception in our loop: WireErrors stop at the edge.
+"""
+
+
+class P2PTrainError(Exception):
+    """Root of all errors raised on purpose; the message names the remedy."""
+
+
+class UsageError(P2PTrainError):
+    """What the user gave cannot work; nothing was started or written."""
+
+
+class ConfigError(UsageError):
+    """A manifest or profile is wrong; the message lists every problem."""
+
+
+class SlicingError(UsageError):
+    """The model cannot be cut into that many slices."""
+
+
+class DataError(UsageError):
+    """The run's text is missing, too short or differs from what the manifest says."""
+
+
+class HomeError(UsageError):
+    """The home folder belongs to another run, is in use, or holds a corrupt checkpoint."""
+
+
+class IdentityError(UsageError):
+    """A key file is not an Ed25519 key, or others can read it."""
+
+
+class NetworkSetupError(UsageError):
+    """The network could not be joined: no bootstrap answers, or the port is taken."""
+
+
+class StorageError(P2PTrainError):
+    """A file could not be written, for example because the disk is full; what was saved before is intact."""
+
+
+class NonFiniteUpdate(P2PTrainError):
+    """Training produced NaN or infinity; the contribution is withheld."""
+
+
+class WireError(P2PTrainError):
+    """Bytes from the network that break the protocol."""
+
+
+class BadRecord(WireError):
+    """A directory record with a wrong signature, owner or form."""
+
+
+class BadMessage(WireError):
+    """A message that cannot be decoded, is too large or is not for us."""
+
+
+class PeerUnreachable(WireError):
+    """A peer could not be called, or did not answer in time."""
+
+
+class BlobUnavailable(WireError):
+    """No holder delivered the bytes with the announced hash in time."""

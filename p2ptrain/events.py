@@ -1,0 +1,315 @@
+"""What happened, once, in one vocabulary: the source of logs, the journal, screens and tests.
+
+An event is a frozen dataclass whose ``line()`` is its sentence for people. ``Record`` adds who, when and a sequence
+number, and is one JSON object a line in the journal. ``EventBus`` hands each record to the sinks that a process has.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Self
+
+from p2ptrain import clock
+from p2ptrain.ids import Digest, PeerId, RunId, SliceId, Version, short
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Event:
+    """Something that happened in this process."""
+
+    def line(self) -> str:
+        """The event as one sentence for people."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PeerStarted(Event):
+    """The peer listens and has joined the DHT."""
+
+    peer: PeerId
+    run: RunId
+    addresses: list[str]
+
+    def line(self) -> str:
+        """The event as one sentence for people."""
+        return f"peer {short(self.peer)} of run {short(self.run)} listens on {', '.join(self.addresses)}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SlicesClaimed(Event):
+    """This peer published its claim."""
+
+    slices: list[SliceId]
+    reason: str
+
+    def line(self) -> str:
+        """The event as one sentence for people."""
+        return f"claims slices {', '.join(self.slices)}: {self.reason}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StateResumed(Event):
+    """State came from this peer's own disk."""
+
+    versions: dict[SliceId, Version]
+
+    def line(self) -> str:
+        """The event as one sentence for people."""
+        return f"resumed from disk: {_versions(self.versions)}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StateFetched(Event):
+    """A slice's state came from another peer and has the certified hash."""
+
+    slice: SliceId
+    version: Version
+    kind: str
+    """``anchor`` for an owner's state, ``published`` for what non-owners compute with, ``replay`` for missed rounds."""
+    size_bytes: int
+    donor: PeerId
+    seconds: float
+
+    def line(self) -> str:
+        """The event as one sentence for people."""
+        return (
+            f"fetched slice {self.slice} v{self.version} ({self.kind}, {self.size_bytes / 1e6:.2f} MB)"
+            f" from {short(self.donor)} in {self.seconds:.1f} s, hash verified"
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StateChanged(Event):
+    """What the peer is doing, and why, in one sentence each time it changes."""
+
+    state: str
+    """One of JOINING, TRAINING, AVERAGING, WAITING, COMPLETE, LEAVING."""
+    reason: str
+
+    def line(self) -> str:
+        """The event as one sentence for people."""
+        return f"{self.state}: {self.reason}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class InnerStepDone(Event):
+    """One inner step; emitted for each."""
+
+    round: Version
+    inner_step: int
+    loss_nats: float
+    tokens: int
+    seconds: float
+
+    def line(self) -> str:
+        """The event as one sentence for people."""
+        return f"round {self.round} inner step {self.inner_step}: loss {self.loss_nats:.3f} nats"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evaluated(Event):
+    """Validation loss of this peer's model right after new slice versions were swapped in."""
+
+    round: Version
+    loss_nats: float
+
+    def line(self) -> str:
+        """The event as one sentence for people."""
+        return f"validation loss {self.loss_nats:.3f} nats/byte after {self.round} rounds"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RoundStage(Event):
+    """A round of one slice entered a stage."""
+
+    slice: SliceId
+    version: Version
+    """The version that the round would commit."""
+    attempt: int
+    stage: str
+    """One of gathering, reducing, proposing, voting."""
+    detail: str
+
+    def line(self) -> str:
+        """The event as one sentence for people."""
+        return f"slice {self.slice} v{self.version} {self.stage}: {self.detail}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RoundCommitted(Event):
+    """A majority of the owners signed the slice's new version, and this peer has it."""
+
+    slice: SliceId
+    version: Version
+    epoch: int
+    digest: Digest
+    contributors: list[PeerId]
+    owners: list[PeerId]
+    """Owners of the next version."""
+    tokens: int
+    seconds: float
+    """From the cut-off to the commit, as this peer saw it."""
+
+    def line(self) -> str:
+        """The event as one sentence for people."""
+        return (
+            f"slice {self.slice} v{self.version} committed in {self.seconds:.1f} s, digest {short(self.digest)},"
+            f" from {', '.join(map(short, self.contributors))} ({self.tokens} tokens)"
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RoundVoid(Event):
+    """A round changed nothing; the anchor stays and the local progress is kept for the next."""
+
+    slice: SliceId
+    version: Version
+    attempt: int
+    reason: str
+
+    def line(self) -> str:
+        """The event as one sentence for people."""
+        return f"slice {self.slice} v{self.version} void: {self.reason}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PeerLost(Event):
+    """An owner is left out: its link broke, it stayed silent past a deadline, or its claim expired."""
+
+    peer: PeerId
+    slice: SliceId
+    reason: str
+
+    def line(self) -> str:
+        """The event as one sentence for people."""
+        return f"lost {short(self.peer)} in slice {self.slice}: {self.reason}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class UpdateApplied(Event):
+    """A slice that this peer does not own moved forward by a verified update."""
+
+    slice: SliceId
+    version: Version
+    holder: PeerId
+    size_bytes: int
+
+    def line(self) -> str:
+        """The event as one sentence for people."""
+        return f"slice {self.slice} v{self.version} received from {short(self.holder)} ({self.size_bytes / 1e6:.2f} MB)"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CatchUpFailed(Event):
+    """A newer version of a slice is certified, but nobody delivered its bytes; it will be tried again."""
+
+    slice: SliceId
+    version: Version
+    reason: str
+
+    def line(self) -> str:
+        """The event as one sentence for people."""
+        return f"slice {self.slice} v{self.version} could not be fetched yet: {self.reason}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Refused(Event):
+    """Something from another peer was refused."""
+
+    peer: PeerId
+    reason: str
+
+    def line(self) -> str:
+        """The event as one sentence for people."""
+        return f"refused {short(self.peer)}: {self.reason}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Traffic(Event):
+    """Bytes of messages and blobs that this peer has sent and received since it started; libp2p's overhead not counted."""
+
+    sent_bytes: int
+    received_bytes: int
+    sending: str
+    """What is on its way out right now, for people; empty when nothing is."""
+
+    def line(self) -> str:
+        """The event as one sentence for people."""
+        return f"sent {self.sent_bytes / 1e6:.1f} MB, received {self.received_bytes / 1e6:.1f} MB"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CheckpointSaved(Event):
+    """The last committed state is on disk."""
+
+    versions: dict[SliceId, Version]
+
+    def line(self) -> str:
+        """The event as one sentence for people."""
+        return f"saved {_versions(self.versions)}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PeerStopped(Event):
+    """The peer has withdrawn its claims and closed its connections."""
+
+    reason: str
+
+    def line(self) -> str:
+        """The event as one sentence for people."""
+        return f"stopped: {self.reason}"
+
+
+KINDS: dict[str, type[Event]] = {kind.__name__: kind for kind in Event.__subclasses__()}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Record:
+    """An event with its place in this process's history."""
+
+    sequence: int
+    time_s: float
+    """Wall time."""
+    event: Event
+
+    def to_json(self) -> str:
+        """The record as one line of the journal, without the newline."""
+        body: dict[str, Any] = {"sequence": self.sequence, "time_s": self.time_s, "kind": type(self.event).__name__}
+        return json.dumps(body | asdict(self.event), separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, line: str) -> Self | None:
+        """The record in a journal line; None for a kind that this version does not know.
+
+        Raises:
+            ValueError: the line is not a record, for example because a crash cut it off.
+        """
+        body = json.loads(line)
+        kind = KINDS.get(body["kind"])
+        if kind is None:
+            return None
+        known = {f.name: body[f.name] for f in fields(kind) if f.name in body}
+        try:
+            return cls(sequence=body["sequence"], time_s=body["time_s"], event=kind(**known))
+        except TypeError as error:
+            raise ValueError(f"not a {body['kind']}: {error}") from error
+
+
+@dataclass
+class EventBus:
+    """Numbers events and hands them to this process's sinks."""
+
+    sinks: list[Callable[[Record], None]] = field(default_factory=list)
+    last_sequence: int = 0
+    """Number of the latest record; a peer that resumes goes on from its journal's."""
+
+    def emit(self, event: Event) -> None:
+        """Record ``event`` now, in every sink."""
+        self.last_sequence += 1
+        record = Record(sequence=self.last_sequence, time_s=clock.wall_s(), event=event)
+        for sink in self.sinks:
+            sink(record)
+
+
+def _versions(versions: dict[SliceId, Version]) -> str:
+    return ", ".join(f"slice {slice_id} v{version}" for slice_id, version in versions.items())

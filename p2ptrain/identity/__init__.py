@@ -1,0 +1,1 @@
+"""Who a peer is: its key, and what it signs."""

@@ -1,0 +1,71 @@
+"""Replacing a file so that a crash at any moment leaves the old one or the new one, whole."""
+
+import errno
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from p2ptrain.errors import StorageError
+
+Chunk = bytes | memoryview
+
+
+def replace_file(path: Path, chunks: Iterable[Chunk], size_bytes: int) -> None:
+    """Put ``chunks``, ``size_bytes`` in all, where ``path`` is; on disk when this returns.
+
+    The caller makes sure that it is the only writer of ``path``.
+
+    Raises:
+        StorageError: the disk is full or failing; the old file is as it was.
+    """
+    beside = _unfinished(path)
+    try:
+        _write(beside, chunks)
+        os.replace(beside, path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        # Also makes room: on a full disk the unfinished file holds the last free bytes.
+        beside.unlink(missing_ok=True)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise StorageError(
+                f"{path} could not be saved: {error.strerror}; {size_bytes} bytes are needed beside the old file and"
+                f" {_free_bytes(path.parent)} are free. The last saved state is intact; make room on that disk"
+            ) from error
+        raise StorageError(
+            f"{path} could not be saved: {error.strerror}. The last saved state is intact; check the disk and the"
+            " folder's permissions"
+        ) from error
+
+
+def remove_unfinished(path: Path) -> None:
+    """Remove what a crash in the middle of ``replace_file(path, ...)`` left behind, if anything."""
+    _unfinished(path).unlink(missing_ok=True)
+
+
+def _unfinished(path: Path) -> Path:
+    return path.with_name(f".{path.name}.unfinished")
+
+
+def _write(path: Path, chunks: Iterable[Chunk]) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with open(descriptor, "wb", buffering=0) as file:
+        for chunk in chunks:
+            rest = memoryview(chunk).cast("B")
+            # One write moves at most 2 GiB, and less when the disk fills up: the next then says why.
+            while rest:
+                rest = rest[file.write(rest) :]
+        # Before the rename, or a power cut could leave the new name on an empty file.
+        os.fsync(descriptor)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _free_bytes(folder: Path) -> int:
+    status = os.statvfs(folder)
+    return status.f_bavail * status.f_frsize

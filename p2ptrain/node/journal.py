@@ -1,0 +1,90 @@
+"""The journal: one line of JSON for each event, for screens, tests and whoever asks what happened last night."""
+
+import contextlib
+import errno
+import json
+import logging
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from p2ptrain.events import Record
+
+logger = logging.getLogger(__name__)
+
+_TAIL_BYTES = 1 << 16
+"""How much of the file's end is searched at a time for its last line; records are far shorter."""
+
+
+class Journal:
+    """A sink for ``EventBus`` that appends each record to a file before it returns.
+
+    A killed process loses nothing that it had recorded, a power cut perhaps the last seconds (no fsync: the journal is
+    not state). A disk that is full costs records and never the process: whoever watches sees the gap in the sequence
+    numbers.
+
+    Raises:
+        OSError: the file cannot be opened for writing.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._end, self.last_sequence = _mend(self._fd)
+        self.num_lost = 0
+
+    def __call__(self, record: Record) -> None:
+        """Append ``record``."""
+        line = record.to_json().encode() + b"\n"
+        try:
+            # One system call, so that a kill leaves the whole line or nothing, and readers see it at once.
+            written = os.write(self._fd, line)
+        except OSError as error:
+            self._lose(str(error.strerror))
+            return
+        if written < len(line):
+            self._lose(os.strerror(errno.ENOSPC))
+            return
+        if self.num_lost:
+            logger.warning("%s: recording again; %d events are missing", self.path, self.num_lost)
+            self.num_lost = 0
+        self._end += len(line)
+        self.last_sequence = record.sequence
+
+    def _lose(self, reason: str) -> None:
+        if self.num_lost == 0:
+            logger.warning("%s: %s; events are not recorded until that changes", self.path, reason)
+        self.num_lost += 1
+        with contextlib.suppress(OSError):
+            os.ftruncate(self._fd, self._end)
+
+    def close(self) -> None:
+        """Close the file; later records would fail."""
+        os.close(self._fd)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _mend(fd: int) -> tuple[int, int]:
+    """Cut off what a crash left of a last line; returns the file's size then, and its last record's sequence number."""
+    size = os.fstat(fd).st_size
+    tail, start = b"", size
+    # Two newlines enclose the last whole line; without them go on to the start of the file.
+    while start and tail.count(b"\n") < 2:
+        start, before = max(0, start - _TAIL_BYTES), start
+        tail = os.pread(fd, before - start, start) + tail
+    end = start + tail.rfind(b"\n") + 1
+    if end < size:
+        os.ftruncate(fd, end)
+    for line in reversed(tail[: end - start].splitlines()):
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            # Of a record of a later version, whose kind is unknown here, the number counts all the same.
+            return end, int(json.loads(line)["sequence"])
+    return end, 0

@@ -1,0 +1,186 @@
+"""Looking at a swarm without being part of it: who is there, and what each of them says it holds."""
+
+import asyncio
+import math
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from p2ptrain.config.schema import NetworkConfig
+from p2ptrain.errors import PeerUnreachable
+from p2ptrain.identity.keys import load_or_create
+from p2ptrain.ids import Digest, PeerId, RunId, SliceId, Version, slice_order
+from p2ptrain.node.child_processes import die_with_parent_prefix
+from p2ptrain.node.listening import listen_host
+from p2ptrain.swarm.directory import DhtDirectory, is_valid_record
+from p2ptrain.swarm.swarm import CALL_TIMEOUT_S, STATUS
+from p2ptrain.wire.libp2p import Libp2pNode, NodeOptions
+from p2ptrain.wire.v1 import peer_pb2 as pb
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SliceView:
+    """A slice as its owners report it."""
+
+    id: SliceId
+    version: Version
+    """The newest that any owner holds."""
+    epoch: int
+    owners: tuple[PeerId, ...]
+    """Who decides the next version, by the newest certificate."""
+    digests: dict[PeerId, Digest]
+    """What each owner that answered computed at the newest version that all of them have reached."""
+    digests_version: Version
+    """That version."""
+    tokens: int
+    loss_nats: float
+
+    @property
+    def agrees(self) -> bool:
+        """Whether all owners that answered hold the same bits."""
+        return len(set(self.digests.values())) <= 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PeerView:
+    """A peer as it reports itself."""
+
+    peer: PeerId
+    slices: tuple[SliceId, ...]
+    state: str
+    reason: str
+    sent_bytes: int
+    received_bytes: int
+    tokens: int
+    validation_loss_nats: float
+    software: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SwarmReport:
+    """A run at one moment, as its peers report it."""
+
+    run: RunId
+    slices: tuple[SliceView, ...]
+    peers: tuple[PeerView, ...]
+    silent: tuple[PeerId, ...]
+    """Peers with a claim that did not answer."""
+
+    def to_json(self) -> dict[str, Any]:
+        """For programs; what is not measured is null."""
+        return {
+            "run": self.run,
+            "slices": [
+                {
+                    "id": s.id,
+                    "version": s.version,
+                    "epoch": s.epoch,
+                    "owners": list(s.owners),
+                    "digests": s.digests,
+                    "digests_version": s.digests_version,
+                    "tokens": s.tokens,
+                    "loss": _number(s.loss_nats),
+                }
+                for s in self.slices
+            ],
+            "peers": [
+                {
+                    "peer": p.peer,
+                    "slices": list(p.slices),
+                    "state": p.state,
+                    "reason": p.reason,
+                    "sent_bytes": p.sent_bytes,
+                    "received_bytes": p.received_bytes,
+                    "tokens": p.tokens,
+                    "validation_loss": _number(p.validation_loss_nats),
+                    "software": p.software,
+                }
+                for p in self.peers
+            ],
+            "silent": list(self.silent),
+        }
+
+
+async def observe(run: RunId, slices: Sequence[SliceId], network: NetworkConfig) -> SwarmReport:
+    """Ask every peer of the run once.
+
+    Args:
+        run: the run.
+        slices: all of its slices, the common part included.
+        network: which bootstraps to ask.
+
+    Raises:
+        NetworkSetupError: no bootstrap answers.
+    """
+    with tempfile.TemporaryDirectory(prefix="p2ptrain-observer-") as folder:
+        identity = load_or_create(Path(folder) / "identity.key")
+        node = await Libp2pNode.start(
+            NodeOptions(
+                identity=Path(folder) / "identity.key",
+                peer=identity.peer_id,
+                host=listen_host(network),
+                port=network.port,
+                bootstraps=network.bootstraps,
+                check_record=is_valid_record,
+                launcher=die_with_parent_prefix(),
+                serves_dht=False,
+            )
+        )
+        try:
+            peers = sorted(await DhtDirectory(node, identity, run).claims())
+            replies = await asyncio.gather(*(_ask(node, peer, run) for peer in peers))
+        finally:
+            await node.stop()
+    answered = {peer: reply for peer, reply in zip(peers, replies, strict=True) if reply is not None}
+    return SwarmReport(
+        run=run,
+        slices=tuple(_slice_view(slice_id, answered) for slice_id in sorted(slices, key=slice_order)),
+        peers=tuple(_peer_view(peer, reply) for peer, reply in answered.items()),
+        silent=tuple(peer for peer in peers if peer not in answered),
+    )
+
+
+async def _ask(node: Libp2pNode, peer: PeerId, run: RunId) -> pb.StatusReply | None:
+    try:
+        reply = await node.call(peer, STATUS, pb.StatusRequest(run=run), pb.StatusReply, timeout_s=CALL_TIMEOUT_S)
+    except PeerUnreachable:
+        return None
+    return None if reply.refusal else reply
+
+
+def _slice_view(slice_id: SliceId, replies: dict[PeerId, pb.StatusReply]) -> SliceView:
+    reports = {peer: status for peer, reply in replies.items() for status in reply.slices if status.slice == slice_id}
+    newest = max(reports.values(), key=lambda s: (s.epoch, s.tokens, s.version), default=pb.SliceStatus())
+    owned = {peer: status for peer, status in reports.items() if status.owned}
+    # Owners commit moments apart: compare them at the newest version that each of them has reached.
+    reached = min((status.version for status in owned.values()), default=0)
+    return SliceView(
+        id=slice_id,
+        version=Version(newest.version),
+        epoch=newest.epoch,
+        owners=tuple(map(PeerId, newest.owners)),
+        digests={peer: Digest(s.digests[reached]) for peer, s in owned.items() if reached in s.digests},
+        digests_version=Version(reached),
+        tokens=newest.tokens,
+        loss_nats=newest.loss_nats if newest.version else math.nan,
+    )
+
+
+def _peer_view(peer: PeerId, reply: pb.StatusReply) -> PeerView:
+    return PeerView(
+        peer=peer,
+        slices=tuple(SliceId(status.slice) for status in reply.slices if status.owned),
+        state=reply.state,
+        reason=reply.reason,
+        sent_bytes=reply.sent_bytes,
+        received_bytes=reply.received_bytes,
+        tokens=reply.tokens,
+        validation_loss_nats=reply.validation_loss_nats,
+        software=reply.software,
+    )
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else value

@@ -1,0 +1,302 @@
+"""One peer of a run, from start to stop: the one place where training meets the swarm.
+
+A round at this peer: the training thread does its inner steps; the difference to each owned slice's anchor goes to that
+slice's owner in the swarm; when all of them are settled, committed or void, the new values are swapped in and training
+goes on. Slices that others own are swapped in whenever they arrive, between two inner steps.
+"""
+
+import asyncio
+import contextlib
+import math
+from collections.abc import Coroutine
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from p2ptrain.config.schema import PeerConfig
+from p2ptrain.data.corpus import Corpus
+from p2ptrain.errors import NonFiniteUpdate
+from p2ptrain.events import (
+    CheckpointSaved,
+    Evaluated,
+    Event,
+    EventBus,
+    PeerStarted,
+    PeerStopped,
+    Refused,
+    StateChanged,
+    StateResumed,
+    Traffic,
+)
+from p2ptrain.identity.keys import load_or_create
+from p2ptrain.ids import COMMON, SliceId
+from p2ptrain.model.initial_weights import initial_values
+from p2ptrain.model.slicing import SlicePlan
+from p2ptrain.node.child_processes import die_with_parent_prefix
+from p2ptrain.node.home import Home
+from p2ptrain.node.listening import listen_host
+from p2ptrain.node.saved_state import load_accepted, load_replicas, save_accepted, save_replicas
+from p2ptrain.node.trainer import Resume, RoundTrained, Swap, Trainer
+from p2ptrain.swarm.context import Context, Replica
+from p2ptrain.swarm.directory import DhtDirectory, is_valid_record
+from p2ptrain.swarm.state import OwnedState, genesis
+from p2ptrain.swarm.swarm import Condition, Swarm
+from p2ptrain.training.inner_loop import InnerLoop
+from p2ptrain.training.outer_step import OuterState, outer_step
+from p2ptrain.training.pseudo_gradient import pseudo_gradient
+from p2ptrain.wire.blobs import BlobExchange
+from p2ptrain.wire.codec import Float32
+from p2ptrain.wire.libp2p import Libp2pNode, NodeOptions
+from p2ptrain.wire.messages import Accepted
+
+_LEAVE_TIMEOUT_S = 3.0
+"""For withdrawing the claim; whoever does not hear of it sees the claim expire."""
+_TRAFFIC_EVERY_S = 1.0
+_CHECKPOINT_PAUSE_S = 0.5
+
+
+class Peer:
+    """A peer of a run; ``run`` returns when ``stop`` is set or something fails.
+
+    Args:
+        config: what the volunteer chose.
+        home: the peer's folder, in use by us.
+        corpus: the run's text, its fingerprint checked.
+        events: told all that happens.
+    """
+
+    def __init__(self, config: PeerConfig, home: Home, corpus: Corpus, events: EventBus) -> None:
+        self._config = config
+        self._home = home
+        self._corpus = corpus
+        self._events = events
+        self._run = home.run
+        self._plan = SlicePlan.of(home.run.model, home.run.slicing)
+        self._identity = load_or_create(home.identity_path)
+        self._saved = load_replicas(home, refetch=config.refetch)
+        self._state, self._reason = "", ""
+        self._tokens = 0
+        self._validation_loss_nats = math.nan
+        self._unsettled: set[SliceId] = set()
+        self._stand_on: dict[SliceId, OwnedState] = {}
+        """Per owned slice, the state whose anchor the training thread's weights stand on."""
+        self._moved = asyncio.Event()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Join the run and train until ``stop`` is set.
+
+        Raises:
+            NetworkSetupError: the port is taken, or no bootstrap answers.
+            StorageError: the disk is full.
+        """
+        node = await Libp2pNode.start(self._node_options())
+        self._node = node
+        try:
+            self._events.emit(PeerStarted(peer=self._identity.peer_id, run=self._home.run_id, addresses=node.addresses))
+            await self._take_part(node, stop)
+        finally:
+            await node.stop()
+            self._events.emit(PeerStopped(reason="asked to" if stop.is_set() else "failed"))
+
+    async def _take_part(self, node: Libp2pNode, stop: asyncio.Event) -> None:
+        self._enter("JOINING", "looking for the other peers")
+        context = Context(
+            run=self._home.run_id,
+            identity=self._identity,
+            exchange=self._run.exchange,
+            numel={slice_id: self._plan.numel(slice_id) for slice_id in self._plan.slice_ids},
+            outer=self._outer_rule,
+            node=node,
+            blobs=BlobExchange(node, lambda peer, reason: self._events.emit(Refused(peer=peer, reason=reason))),
+            events=self._events,
+            listener=self,
+        )
+        self._swarm = Swarm(context, DhtDirectory(node, self._identity, self._home.run_id), self._condition)
+        await self._swarm.start()
+        owned = await self._swarm.choose(self._wanted_slices())
+        self._enter("JOINING", "fetching what the others have")
+        await self._swarm.join(owned, self._starting_replicas(owned), load_accepted(self._home, owned))
+        values = {slice_id: self._values(slice_id) for slice_id in self._plan.slice_ids}
+        inner = InnerLoop(self._run, self._plan, owned, values, self._corpus, self._identity.peer_id)
+        self._stand_on = {s: owner.replica.owned for s, owner in self._swarm.owners.items() if owner.replica.owned}
+        self._trainer = Trainer(inner, self._round_trained, self._note, self._config.threads)
+        self._trainer.start()
+        async with asyncio.TaskGroup() as group:
+            self._group = group
+            tasks = [
+                group.create_task(self._swarm.run()),
+                group.create_task(self._keep_checkpoint()),
+                group.create_task(self._report_traffic()),
+                group.create_task(self._watch_trainer()),
+            ]
+            self._go_on()
+            await stop.wait()
+            self._enter("LEAVING", "asked to stop")
+            for task in tasks:
+                task.cancel()
+        await self._trainer.stop()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LEAVE_TIMEOUT_S):
+                await self._swarm.leave()
+        await self._save()
+
+    # Rounds.
+
+    def _round_trained(self, trained: RoundTrained) -> None:
+        """The inner steps are done: average every owned slice with its other owners."""
+        self._tokens += trained.tokens
+        self._unsettled = set(trained.values)
+        names = ", ".join(sorted(self._unsettled))
+        self._enter("AVERAGING", f"slices {names} with their other owners")
+        for slice_id, local in trained.values.items():
+            self._spawn(self._contribute(slice_id, local, trained))
+
+    async def _contribute(self, slice_id: SliceId, local: Float32, trained: RoundTrained) -> None:
+        tokens = trained.tokens
+        try:
+            gradient = await asyncio.to_thread(pseudo_gradient, self._stand_on[slice_id].anchor, local)
+        except NonFiniteUpdate as error:
+            self._events.emit(Refused(peer=self._identity.peer_id, reason=f"our own pseudo-gradient: {error}"))
+            gradient, tokens = np.zeros_like(local), 0
+        await self._swarm.owners[slice_id].contribute(gradient, tokens, trained.loss_nats)
+
+    def round_settled(self, slice_id: SliceId) -> None:
+        """The round that this peer contributed to was committed or is void."""
+        self._unsettled.discard(slice_id)
+        if not self._unsettled:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """Swap in what the round gave, and train the next one."""
+        for slice_id, owner in self._swarm.owners.items():
+            self._swap_in(slice_id, owner.replica, keep_progress=False)
+        round = self._swarm.replica(COMMON).published.version
+        if round >= self._run.rounds:
+            self._enter("COMPLETE", f"all {self._run.rounds} rounds are done; serving the others until stopped")
+        else:
+            self._enter("TRAINING", f"round {round + 1} of {self._run.rounds}")
+            self._trainer.send(Resume(round))
+
+    def slice_moved(self, slice_id: SliceId) -> None:
+        """A slice is at a new version; those that we are averaging are swapped in when all of them are settled."""
+        self._moved.set()
+        replica = self._swarm.replica(slice_id)
+        if slice_id in self._swarm.followers:
+            self._trainer.send(Swap(slice_id, replica.published.values))
+        elif not self._unsettled:
+            self._swap_in(slice_id, replica, keep_progress=True)
+
+    def _swap_in(self, slice_id: SliceId, replica: Replica, *, keep_progress: bool) -> None:
+        """Move the training thread's weights of an owned slice onto its anchor, if that is another than before."""
+        owned, before = replica.owned, self._stand_on[slice_id]
+        assert owned is not None
+        if owned.digest != before.digest:
+            self._stand_on[slice_id] = owned
+            self._trainer.send(Swap(slice_id, owned.anchor, shift_from=before.anchor if keep_progress else None))
+
+    def cut_off_wanted(self, slice_id: SliceId, within_s: float) -> None:
+        """Other owners are ready: end the inner steps within this time."""
+        if self._state == "COMPLETE":
+            nothing = np.zeros(self._plan.numel(slice_id), np.float32)
+            self._spawn(self._swarm.owners[slice_id].contribute(nothing, 0, math.nan))
+        else:
+            self._trainer.cut_off_within(within_s)
+
+    def save_accepted(self, slice_id: SliceId, accepted: Accepted) -> None:
+        """Put what we are about to vote for on disk before the vote leaves."""
+        save_accepted(self._home, slice_id, accepted)
+
+    # State on disk.
+
+    async def _keep_checkpoint(self) -> None:
+        """Save whenever a slice has moved; what moves meanwhile is in the next file."""
+        while True:
+            await self._moved.wait()
+            # All slices of a round move within moments of each other: one file for all of them.
+            await asyncio.sleep(_CHECKPOINT_PAUSE_S)
+            await self._save()
+
+    async def _save(self) -> None:
+        self._moved.clear()
+        replicas = {slice_id: self._swarm.replica(slice_id) for slice_id in self._plan.slice_ids}
+        await asyncio.to_thread(save_replicas, self._home, replicas)
+        versions = {slice_id: replica.published.version for slice_id, replica in replicas.items()}
+        self._events.emit(CheckpointSaved(versions=versions))
+
+    # What others and the screen are told.
+
+    def _condition(self) -> Condition:
+        return Condition(
+            state=self._state,
+            reason=self._reason,
+            tokens=self._tokens,
+            validation_loss_nats=self._validation_loss_nats,
+        )
+
+    def _enter(self, state: str, reason: str) -> None:
+        self._state, self._reason = state, reason
+        self._events.emit(StateChanged(state=state, reason=reason))
+
+    def _note(self, event: Event) -> None:
+        if isinstance(event, Evaluated):
+            self._validation_loss_nats = event.loss_nats
+        self._events.emit(event)
+
+    async def _report_traffic(self) -> None:
+        while True:
+            await asyncio.sleep(_TRAFFIC_EVERY_S)
+            traffic = self._node.traffic
+            sending = ", ".join(f"{what} ×{count}" if count > 1 else what for what, count in traffic.sending.items())
+            self._events.emit(
+                Traffic(sent_bytes=traffic.sent_bytes, received_bytes=traffic.received_bytes, sending=sending)
+            )
+
+    async def _watch_trainer(self) -> None:
+        """Ends only with the training thread; its exception ends the peer."""
+        await asyncio.shield(self._trainer.failure)
+
+    # Starting.
+
+    def _wanted_slices(self) -> list[SliceId] | None:
+        if self._config.slices is not None:
+            return list(self._config.slices)
+        return [slice_id for slice_id, r in self._saved.items() if r.owned and slice_id != COMMON] or None
+
+    def _starting_replicas(self, owned: frozenset[SliceId]) -> dict[SliceId, Replica]:
+        """From our disk where it has what we need, else version 0."""
+        replicas, resumed = {}, {}
+        for slice_id, initial in initial_values(self._run, self._plan).items():
+            saved = self._saved.get(slice_id)
+            if saved and (saved.owned is not None or slice_id not in owned):
+                replicas[slice_id] = saved if slice_id in owned else replace(saved, owned=None)
+                resumed[slice_id] = saved.published.version
+            else:
+                state, published = genesis(initial)
+                replicas[slice_id] = Replica(None, published, state if slice_id in owned else None)
+        if resumed:
+            self._events.emit(StateResumed(versions=resumed))
+        return replicas
+
+    def _values(self, slice_id: SliceId) -> Float32:
+        replica = self._swarm.replica(slice_id)
+        return replica.owned.anchor if replica.owned else replica.published.values
+
+    def _outer_rule(self, anchor: Float32, momentum: Float32, gradient: Float32) -> tuple[Float32, Float32]:
+        state = outer_step(OuterState(anchor, momentum), gradient, self._run.outer)
+        return state.anchor, state.momentum
+
+    def _node_options(self) -> NodeOptions:
+        network = self._config.network
+        return NodeOptions(
+            identity=self._home.identity_path,
+            peer=self._identity.peer_id,
+            host=listen_host(network),
+            port=network.port,
+            bootstraps=network.bootstraps,
+            check_record=is_valid_record,
+            launcher=die_with_parent_prefix(),
+        )
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        self._group.create_task(work)

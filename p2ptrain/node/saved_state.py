@@ -1,0 +1,100 @@
+"""A peer's state on disk in the swarm's terms: replicas in the checkpoint, and each slice's last vote beside it."""
+
+from collections.abc import Iterable, Mapping
+
+from p2ptrain.errors import BadMessage, HomeError
+from p2ptrain.ids import SliceId
+from p2ptrain.node import checkpoint
+from p2ptrain.node.atomic_file import replace_file
+from p2ptrain.node.home import Home
+from p2ptrain.swarm.context import Replica
+from p2ptrain.swarm.state import OwnedState, PublishedState
+from p2ptrain.wire.messages import Accepted, Certificate
+
+
+def save_replicas(home: Home, replicas: Mapping[SliceId, Replica]) -> None:
+    """Replace the checkpoint; on disk when this returns.
+
+    Raises:
+        StorageError: the disk is full or failing; the old checkpoint is as it was.
+    """
+    certificates = {s: r.certificate.encode() if r.certificate else b"" for s, r in replicas.items()}
+    checkpoint.save(
+        home.checkpoint_path,
+        checkpoint.Checkpoint(
+            run=home.run_id,
+            owned={
+                s: checkpoint.OwnedState(
+                    version=r.owned.version,
+                    anchor=r.owned.anchor,
+                    momentum=r.owned.momentum,
+                    certificate=certificates[s],
+                )
+                for s, r in replicas.items()
+                if r.owned
+            },
+            published={
+                s: checkpoint.PublishedState(
+                    version=r.published.version, weights=r.published.bits, certificate=certificates[s]
+                )
+                for s, r in replicas.items()
+            },
+        ),
+    )
+
+
+def load_replicas(home: Home, *, refetch: bool) -> dict[SliceId, Replica]:
+    """What the checkpoint holds; empty when there is none.
+
+    Args:
+        home: the peer's folder.
+        refetch: put a corrupt checkpoint aside instead of refusing to start.
+
+    Raises:
+        HomeError: the checkpoint is corrupt.
+    """
+    try:
+        saved = checkpoint.load(home.checkpoint_path, home.run_id)
+    except HomeError:
+        if not refetch:
+            raise
+        checkpoint.put_aside(home.checkpoint_path)
+        saved = None
+    if saved is None:
+        return {}
+    return {slice_id: _replica(saved, slice_id) for slice_id in saved.published}
+
+
+def save_accepted(home: Home, slice_id: SliceId, accepted: Accepted) -> None:
+    """Remember what we are about to vote for; on disk when this returns."""
+    data = Certificate(accepted.value, accepted.ballot, ()).encode()
+    replace_file(home.accepted_path(slice_id), [data], size_bytes=len(data))
+
+
+def load_accepted(home: Home, slices: Iterable[SliceId]) -> dict[SliceId, Accepted]:
+    """What this peer last voted for, for those slices that have a vote on disk.
+
+    Raises:
+        HomeError: a file is damaged.
+    """
+    accepted = {}
+    for slice_id in slices:
+        path = home.accepted_path(slice_id)
+        if path.exists():
+            try:
+                vote = Certificate.decode(path.read_bytes())
+            except BadMessage as error:
+                raise HomeError(
+                    f"{path} is damaged: {error}. Delete it if this peer has been stopped for longer than a round"
+                ) from error
+            accepted[slice_id] = Accepted(vote.ballot, vote.value)
+    return accepted
+
+
+def _replica(saved: checkpoint.Checkpoint, slice_id: SliceId) -> Replica:
+    published, owned = saved.published[slice_id], saved.owned.get(slice_id)
+    return Replica(
+        Certificate.decode(published.certificate) if published.certificate else None,
+        PublishedState.of(published.version, published.weights),
+        OwnedState.of(owned.version, owned.anchor, owned.momentum) if owned else None,
+    )

@@ -1,0 +1,39 @@
+"""The model as a peer has it on disk: for generating text, exporting and evaluating, without a swarm."""
+
+from p2ptrain.errors import HomeError
+from p2ptrain.ids import SliceId
+from p2ptrain.model.slicing import SlicePlan
+from p2ptrain.model.transformer import Transformer
+from p2ptrain.node import checkpoint
+from p2ptrain.node.home import Home
+from p2ptrain.wire.codec import Float32, bf16_to_float32
+
+
+def load_trained(home: Home) -> Transformer:
+    """The model with the peer's last committed weights: its own slices' anchors, and others' published weights.
+
+    Raises:
+        HomeError: the checkpoint is missing, corrupt or of another run, or lacks a slice.
+    """
+    saved = checkpoint.load(home.checkpoint_path, home.run_id)
+    if saved is None:
+        raise HomeError(f"home {home.path} has no checkpoint yet; wait until its peer has saved one")
+    plan = SlicePlan.of(home.run.model, home.run.slicing)
+    values = {slice_id: _values(saved, slice_id) for slice_id in plan.slice_ids}
+    for slice_id, found in values.items():
+        if found is None or found.size != plan.numel(slice_id):
+            what = "lacks" if found is None else f"has {found.size} elements instead of {plan.numel(slice_id)} for"
+            raise HomeError(
+                f"{home.checkpoint_path} {what} slice {slice_id}; let the peer run until it has fetched all slices"
+            )
+    model = Transformer(home.run.model, plan, owned=frozenset())
+    model.load({slice_id: found for slice_id, found in values.items() if found is not None})
+    return model
+
+
+def _values(saved: checkpoint.Checkpoint, slice_id: SliceId) -> Float32 | None:
+    if slice_id in saved.owned:
+        return saved.owned[slice_id].anchor
+    if slice_id in saved.published:
+        return bf16_to_float32(saved.published[slice_id].weights)
+    return None

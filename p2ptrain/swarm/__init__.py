@@ -1,0 +1,1 @@
+"""What peers agree on: who owns what, rounds, certificates, dissemination."""

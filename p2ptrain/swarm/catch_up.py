@@ -1,0 +1,192 @@
+"""Moving a slice to a newer certified version that others committed: by replaying what was missed, or whole.
+
+Replaying gives an owner's state by outer steps with the certified averages, and published weights by adding the
+certified updates. Whether replayed or fetched whole, the bytes must have the certificate's digests before they are
+used.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from p2ptrain import clock
+from p2ptrain.errors import BadMessage, BlobUnavailable
+from p2ptrain.events import CatchUpFailed, StateFetched, UpdateApplied
+from p2ptrain.ids import Digest, PeerId, SliceId, Version
+from p2ptrain.swarm.certificates import supersedes
+from p2ptrain.swarm.context import Context, Replica
+from p2ptrain.swarm.rounds import Head
+from p2ptrain.swarm.state import OwnedState, PublishedState, outer_step, owned_blob_bytes
+from p2ptrain.wire.codec import encoded_bytes
+from p2ptrain.wire.messages import BlobRef, Certificate, PartResult, Value
+
+
+@dataclass(frozen=True, slots=True)
+class Advance:
+    """A slice moved forward: the certificate, what the peer holds now, and the bytes that led there to pass on."""
+
+    certificate: Certificate
+    replica: Replica
+    blobs: list[bytes | memoryview]
+
+
+def head_of(replica: Replica) -> Head:
+    """The head that a replica stands at."""
+    return Head.of(replica.certificate) if replica.certificate else Head()
+
+
+async def catch_up(
+    context: Context, slice_id: SliceId, replica: Replica, certificates: Sequence[Certificate], donor: PeerId
+) -> list[Advance]:
+    """Apply the certificates, oldest first, as far as their bytes can be had.
+
+    Args:
+        context: this peer.
+        slice_id: the slice.
+        replica: what the peer holds; ``owned`` decides whether the owners' state is moved too.
+        certificates: of this slice, checked, in order of version.
+        donor: who told us, asked first.
+
+    Returns:
+        The steps that succeeded, oldest first; empty when nothing newer could be had.
+    """
+    steps: list[Advance] = []
+    for certificate in certificates:
+        value = certificate.value
+        if not supersedes(Head.of(certificate), head_of(replica)):
+            continue
+        follows = value.version == replica.published.version + 1 and value.previous == head_of(replica).value_hash
+        task = _Task(context, replica, certificate, context.donors([donor, *value.owners], slice_id))
+        try:
+            advance = await (task.replay() if follows else task.fetch_whole())
+        except (BlobUnavailable, BadMessage) as error:
+            context.events.emit(CatchUpFailed(slice=slice_id, version=value.version, reason=str(error)))
+            break
+        steps.append(advance)
+        replica = advance.replica
+    return steps
+
+
+class _Task:
+    """One certificate to reach from one replica."""
+
+    def __init__(self, context: Context, replica: Replica, certificate: Certificate, donors: Sequence[PeerId]) -> None:
+        self._context = context
+        self._replica = replica
+        self._certificate = certificate
+        self._value = certificate.value
+        self._donors = donors
+        self._codec = context.exchange.codec
+        self._numel = context.numel[certificate.value.slice]
+
+    async def replay(self) -> Advance:
+        """From the version before, by the round's averages (owners) or its update (everybody else)."""
+        if self._replica.owned is None:
+            return await self._replay_published()
+        averages = await fetch_averages(self._context, self._value, self._donors)
+        started_s = clock.monotonic_s()
+        staged = await asyncio.to_thread(
+            outer_step,
+            self._replica.owned,
+            self._replica.published,
+            averages,
+            self._context.bounds(self._value.slice),
+            self._codec,
+            self._context.outer,
+        )
+        self._check(staged.owned.digest, staged.published.digest)
+        self._report("replay", sum(map(len, averages)), self._donors[0], started_s)
+        return Advance(
+            self._certificate,
+            Replica(self._certificate, staged.published, staged.owned),
+            [*averages, staged.update],
+        )
+
+    async def _replay_published(self) -> Advance:
+        update_ref = self._value.update
+        if update_ref.size_bytes != encoded_bytes(self._codec, self._numel):
+            raise BadMessage(f"update of {update_ref.size_bytes} bytes for {self._numel} parameters")
+        update, holder = await self._fetch(update_ref, "update")
+        published = await asyncio.to_thread(self._replica.published.moved, update, self._codec)
+        self._check(None, published.digest)
+        self._context.events.emit(
+            UpdateApplied(
+                slice=self._value.slice, version=self._value.version, holder=holder, size_bytes=update_ref.size_bytes
+            )
+        )
+        return Advance(self._certificate, Replica(self._certificate, published, None), [update])
+
+    async def fetch_whole(self) -> Advance:
+        """The state itself: for newcomers, and for whoever missed more than the history keeps."""
+        started_s = clock.monotonic_s()
+        blob, donor = await self._fetch(BlobRef(self._value.published_digest, 2 * self._numel), "published weights")
+        published = PublishedState.of(self._value.version, np.frombuffer(blob, "<u2").astype(np.uint16))
+        self._report("published", len(blob), donor, started_s)
+        owned = None
+        if self._replica.owned is not None:
+            started_s = clock.monotonic_s()
+            blob, donor = await self._fetch(BlobRef(self._value.digest, owned_blob_bytes(self._numel)), "anchor")
+            owned = OwnedState.from_blob(blob)
+            if owned.version != self._value.version:
+                raise BadMessage(f"the state blob says version {owned.version}")
+            self._report("anchor", len(blob), donor, started_s)
+        return Advance(self._certificate, Replica(self._certificate, published, owned), [])
+
+    async def _fetch(self, ref: BlobRef, what: str) -> tuple[memoryview, PeerId]:
+        name = f"{what} of slice {self._value.slice} v{self._value.version}"
+        timeout_s = self._context.exchange.reduce_timeout_s
+        return await self._context.blobs.fetch(ref, self._donors, silence_timeout_s=timeout_s, what=name)
+
+    def _check(self, digest: Digest | None, published_digest: Digest) -> None:
+        if digest not in (None, self._value.digest) or published_digest != self._value.published_digest:
+            raise BadMessage(
+                f"slice {self._value.slice} v{self._value.version} comes out with other digests than certified"
+            )
+
+    def _report(self, kind: str, size_bytes: int, donor: PeerId, started_s: float) -> None:
+        self._context.events.emit(
+            StateFetched(
+                slice=self._value.slice,
+                version=self._value.version,
+                kind=kind,
+                size_bytes=size_bytes,
+                donor=donor,
+                seconds=clock.monotonic_s() - started_s,
+            )
+        )
+
+
+async def fetch_averages(context: Context, value: Value, donors: Sequence[PeerId]) -> list[bytes | memoryview]:
+    """The encoded averages of all parts that a value names, in order of parts.
+
+    Raises:
+        BadMessage: the results are not one a part, or a length is not that of the part.
+        BlobUnavailable: no donor delivered one of them.
+    """
+    return await fetch_results(context, value.slice, value.version, value.results, [donors] * len(value.results))
+
+
+async def fetch_results(
+    context: Context,
+    slice_id: SliceId,
+    version: Version,
+    results: Sequence[PartResult],
+    donors: Sequence[Sequence[PeerId]],
+) -> list[bytes | memoryview]:
+    """The encoded averages of all parts, each from its own list of donors; errors as ``fetch_averages``."""
+    bounds = context.bounds(slice_id)
+    if [r.part for r in results] != list(range(len(bounds))):
+        raise BadMessage(f"{len(results)} results for the {len(bounds)} parts of slice {slice_id}")
+    for result, (start, stop) in zip(results, bounds, strict=True):
+        if result.average.size_bytes != encoded_bytes(context.exchange.codec, stop - start):
+            raise BadMessage(f"average {result.part} of slice {slice_id} has {result.average.size_bytes} bytes")
+
+    async def fetch(result: PartResult, holders: Sequence[PeerId]) -> memoryview:
+        what = f"average {result.part} of slice {slice_id} v{version}"
+        timeout_s = context.exchange.reduce_timeout_s
+        data, _ = await context.blobs.fetch(result.average, holders, silence_timeout_s=timeout_s, what=what)
+        return data
+
+    return list(await asyncio.gather(*(fetch(r, holders) for r, holders in zip(results, donors, strict=True))))

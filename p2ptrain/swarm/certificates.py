@@ -1,0 +1,67 @@
+"""Votes and certificates: proof that a majority of the owners committed a version.
+
+A vote is an Ed25519 signature over the ballot and the value's hash, so it counts in that ballot for that value only.
+"""
+
+from collections.abc import Collection
+
+from p2ptrain.errors import BadRecord
+from p2ptrain.identity.keys import Identity
+from p2ptrain.identity.signing import Signed, sign, verify
+from p2ptrain.ids import Digest, RunId, SliceId, short
+from p2ptrain.swarm.rounds import Head
+from p2ptrain.wire.messages import Ballot, Certificate, Value, Vote
+
+_CONTEXT = "vote"
+
+
+def sign_vote(identity: Identity, ballot: Ballot, value: Value) -> Vote:
+    """This peer's vote for ``value`` in ``ballot``."""
+    return Vote(identity.peer_id, sign(identity, _CONTEXT, _statement(ballot, value.value_hash)).signature)
+
+
+def check_vote(vote: Vote, ballot: Ballot, value_hash: Digest) -> None:
+    """Return if the vote is its peer's own.
+
+    Raises:
+        BadRecord: the signature is not the peer's for this ballot and value.
+    """
+    verify(Signed(body=_statement(ballot, value_hash), signer=vote.peer, signature=vote.signature), _CONTEXT)
+
+
+def check_certificate(certificate: Certificate, run: RunId, slices: Collection[SliceId]) -> None:
+    """Return if a majority of the ballot's members signed the value, and it is about our run.
+
+    Raises:
+        BadRecord: another run, an unknown slice, too few votes, or a vote that does not verify.
+    """
+    value, ballot = certificate.value, certificate.ballot
+    if value.run != run or value.slice not in slices:
+        raise BadRecord(f"certificate of slice {value.slice!a} of run {short(value.run)!a}, which is not ours")
+    voters = {vote.peer for vote in certificate.votes}
+    if len(voters) != len(certificate.votes) or not voters <= set(ballot.members) or len(voters) < ballot.majority:
+        raise BadRecord(
+            f"certificate of slice {value.slice} v{value.version} has {len(voters)} valid voters"
+            f" of {len(ballot.members)} members; {ballot.majority} are needed"
+        )
+    value_hash = value.value_hash
+    for vote in certificate.votes:
+        check_vote(vote, ballot, value_hash)
+
+
+def supersedes(candidate: Head, current: Head) -> bool:
+    """Whether ``candidate`` is the head to follow: further along the same history, or the branch that wins.
+
+    Along one history epoch, tokens and version never fall. Between rival branches, which only arise when a majority of
+    the owners was gone for longer than their leases, the higher epoch wins, then more tokens, then the higher hash.
+    """
+    return _rank(candidate) > _rank(current)
+
+
+def _rank(head: Head) -> tuple[int, int, int, str]:
+    return (head.epoch, head.tokens, head.version, head.value_hash or "")
+
+
+def _statement(ballot: Ballot, value_hash: Digest) -> bytes:
+    members = ",".join(ballot.members)
+    return f"{ballot.epoch}/{ballot.attempt}/{members}/{value_hash}".encode()

@@ -1,0 +1,93 @@
+"""What every part of the swarm needs of this peer: who it is, what the run fixes, and how to reach others."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from p2ptrain.config.schema import ExchangeConfig
+from p2ptrain.events import EventBus
+from p2ptrain.identity.keys import Identity
+from p2ptrain.ids import PeerId, RunId, SliceId
+from p2ptrain.swarm.directory import Claim
+from p2ptrain.swarm.reduce import part_bounds
+from p2ptrain.swarm.state import OuterRule, OwnedState, PublishedState
+from p2ptrain.wire.blobs import BlobExchange
+from p2ptrain.wire.libp2p import Libp2pNode
+from p2ptrain.wire.messages import Accepted, Certificate, RoundMessage
+
+
+class Listener(Protocol):
+    """Who is told what the swarm decided: the peer, which passes it on to training and to the disk."""
+
+    def cut_off_wanted(self, slice_id: SliceId, within_s: float) -> None:
+        """Other owners are ready; end the inner steps within this time."""
+
+    def round_settled(self, slice_id: SliceId) -> None:
+        """The round that this peer contributed to was committed or is void."""
+
+    def slice_moved(self, slice_id: SliceId) -> None:
+        """A slice, owned or not, is at a new version."""
+
+    def save_accepted(self, slice_id: SliceId, accepted: Accepted) -> None:
+        """Put what we are about to vote for on disk before the vote leaves; a crash must not make us vote twice."""
+
+
+class Caller(Protocol):
+    """Sends round messages; a peer that cannot be reached is an outcome, not an error."""
+
+    async def deliver(self, peer: PeerId, message: RoundMessage) -> bool:
+        """Whether the peer took the message."""
+
+    async def newer_certificates(self, peer: PeerId, have: Mapping[SliceId, int]) -> list[Certificate]:
+        """The peer's certificates after those versions, checked; empty when it has none or cannot be reached."""
+
+    def announce(self, slice_id: SliceId) -> None:
+        """Spread the news of a commit."""
+
+
+@dataclass(kw_only=True)
+class Context:
+    """This peer, its run and its connections."""
+
+    run: RunId
+    identity: Identity
+    exchange: ExchangeConfig
+    numel: Mapping[SliceId, int]
+    """Parameters of every slice of the run."""
+    outer: OuterRule
+    node: Libp2pNode
+    blobs: BlobExchange
+    events: EventBus
+    listener: Listener
+    caller: Caller = field(init=False)
+    """Set by the Swarm that this context is made for."""
+    claims: Mapping[PeerId, Claim] = field(default_factory=dict)
+    """The live claims as of the last look at the directory."""
+
+    @property
+    def me(self) -> PeerId:
+        """This peer's id."""
+        return self.identity.peer_id
+
+    def bounds(self, slice_id: SliceId) -> list[tuple[int, int]]:
+        """Start and stop of the slice's parts."""
+        return part_bounds(self.numel[slice_id], self.exchange.part_elements)
+
+    def holders(self, slice_id: SliceId) -> frozenset[PeerId]:
+        """Peers with a live claim that hold the slice's state as owners."""
+        return frozenset(peer for peer, claim in self.claims.items() if slice_id in claim.ready)
+
+    def donors(self, first: Iterable[PeerId], slice_id: SliceId) -> Sequence[PeerId]:
+        """Whom to ask for a slice's bytes: ``first``, then its owners, then everybody else; each once, never us."""
+        order = [*first, *sorted(self.holders(slice_id)), *sorted(self.claims)]
+        return [peer for peer in dict.fromkeys(order) if peer != self.me]
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """What this peer holds of one slice: its published weights always, the owners' state when it owns the slice."""
+
+    certificate: Certificate | None
+    """None at version 0."""
+    published: PublishedState
+    owned: OwnedState | None

@@ -1,0 +1,133 @@
+"""Who is in the run and what they own: signed claims in the DHT that expire.
+
+All claims of a run lie under one DHT key, one subkey a peer. Every node checks every record before it stores or
+believes it: signed by the peer whose subkey it has, about that peer, with the expiry that was signed, and not far in
+the future.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from google.protobuf.message import DecodeError
+
+from p2ptrain import clock
+from p2ptrain.errors import BadRecord
+from p2ptrain.identity.keys import Identity
+from p2ptrain.identity.signing import Signed, sign, verify
+from p2ptrain.ids import PeerId, RunId, SliceId
+from p2ptrain.wire.libp2p import DirectoryRecord, Libp2pNode, record_key
+from p2ptrain.wire.messages import PROTOCOL
+from p2ptrain.wire.v1 import peer_pb2 as pb
+
+MAX_RECORD_BYTES = 8192
+"""hivemind's records travel in messages with many others; a claim has a few hundred bytes."""
+MAX_LEASE_S = 600.0
+"""Claims further in the future are refused, so that nobody can fill the DHT with records that never expire."""
+_CONTEXT = "claim"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Claim:
+    """What one peer says it owns; valid until ``expires_s`` (wall time)."""
+
+    run: RunId
+    peer: PeerId
+    ready: tuple[SliceId, ...] = ()
+    """Slices whose state the peer holds."""
+    joining: tuple[SliceId, ...] = ()
+    """Slices whose state it is fetching."""
+    expires_s: float
+
+    @property
+    def slices(self) -> frozenset[SliceId]:
+        """All that the peer owns or is about to; empty while it has not decided."""
+        return frozenset(self.ready) | frozenset(self.joining)
+
+
+class Directory(Protocol):
+    """Where claims are published and found."""
+
+    async def publish(self, claim: Claim) -> bool:
+        """Replace this peer's claim; False when nobody took the record."""
+
+    async def claims(self) -> Mapping[PeerId, Claim]:
+        """The live claims of the run."""
+
+
+class DhtDirectory:
+    """The claims of one run in the DHT."""
+
+    def __init__(self, node: Libp2pNode, identity: Identity, run: RunId) -> None:
+        self._node = node
+        self._identity = identity
+        self._run = run
+
+    async def publish(self, claim: Claim) -> bool:
+        """Replace this peer's claim; False when nobody took the record."""
+        value = _encode(self._identity, claim)
+        return await self._node.store(
+            _record_name(self._run), subkey=claim.peer, value=value, expires_s=claim.expires_s
+        )
+
+    async def claims(self) -> Mapping[PeerId, Claim]:
+        """The live claims of the run."""
+        found = await self._node.find(_record_name(self._run))
+        claims = [_decode(value) for value in found.values()]
+        return {claim.peer: claim for claim in claims if claim.expires_s > clock.wall_s()}
+
+
+def is_valid_record(record: DirectoryRecord) -> bool:
+    """The check that every node of the DHT applies to every record, of whatever run."""
+    if len(record.value) > MAX_RECORD_BYTES or record.expires_s > clock.wall_s() + MAX_LEASE_S:
+        return False
+    try:
+        claim = _decode(record.value)
+    except BadRecord:
+        return False
+    return (
+        claim.peer == record.subkey
+        and claim.expires_s == record.expires_s
+        and record_key(_record_name(claim.run)) == record.key
+    )
+
+
+def _record_name(run: RunId) -> str:
+    return f"p2ptrain/{PROTOCOL}/{run}/claims"
+
+
+def _encode(identity: Identity, claim: Claim) -> bytes:
+    body = pb.Claim(
+        run=claim.run,
+        peer=claim.peer,
+        ready=claim.ready,
+        joining=claim.joining,
+        protocol=PROTOCOL,
+        expires_s=claim.expires_s,
+    )
+    signed = sign(identity, _CONTEXT, body.SerializeToString(deterministic=True))
+    return pb.Signed(body=signed.body, signer=signed.signer, signature=signed.signature).SerializeToString()
+
+
+def _decode(value: bytes) -> Claim:
+    """The claim in a record.
+
+    Raises:
+        BadRecord: it does not decode, or its signature is not that of the peer it is about.
+    """
+    try:
+        envelope = pb.Signed.FromString(value)
+        body = pb.Claim.FromString(envelope.body)
+    except DecodeError as error:
+        raise BadRecord("a claim that does not decode") from error
+    signed = Signed(body=envelope.body, signer=PeerId(envelope.signer), signature=envelope.signature)
+    verify(signed, _CONTEXT)
+    if body.peer != signed.signer:
+        raise BadRecord(f"a claim about {body.peer!a} signed by {signed.signer!a}")
+    return Claim(
+        run=RunId(body.run),
+        peer=PeerId(body.peer),
+        ready=tuple(map(SliceId, body.ready)),
+        joining=tuple(map(SliceId, body.joining)),
+        expires_s=body.expires_s,
+    )

@@ -1,0 +1,381 @@
+"""The edge of one owned slice: carries out what the round's state machine commands, and tells it what happened.
+
+Everything goes through one queue, so the machine sees events one at a time; what takes long (fetching, averaging, the
+outer step) runs beside it as a task of the current ballot and comes back as an event.
+"""
+
+import asyncio
+import functools
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from p2ptrain import clock
+from p2ptrain.errors import BadMessage, BadRecord, BlobUnavailable, NonFiniteUpdate
+from p2ptrain.events import PeerLost, Refused, RoundCommitted, RoundStage, RoundVoid
+from p2ptrain.ids import PeerId, SliceId
+from p2ptrain.swarm import rounds
+from p2ptrain.swarm.catch_up import catch_up, fetch_results, head_of
+from p2ptrain.swarm.certificates import check_certificate, check_vote, sign_vote
+from p2ptrain.swarm.context import Context, Replica
+from p2ptrain.swarm.history import History
+from p2ptrain.swarm.reduce import weighted_mean
+from p2ptrain.swarm.state import StagedState, outer_step
+from p2ptrain.wire.codec import Float32, decode, encode, encoded_bytes
+from p2ptrain.wire.messages import (
+    Accepted,
+    CastVote,
+    Certificate,
+    Committed,
+    Contribution,
+    PartResult,
+    RoundMessage,
+)
+
+_REDUCE_SHARE = 0.6
+"""Of the reduce deadline, how long a reducer waits for contributions; in the rest the others fetch its averages."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    """Our part in a round that is not settled: when it began, what was to be sent in full, and its encoding."""
+
+    started_s: float
+    total: Float32 | None = None
+    parts: list[bytes] | None = None
+
+
+class SliceOwner:
+    """One slice that this peer owns, from version to version."""
+
+    def __init__(self, context: Context, slice_id: SliceId, replica: Replica, accepted: Accepted | None = None) -> None:
+        assert replica.owned is not None
+        self.slice = slice_id
+        self.replica = replica
+        self.history = History(slice_id, context.blobs.store, context.exchange.history)
+        self.loss_nats = float("nan")
+        """Of the last committed round."""
+        self._context = context
+        exchange = context.exchange
+        if accepted and accepted.value.previous != head_of(replica).value_hash:
+            accepted = None  # a vote on a version that has been decided since
+        self._state = rounds.begin(
+            run=context.run,
+            slice_id=slice_id,
+            me=context.me,
+            timing=rounds.Timing(
+                gather_s=exchange.gather_timeout_s, reduce_s=exchange.reduce_timeout_s, vote_s=exchange.vote_timeout_s
+            ),
+            head=head_of(replica),
+            claims=context.holders(slice_id),
+            accepted=accepted,
+        )
+        self._queue: asyncio.Queue[rounds.Event] = asyncio.Queue()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._staged: tuple[tuple[PartResult, ...], StagedState, list[bytes | memoryview]] | None = None
+        self._residual: Float32 = np.zeros(context.numel[slice_id], np.float32)
+        """What int8 rounded away from our contributions so far; added to the next one (error feedback)."""
+        self._pending: _Pending | None = None
+        self._catching_up = False
+        self._serve_state()
+
+    # What others call.
+
+    async def run(self) -> None:
+        """Drive the rounds until cancelled."""
+        try:
+            while True:
+                self._handle(await self._next_event())
+        finally:
+            for task in self._tasks:
+                task.cancel()
+
+    def heard(self, sender: PeerId, message: RoundMessage) -> None:
+        """A round message arrived.
+
+        Raises:
+            BadRecord: it carries a vote or certificate that does not verify; the message is dropped.
+        """
+        match message.body:
+            case CastVote(value_hash, vote):
+                if vote.peer != sender:
+                    raise BadRecord("a vote that another peer cast")
+                check_vote(vote, message.ballot, value_hash)
+            case Committed(certificate):
+                check_certificate(certificate, self._context.run, [self.slice])
+        self._queue.put_nowait(rounds.Heard(sender, message))
+
+    def claims_changed(self) -> None:
+        """The directory shows other claims than before."""
+        self._queue.put_nowait(rounds.ClaimsSeen(self._context.holders(self.slice)))
+
+    async def contribute(self, pseudo_gradient: Float32, tokens: int, loss_nats: float) -> None:
+        """End this peer's inner steps and average; the listener hears when the round is settled.
+
+        Args:
+            pseudo_gradient: anchor minus local weights, [numel].
+            tokens: what weighs it; 0 takes part without adding anything.
+            loss_nats: mean training loss since the last round.
+        """
+        if self._context.me not in self._state.ballot.members:
+            self._settle_void("this peer becomes an owner with the others' next commit")
+            return
+        contribution = None
+        self._pending = _Pending(clock.monotonic_s())
+        if tokens > 0:
+            exchange, bounds = self._context.exchange, self._context.bounds(self.slice)
+            total = pseudo_gradient + self._residual
+            try:
+                parts = await asyncio.to_thread(
+                    lambda: [encode(exchange.codec, total[start:stop]) for start, stop in bounds]
+                )
+            except NonFiniteUpdate as error:
+                self._pending = None
+                self._settle_void(f"the pseudo-gradient is withheld: {error}")
+                return
+            refs = tuple(self._context.blobs.store.hold(self._contribution_label, part) for part in parts)
+            contribution = Contribution(self._context.me, tokens, loss_nats, refs)
+            self._pending = _Pending(clock.monotonic_s(), total, parts)
+        self._queue.put_nowait(rounds.CutOff(contribution))
+
+    @property
+    def is_averaging(self) -> bool:
+        """Whether a contribution of ours waits for its round to be settled."""
+        return self._pending is not None
+
+    @property
+    def owners(self) -> tuple[PeerId, ...]:
+        """Who decides the next version."""
+        return self._state.head.owners or self._state.ballot.members
+
+    # The machine and its commands.
+
+    async def _next_event(self) -> rounds.Event:
+        if self._state.deadline_s is None:
+            return await self._queue.get()
+        try:
+            async with asyncio.timeout(max(0.0, self._state.deadline_s - clock.monotonic_s())):
+                return await self._queue.get()
+        except TimeoutError:
+            return rounds.Tick()
+
+    def _handle(self, event: rounds.Event) -> None:
+        self._state, commands = rounds.advance(self._state, event, clock.monotonic_s())
+        for command in commands:
+            self._carry_out(command)
+
+    def _carry_out(self, command: rounds.Command) -> None:
+        match command:
+            case rounds.Send(to, ballot, body, version):
+                message = RoundMessage(self._context.run, self.slice, version, ballot, body)
+                for peer in to:
+                    self._spawn(self._deliver(peer, message))
+            case rounds.AskCutOff(within_s):
+                self._context.listener.cut_off_wanted(self.slice, within_s)
+            case rounds.Reduce(parts, contributions):
+                for part in parts:
+                    self._spawn(self._reduce(part, contributions))
+            case rounds.StageResults(results):
+                self._spawn(self._stage(results))
+            case rounds.SignVote(ballot, value):
+                self._context.listener.save_accepted(self.slice, Accepted(ballot, value))
+                vote = CastVote(value.value_hash, sign_vote(self._context.identity, ballot, value))
+                message = RoundMessage(self._context.run, self.slice, value.version, ballot, vote)
+                for peer in ballot.members:
+                    if peer != self._context.me:
+                        self._spawn(self._deliver(peer, message))
+                self._queue.put_nowait(rounds.Heard(self._context.me, message))
+            case rounds.Commit(certificate):
+                self._commit(certificate)
+            case rounds.Void(version, attempt, reason):
+                event = RoundVoid(slice=self.slice, version=version, attempt=attempt, reason=reason)
+                self._context.events.emit(event)
+                self._settle()
+            case rounds.CatchUp(peer):
+                if not self._catching_up:
+                    self._catching_up = True
+                    self._spawn(self._catch_up(peer))
+            case rounds.TellHead(peer):
+                self._tell_head(peer)
+            case rounds.Entered(stage, version, attempt, detail):
+                self._context.events.emit(
+                    RoundStage(slice=self.slice, version=version, attempt=attempt, stage=stage, detail=detail)
+                )
+            case rounds.LeftOut(peer, reason):
+                self._context.events.emit(PeerLost(peer=peer, slice=self.slice, reason=reason))
+
+    async def _deliver(self, peer: PeerId, message: RoundMessage) -> None:
+        if not await self._context.caller.deliver(peer, message):
+            self._queue.put_nowait(rounds.Unreachable(peer))
+
+    async def _reduce(self, part: int, contributions: tuple[Contribution, ...]) -> None:
+        version, ballot = self._state.version, self._state.ballot
+        codec = self._context.exchange.codec
+        usable = [c for c in contributions if c.tokens > 0 and part < len(c.parts)]
+        values = await asyncio.gather(*(self._fetch_part(part, c) for c in usable))
+        fetched = {c.peer: (c.tokens, v) for c, v in zip(usable, values, strict=True) if v is not None}
+        if not fetched:
+            return
+        average = await asyncio.to_thread(lambda: encode(codec, weighted_mean(fetched)))
+        if (version, ballot) == (self._state.version, self._state.ballot):
+            ref = self._context.blobs.store.hold(self._round_label, average)
+            self._queue.put_nowait(rounds.PartReduced(PartResult(part, ref, tuple(sorted(fetched)))))
+
+    async def _fetch_part(self, part: int, contribution: Contribution) -> Float32 | None:
+        """One owner's part of the pseudo-gradient, decoded; None when it is left out, which is reported."""
+        codec = self._context.exchange.codec
+        start, stop = self._context.bounds(self.slice)[part]
+        ref = contribution.parts[part]
+        within_s = _REDUCE_SHARE * self._context.exchange.reduce_timeout_s
+        if ref.size_bytes != encoded_bytes(codec, stop - start):
+            reason = f"its part {part} of slice {self.slice} has {ref.size_bytes} bytes"
+            self._context.events.emit(Refused(peer=contribution.peer, reason=reason))
+            return None
+        try:
+            async with asyncio.timeout(within_s):
+                data, _ = await self._context.blobs.fetch(
+                    ref, [contribution.peer], silence_timeout_s=within_s, what=f"part {part} of slice {self.slice}"
+                )
+            return decode(codec, data, stop - start)
+        except BadMessage as error:
+            self._context.events.emit(Refused(peer=contribution.peer, reason=str(error)))
+        except BlobUnavailable as error:
+            self._leave_out(contribution.peer, part, str(error))
+        except TimeoutError:
+            self._leave_out(contribution.peer, part, f"not complete after {within_s:.0f} s")
+        return None
+
+    def _leave_out(self, peer: PeerId, part: int, reason: str) -> None:
+        self._context.events.emit(PeerLost(peer=peer, slice=self.slice, reason=f"left out of part {part}: {reason}"))
+
+    async def _stage(self, results: tuple[PartResult, ...]) -> None:
+        context, replica = self._context, self.replica
+        assert replica.owned is not None
+        reducers = self._state.plan.reducers if self._state.plan else ()
+        everybody = [*self._state.ballot.members, *self._state.claims]
+        donors = [context.donors([*reducers[r.part : r.part + 1], *everybody], self.slice) for r in results]
+        try:
+            averages = await fetch_results(context, self.slice, self._state.version, results, donors)
+            step = functools.partial(
+                outer_step,
+                replica.owned,
+                replica.published,
+                averages,
+                context.bounds(self.slice),
+                context.exchange.codec,
+                context.outer,
+            )
+            staged = await asyncio.to_thread(step)
+        except (BlobUnavailable, BadMessage) as error:
+            self._queue.put_nowait(rounds.StageFailed(results, str(error)))
+            return
+        if self.replica is not replica:
+            return
+        for data in averages:  # others may come to us for what its reducer can no longer give
+            context.blobs.store.hold(self._round_label, data)
+        update = context.blobs.store.hold(self._round_label, staged.update)
+        self._staged = (results, staged, averages)
+        self._queue.put_nowait(rounds.Staged(results, staged.owned.digest, staged.published.digest, update))
+
+    def _commit(self, certificate: Certificate) -> None:
+        assert self._staged is not None
+        value = certificate.value
+        results, staged, averages = self._staged
+        assert (results, staged.owned.digest) == (value.results, value.digest)
+        started_s = self._pending.started_s if self._pending else clock.monotonic_s()
+        self._keep_what_was_rounded_away(certificate)
+        self._move(certificate, Replica(certificate, staged.published, staged.owned), [*averages, staged.update])
+        self._context.events.emit(
+            RoundCommitted(
+                slice=self.slice,
+                version=value.version,
+                epoch=certificate.ballot.epoch,
+                digest=value.digest,
+                contributors=[c.peer for c in value.contributions],
+                owners=list(value.owners),
+                tokens=sum(c.tokens for c in value.contributions),
+                seconds=clock.monotonic_s() - started_s,
+            )
+        )
+        self._context.caller.announce(self.slice)
+        self._settle()
+
+    def _keep_what_was_rounded_away(self, certificate: Certificate) -> None:
+        """Error feedback (1-bit SGD, Seide et al. 2014; EF-SGD, arXiv:1901.09847): the codec's error is not lost."""
+        pending = self._pending
+        if pending is None or pending.total is None or pending.parts is None:
+            return
+        bounds = self._context.bounds(self.slice)
+        for result, data, (start, stop) in zip(certificate.value.results, pending.parts, bounds, strict=True):
+            if self._context.me in result.contributors:
+                sent = decode(self._context.exchange.codec, data, stop - start)
+                self._residual[start:stop] = pending.total[start:stop] - sent
+
+    async def _catch_up(self, peer: PeerId) -> None:
+        try:
+            certificates = await self._context.caller.newer_certificates(peer, {self.slice: self._state.head.version})
+            steps = await catch_up(self._context, self.slice, self.replica, certificates, peer)
+        finally:
+            self._catching_up = False
+        for step in steps:
+            self._move(step.certificate, step.replica, step.blobs)
+        if steps:
+            self._handle(rounds.HeadMoved(head_of(self.replica)))
+            self._settle()
+
+    def _move(self, certificate: Certificate, replica: Replica, blobs: list[bytes | memoryview]) -> None:
+        self.replica = replica
+        self.loss_nats = certificate.value.loss_nats
+        self.history.add(certificate, blobs)
+        self._serve_state()
+        self._staged = None
+        self._context.listener.slice_moved(self.slice)
+
+    def _serve_state(self) -> None:
+        store, label = self._context.blobs.store, f"slice {self.slice} state"
+        assert self.replica.owned is not None
+        store.release(label)
+        store.hold(label, self.replica.owned.blob)
+        store.hold(label, self.replica.published.blob)
+
+    def _settle_void(self, reason: str) -> None:
+        event = RoundVoid(
+            slice=self.slice, version=self._state.version, attempt=self._state.ballot.attempt, reason=reason
+        )
+        self._context.events.emit(event)
+        self._context.listener.round_settled(self.slice)
+
+    def _settle(self) -> None:
+        """The round is over: nobody needs its contribution and averages any more, and training may go on."""
+        self._context.blobs.store.release(self._contribution_label)
+        self._context.blobs.store.release(self._round_label)
+        if self._pending is not None:
+            self._pending = None
+            self._context.listener.round_settled(self.slice)
+
+    def _tell_head(self, peer: PeerId) -> None:
+        certificate = self.replica.certificate
+        if certificate:
+            value, ballot = certificate.value, certificate.ballot
+            message = RoundMessage(self._context.run, self.slice, value.version, ballot, Committed(certificate))
+            self._spawn(self._deliver(peer, message))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.result()
+
+    @property
+    def _contribution_label(self) -> str:
+        return f"slice {self.slice} contribution"
+
+    @property
+    def _round_label(self) -> str:
+        return f"slice {self.slice} round"

@@ -1,0 +1,912 @@
+"""One slice's rounds as a pure state machine: ``advance(state, event, now_s) -> (state, commands)``.
+
+A round commits the next version of the slice for all its owners, or changes nothing. Its stages at one owner:
+
+    IDLE ──cut-off──▶ GATHERING ──plan──▶ REDUCING ──proposal──▶ VOTING ──majority──▶ IDLE at the next version
+
+Deciding is single-decree Paxos (Lamport, "Paxos Made Simple", 2001) with the member list of the ballot as acceptors:
+
+* ``Ready`` is the promise: its sender takes no part in a lower ballot of this version and names what it last accepted.
+* Each ballot has one proposer, taken in turn by version and attempt. It plans who contributes and who reduces what,
+  and proposes the result; when a ``Ready`` of its majority names an accepted value, it must propose the highest such.
+* A member votes when it has computed the same digests itself. Votes of a majority are the certificate.
+
+So two different values can never both be certified by one member list, whatever is lost, late or repeated, and a
+proposer that dies costs one deadline. This needs a memory that outlives the process: promises and votes are on disk
+before anybody hears of them. The members are the owners that the last certificate names. If a majority of them has no
+live claim any more, the peers that hold the slice and have one go on in a higher epoch.
+
+Nothing here reads a clock, a socket or an array: the edge (swarm/owner.py) carries commands out and reports events.
+"""
+
+import enum
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from p2ptrain.ids import GENESIS, Digest, PeerId, RunId, SliceId, Version, short
+from p2ptrain.wire.messages import (
+    Accepted,
+    Ballot,
+    BlobRef,
+    CastVote,
+    Certificate,
+    Committed,
+    Contribution,
+    PartResult,
+    Plan,
+    Propose,
+    Ready,
+    RoundBody,
+    RoundMessage,
+    Value,
+    Vote,
+)
+
+MAX_ATTEMPTS = 3
+"""Ballots that one round tries before it is void and training goes on."""
+MAX_REVISIONS = 3
+"""Times that a proposer hands a dead reducer's parts to others before it gives the ballot up."""
+MAX_EARLY = 256
+"""Messages kept for a ballot or version that we have not reached; bounds what others can make us hold."""
+MAX_EARLY_PER_SENDER = 16
+"""Of these, from one sender, so that nobody can push out what the others said."""
+MAX_LEAP = 65536
+"""A ballot that is further ahead is refused, or one liar could use all numbers up. Voids count up by one a minute."""
+
+
+class Stage(enum.Enum):
+    """Where a round stands at this owner."""
+
+    IDLE = "idle"
+    GATHERING = "gathering"
+    REDUCING = "reducing"
+    VOTING = "voting"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Timing:
+    """Deadlines of the stages, in seconds."""
+
+    gather_s: float
+    reduce_s: float
+    vote_s: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Head:
+    """The newest certified version of a slice; version 0 needs no certificate."""
+
+    version: Version = GENESIS
+    value_hash: Digest | None = None
+    epoch: int = 0
+    owners: tuple[PeerId, ...] = ()
+    """Who decides the next version."""
+    tokens: int = 0
+
+    @classmethod
+    def of(cls, certificate: Certificate) -> "Head":
+        """The head that a certificate proves."""
+        value = certificate.value
+        return cls(
+            version=value.version,
+            value_hash=value.value_hash,
+            epoch=certificate.ballot.epoch,
+            owners=value.owners,
+            tokens=value.tokens,
+        )
+
+    def outranks(self, other: "Head") -> bool:
+        """Whether a peer that holds ``other`` goes over to this head, be it newer or a rival of a lost majority's time.
+
+        The written rule of rival branches: higher epoch, then more tokens, then hash. Both count tokens from version 0,
+        so that those before the fork cancel out, and along one branch neither epoch nor tokens go down.
+        """
+        return self._rank > other._rank
+
+    @property
+    def _rank(self) -> tuple[int, int, int, str]:
+        return (self.epoch, self.tokens, self.version, self.value_hash or "")
+
+
+# Events: what the edge reports.
+
+
+@dataclass(frozen=True, slots=True)
+class CutOff:
+    """This peer's inner steps are done; None when it has nothing to add."""
+
+    contribution: Contribution | None
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """A message arrived; the edge has checked its sender and its signatures."""
+
+    sender: PeerId
+    message: RoundMessage
+
+
+@dataclass(frozen=True, slots=True)
+class Unreachable:
+    """A message to a peer could not be delivered."""
+
+    peer: PeerId
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimsSeen:
+    """Peers that have a live claim and hold this slice, by the directory."""
+
+    holders: frozenset[PeerId]
+
+
+@dataclass(frozen=True, slots=True)
+class PartReduced:
+    """A part that this peer reduces is done."""
+
+    result: PartResult
+
+
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """The outer step with these results gives this state; nothing is changed yet."""
+
+    results: tuple[PartResult, ...]
+    digest: Digest
+    published_digest: Digest
+    update: BlobRef
+
+
+@dataclass(frozen=True, slots=True)
+class StageFailed:
+    """The results could not be fetched or do not decode."""
+
+    results: tuple[PartResult, ...]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class HeadMoved:
+    """The edge caught up with rounds that others committed."""
+
+    head: Head
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time passed; the deadline may be over."""
+
+
+Event = CutOff | Heard | Unreachable | ClaimsSeen | PartReduced | Staged | StageFailed | HeadMoved | Tick
+
+
+# Commands: what the edge must do.
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Deliver a message to these peers."""
+
+    to: tuple[PeerId, ...]
+    ballot: Ballot
+    body: RoundBody
+    version: Version
+
+
+@dataclass(frozen=True, slots=True)
+class AskCutOff:
+    """Others are ready: end the inner steps within this time."""
+
+    within_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Reduce:
+    """Average these parts over the contributions, report each as PartReduced; ends the Reduce of an earlier ballot."""
+
+    parts: tuple[int, ...]
+    contributions: tuple[Contribution, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StageResults:
+    """Fetch the averages, compute the outer step beside the current state, report Staged or StageFailed."""
+
+    results: tuple[PartResult, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """Put the ballot on disk before carrying out what follows; ``begin`` gets it back after a restart."""
+
+    version: Version
+    ballot: Ballot
+
+
+@dataclass(frozen=True, slots=True)
+class SignVote:
+    """Put the vote and its value's averages on disk, sign it, send it to the members and report it as Heard from us.
+
+    The averages are served until the version is decided, after a restart too. A value that voters name and nobody can
+    compute any more may be decided, so that no later ballot could propose anything else: the slice would stand still.
+    """
+
+    ballot: Ballot
+    value: Value
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """Make the staged state the current one; the certificate proves it."""
+
+    certificate: Certificate
+
+
+@dataclass(frozen=True, slots=True)
+class Void:
+    """The round changes nothing; training goes on."""
+
+    version: Version
+    attempt: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class CatchUp:
+    """This peer has newer versions: fetch them if its head outranks ours, else send it our newest certificate."""
+
+    peer: PeerId
+
+
+@dataclass(frozen=True, slots=True)
+class TellHead:
+    """This peer is behind: send it our newest certificate."""
+
+    peer: PeerId
+
+
+@dataclass(frozen=True, slots=True)
+class Entered:
+    """A stage began, in words for people."""
+
+    stage: str
+    version: Version
+    attempt: int
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """A member is left out of the round."""
+
+    peer: PeerId
+    reason: str
+
+
+Command = (
+    Send
+    | AskCutOff
+    | Reduce
+    | StageResults
+    | Promise
+    | SignVote
+    | Commit
+    | Void
+    | CatchUp
+    | TellHead
+    | Entered
+    | LeftOut
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RoundState:
+    """All that one owner knows of the round that would commit ``head.version + 1``."""
+
+    run: RunId
+    slice: SliceId
+    me: PeerId
+    timing: Timing
+    head: Head
+    ballot: Ballot
+    claims: frozenset[PeerId]
+    stage: Stage = Stage.IDLE
+    deadline_s: float | None = None
+    """When to send Tick; None while there is nothing to wait for."""
+    attempts: int = 0
+    """Ballots that this round has tried."""
+    promised: bool = False
+    """Whether we took part in ``ballot``; then it can only be left upwards."""
+    asked: bool = False
+    first_ready_s: float | None = None
+    """When this ballot's first Ready was heard here: from then on its sender waits."""
+    contribution: Contribution | None = None
+    ready: Mapping[PeerId, Ready] = field(default_factory=dict)
+    suspects: frozenset[PeerId] = frozenset()
+    plan: Plan | None = None
+    reduced: Mapping[tuple[int, PeerId], PartResult] = field(default_factory=dict)
+    reducing: frozenset[int] = frozenset()
+    """Parts that we were told to reduce in this ballot."""
+    staging: tuple[PartResult, ...] | None = None
+    """Results whose outer step the edge was last told to compute."""
+    staged: Staged | None = None
+    proposal: Value | None = None
+    accepted: Accepted | None = None
+    votes: Mapping[tuple[Digest, PeerId], Vote] = field(default_factory=dict)
+    early: tuple[Heard, ...] = ()
+
+    @property
+    def version(self) -> Version:
+        """The version that the round would commit."""
+        return Version(self.head.version + 1)
+
+    @property
+    def proposer(self) -> PeerId:
+        """Who plans and proposes in this ballot."""
+        return _proposer(self.version, self.ballot)
+
+
+def begin(
+    *,
+    run: RunId,
+    slice_id: SliceId,
+    me: PeerId,
+    timing: Timing,
+    head: Head,
+    claims: frozenset[PeerId],
+    accepted: Accepted | None = None,
+    promised: Ballot | None = None,
+) -> RoundState:
+    """The state of an owner that holds ``head``.
+
+    Args:
+        run: the run.
+        slice_id: the slice.
+        me: this peer.
+        timing: deadlines of the run.
+        head: newest version that this peer holds.
+        claims: peers with a live claim that hold the slice.
+        accepted: what this peer last voted for at the next version, from its disk.
+        promised: the ballot of the next version that it last took part in, from its disk.
+    """
+    version = Version(head.version + 1)
+    epoch, members = _membership(me, head, claims)
+    ballot = Ballot(epoch, 0, members)
+    if accepted and accepted.ballot.order >= ballot.order:
+        ballot = Ballot(accepted.ballot.epoch, accepted.ballot.attempt + 1, members)
+    if promised and promised.order >= ballot.order:
+        # A proposer that forgot what it proposed must not propose again in the same ballot.
+        may_stay = promised.members == members and _proposer(version, promised) != me
+        ballot = promised if may_stay else Ballot(promised.epoch, promised.attempt + 1, members)
+    return RoundState(
+        run=run,
+        slice=slice_id,
+        me=me,
+        timing=timing,
+        head=head,
+        ballot=ballot,
+        claims=claims,
+        accepted=accepted,
+    )
+
+
+def advance(state: RoundState, event: Event, now_s: float) -> tuple[RoundState, list[Command]]:
+    """The state after ``event`` at monotonic time ``now_s``, and what the edge must do about it."""
+    turn = _Turn(state, now_s)
+    match event:
+        case CutOff(contribution):
+            turn.cut_off(contribution)
+        case Heard(sender, message):
+            turn.heard(sender, message)
+        case Unreachable(peer):
+            turn.unreachable(peer)
+        case ClaimsSeen(holders):
+            turn.claims_seen(holders)
+        case PartReduced(result):
+            turn.part_reduced(result)
+        case Staged():
+            turn.staged(event)
+        case StageFailed(results, reason):
+            turn.stage_failed(results, reason)
+        case HeadMoved(head):
+            turn.head_moved(head)
+        case Tick():
+            turn.tick()
+    return turn.state, turn.commands
+
+
+def _proposer(version: Version, ballot: Ballot) -> PeerId:
+    return ballot.members[(version + ballot.attempt) % len(ballot.members)]
+
+
+def _membership(me: PeerId, head: Head, claims: frozenset[PeerId]) -> tuple[int, tuple[PeerId, ...]]:
+    """Epoch and members that decide the next version, by what the directory shows."""
+    live = sum(owner in claims or owner == me for owner in head.owners)
+    if head.owners and live >= len(head.owners) // 2 + 1:
+        return head.epoch, head.owners
+    return head.epoch + 1, tuple(sorted(claims | {me}))
+
+
+class _Turn:
+    """One call of ``advance``: the state being replaced and the commands being collected."""
+
+    def __init__(self, state: RoundState, now_s: float) -> None:
+        self.state = state
+        self.now_s = now_s
+        self.commands: list[Command] = []
+
+    # What the edge reports.
+
+    def cut_off(self, contribution: Contribution | None) -> None:
+        s = self.state
+        if s.stage is not Stage.IDLE:
+            return
+        if s.me not in s.ballot.members:
+            self._do(Void(s.version, s.ballot.attempt, "this peer becomes an owner with the next commit"))
+            return
+        self._set(contribution=contribution, attempts=1)
+        self._promise()
+
+    def heard(self, sender: PeerId, message: RoundMessage) -> None:
+        s = self.state
+        if isinstance(message.body, Committed):
+            self._heard_committed(sender, message.body.certificate)
+        elif message.version < s.version:
+            # Late votes and averages of a round that is over come after every commit and need no answer.
+            if not isinstance(message.body, CastVote | PartResult):
+                self._do(TellHead(sender))
+        elif sender not in message.ballot.members or s.me not in message.ballot.members:
+            if message.version > s.version:
+                self._do(CatchUp(sender))
+        elif message.version > s.version:
+            self._keep_for_later(sender, message)
+            self._do(CatchUp(sender))
+        elif message.ballot == s.ballot:
+            self._heard_in_ballot(sender, message.body)
+        elif message.ballot.order < s.ballot.order:
+            if isinstance(message.body, Ready) and sender in s.ballot.members:
+                if s.promised:
+                    self._send([sender], self._my_ready())
+                else:
+                    self._ask_cut_off()
+        elif message.ballot.epoch > s.ballot.epoch + MAX_LEAP or message.ballot.attempt > s.ballot.attempt + MAX_LEAP:
+            return
+        elif message.ballot.order > s.ballot.order and message.ballot.members == self._target_members():
+            self._adopt(message.ballot)
+            self._heard_in_ballot(sender, message.body)
+        else:
+            self._keep_for_later(sender, message)
+
+    def unreachable(self, peer: PeerId) -> None:
+        s = self.state
+        if peer in s.suspects or peer not in s.ballot.members or s.stage is Stage.IDLE:
+            return
+        self._suspect(peer, "its link is broken")
+        if s.proposer == s.me:
+            if s.stage is Stage.GATHERING:
+                self._plan_if_possible()
+            elif s.stage is Stage.REDUCING and s.plan and self._missing_parts([peer]):
+                self._replace_reducers([peer])
+        elif peer == s.proposer and s.stage is not Stage.VOTING:
+            self._next_attempt(f"proposer {short(peer)} is gone")
+
+    def claims_seen(self, holders: frozenset[PeerId]) -> None:
+        self._set(claims=holders)
+        members = self._target_members()
+        s = self.state
+        if members == s.ballot.members:
+            if s.stage is Stage.GATHERING:
+                self._plan_if_possible()
+            return
+        if s.promised:
+            gone = sorted(set(s.ballot.members) - set(members))
+            if gone:
+                self._do(*(LeftOut(peer, "its claim expired") for peer in gone))
+            self._adopt(Ballot(s.ballot.epoch + 1, 0, members))
+        else:
+            epoch = max(s.ballot.epoch, _membership(s.me, s.head, holders)[0])
+            self._enter_ballot(Ballot(epoch, s.ballot.attempt, members))
+            self._hear_early()
+
+    def part_reduced(self, result: PartResult) -> None:
+        s = self.state
+        if s.plan is None or result.part not in s.reducing or s.plan.reducers[result.part] != s.me:
+            return
+        self._send([m for m in s.ballot.members if m != s.me], result)
+        self._heard_result(s.me, result)
+
+    def staged(self, staged: Staged) -> None:
+        s = self.state
+        if s.proposal and staged.results != s.proposal.results:
+            return
+        self._set(staged=staged)
+        self._use_staged()
+
+    def stage_failed(self, results: tuple[PartResult, ...], reason: str) -> None:
+        s = self.state
+        if results != s.staging:
+            return
+        if s.proposer == s.me:
+            self._next_attempt(f"the averages could not be had: {reason}")
+        elif s.proposal:
+            # A majority may well commit without us; a higher ballot would take it away from them.
+            self._do(LeftOut(s.me, f"the proposed averages could not be had: {reason}"))
+
+    def head_moved(self, head: Head) -> None:
+        if head.outranks(self.state.head):
+            self._move(head)
+
+    def tick(self) -> None:
+        s = self.state
+        if s.deadline_s is None or self.now_s < s.deadline_s:
+            return
+        silent = [m for m in s.ballot.members if m not in s.ready and m != s.me and m not in s.suspects]
+        match s.stage:
+            case Stage.GATHERING if s.proposer == s.me:
+                for peer in silent:
+                    self._suspect(peer, f"was not ready {s.timing.gather_s:.0f} s after the first owner was")
+                self._plan_if_possible()
+                if self.state.stage is Stage.GATHERING:
+                    have, members = len(self.state.ready), len(s.ballot.members)
+                    self._void(f"{have} of {members} owners are ready, {s.ballot.majority} are needed")
+            case Stage.REDUCING if s.proposer == s.me:
+                self._replace_reducers(s.ballot.members)
+            case Stage.GATHERING | Stage.REDUCING:
+                self._suspect(s.proposer, f"proposed nothing while {s.stage.value}")
+                self._next_attempt(f"proposer {short(s.proposer)} is silent")
+            case Stage.VOTING:
+                self._next_attempt("no majority voted in time")
+            case Stage.IDLE:
+                self._set(deadline_s=None)
+
+    # Hearing within the ballot.
+
+    def _heard_in_ballot(self, sender: PeerId, body: RoundBody) -> None:
+        if sender in self.state.suspects:
+            self._set(suspects=self.state.suspects - {sender})
+        match body:
+            case Ready():
+                self._heard_ready(sender, body)
+            case Plan():
+                self._heard_plan(sender, body)
+            case PartResult():
+                self._heard_result(sender, body)
+            case Propose(value):
+                self._heard_proposal(sender, value)
+            case CastVote(value_hash, vote):
+                self._heard_vote(value_hash, vote)
+            case Committed(certificate):
+                self._heard_committed(sender, certificate)
+
+    def _heard_ready(self, sender: PeerId, ready: Ready) -> None:
+        s = self.state
+        if ready.contribution and ready.contribution.peer != sender:
+            return
+        first_ready_s = self.now_s if s.first_ready_s is None else s.first_ready_s
+        self._set(ready={**s.ready, sender: ready}, first_ready_s=first_ready_s)
+        if s.stage is Stage.IDLE:
+            self._ask_cut_off()
+        elif s.stage is Stage.GATHERING:
+            self._plan_if_possible()
+        elif s.proposer == s.me and s.proposal:
+            self._send([sender], Propose(s.proposal))
+        elif s.proposer == s.me and s.plan:
+            self._send([sender], s.plan)
+
+    def _ask_cut_off(self) -> None:
+        if not self.state.asked:
+            self._set(asked=True)
+            # Some of the others' patience is left for our pseudo-gradient to be computed and for the message.
+            self._do(AskCutOff(0.7 * self.state.timing.gather_s))
+
+    def _heard_plan(self, sender: PeerId, plan: Plan) -> None:
+        s = self.state
+        known = s.plan.revision if s.plan else -1
+        members = set(s.ballot.members)
+        fits = {c.peer for c in plan.contributions} <= members and set(plan.reducers) <= members
+        if sender != s.proposer or plan.revision <= known or s.stage is Stage.VOTING or not fits:
+            return
+        self._follow(plan)
+
+    def _heard_result(self, sender: PeerId, result: PartResult) -> None:
+        s = self.state
+        self._set(reduced={**s.reduced, (result.part, sender): result})
+        self._stage_if_complete()
+
+    def _heard_proposal(self, sender: PeerId, value: Value) -> None:
+        s = self.state
+        if sender != s.proposer or s.proposal or (value.run, value.slice, value.version) != (s.run, s.slice, s.version):
+            return
+        if value.previous != s.head.value_hash:
+            # It is on another branch; the edge finds out which of the two outranks the other.
+            self._do(CatchUp(sender))
+            return
+        if value.tokens != s.head.tokens + sum(c.tokens for c in value.contributions):
+            return
+        self._set(proposal=value, promised=True, stage=Stage.VOTING, deadline_s=self._deadline(s.timing.vote_s))
+        if s.staged and s.staged.results == value.results:
+            self._use_staged()
+        elif s.staging != value.results:
+            self._set(staging=value.results)
+            self._do(StageResults(value.results))
+
+    def _heard_vote(self, value_hash: Digest, vote: Vote) -> None:
+        s = self.state
+        if vote.peer in s.ballot.members:
+            self._set(votes={**s.votes, (value_hash, vote.peer): vote})
+            self._commit_if_decided()
+
+    def _heard_committed(self, sender: PeerId, certificate: Certificate) -> None:
+        s = self.state
+        value = certificate.value
+        if value.version == s.version and value.previous == s.head.value_hash and self._is_staged(value):
+            self._commit(certificate)
+        elif Head.of(certificate).outranks(s.head):
+            self._do(CatchUp(sender))
+
+    # Acting.
+
+    def _promise(self) -> None:
+        """Take part in the current ballot."""
+        s = self.state
+        ready = self._my_ready()
+        extra_s = 0 if s.proposer == s.me else s.timing.vote_s
+        first_ready_s = self.now_s if s.first_ready_s is None else s.first_ready_s
+        self._set(
+            stage=Stage.GATHERING,
+            promised=True,
+            ready={**s.ready, s.me: ready},
+            first_ready_s=first_ready_s,
+            deadline_s=first_ready_s + s.timing.gather_s + extra_s,
+        )
+        self._do(Promise(s.version, s.ballot))
+        self._enter("gathering", f"{len(self.state.ready)} of {len(s.ballot.members)} owners ready")
+        self._send([m for m in s.ballot.members if m != s.me], ready)
+        self._plan_if_possible()
+
+    def _plan_if_possible(self) -> None:
+        """As the proposer: when every member is ready or given up, and a majority is ready, fix who contributes."""
+        s = self.state
+        waiting = [m for m in s.ballot.members if m not in s.ready and m not in s.suspects and m in s.claims]
+        if s.proposer != s.me or s.plan or waiting or len(s.ready) < s.ballot.majority or s.me not in s.ready:
+            return
+        accepted = [
+            r.accepted
+            for r in s.ready.values()
+            if r.accepted
+            and r.accepted.ballot.order < s.ballot.order
+            and (r.accepted.value.version, r.accepted.value.previous) == (s.version, s.head.value_hash)
+        ]
+        if accepted:
+            value = max(accepted, key=lambda a: a.ballot.order).value
+            self._enter("proposing", "again what an earlier ballot may have decided")
+            self._propose(value)
+            return
+        contributions = tuple(r.contribution for _, r in sorted(s.ready.items()) if r.contribution)
+        if not contributions:
+            self._void("no owner had anything to contribute")
+            return
+        # One contribution of another length must not push the right ones out.
+        num_parts = Counter(len(c.parts) for c in contributions).most_common(1)[0][0]
+        contributions = tuple(c for c in contributions if len(c.parts) == num_parts)
+        reducers = sorted(set(s.ready) - s.suspects)
+        plan = Plan(0, contributions, tuple(reducers[part % len(reducers)] for part in range(num_parts)))
+        self._send([m for m in s.ballot.members if m != s.me], plan)
+        self._follow(plan)
+
+    def _missing_parts(self, reducers: Collection[PeerId]) -> list[int]:
+        """Parts that these reducers have not delivered."""
+        s = self.state
+        assert s.plan is not None
+        return [j for j, peer in enumerate(s.plan.reducers) if peer in reducers and (j, peer) not in s.reduced]
+
+    def _replace_reducers(self, late: Collection[PeerId]) -> None:
+        """As the proposer: hand the parts that late reducers have not delivered to the others."""
+        s = self.state
+        assert s.plan is not None
+        missing = self._missing_parts(late)
+        for peer in {s.plan.reducers[j] for j in missing} - {s.me} - self.state.suspects:
+            self._suspect(peer, "reduced nothing in time")
+        others = sorted(set(s.ready) - self.state.suspects)
+        if s.plan.revision >= MAX_REVISIONS or not missing:
+            self._next_attempt(f"parts {missing} were never averaged" if missing else "staging took too long")
+            return
+        reducers = list(s.plan.reducers)
+        for turn, part in enumerate(missing):
+            reducers[part] = others[turn % len(others)]
+        plan = Plan(s.plan.revision + 1, s.plan.contributions, tuple(reducers))
+        self._send([m for m in s.ballot.members if m != s.me], plan)
+        self._follow(plan)
+
+    def _follow(self, plan: Plan) -> None:
+        s = self.state
+        extra_s = 0 if s.proposer == s.me else s.timing.vote_s
+        mine = frozenset(j for j, reducer in enumerate(plan.reducers) if reducer == s.me) - s.reducing
+        self._set(
+            plan=plan,
+            stage=Stage.REDUCING,
+            promised=True,
+            reducing=s.reducing | mine,
+            deadline_s=self._deadline(s.timing.reduce_s + extra_s),
+        )
+        names = ", ".join(short(c.peer) for c in plan.contributions)
+        self._enter("reducing", f"{len(mine)} of {len(plan.reducers)} parts here, contributions of {names}")
+        if mine:
+            self._do(Reduce(tuple(sorted(mine)), plan.contributions))
+        self._stage_if_complete()
+
+    def _stage_if_complete(self) -> None:
+        s = self.state
+        if s.plan is None or s.stage is not Stage.REDUCING:
+            return
+        results = [s.reduced.get((j, reducer)) for j, reducer in enumerate(s.plan.reducers)]
+        complete = tuple(r for r in results if r)
+        if len(complete) < len(results) or s.staging == complete:
+            return
+        self._set(staging=complete)
+        if s.staged and s.staged.results == complete:
+            self._use_staged()
+        else:
+            self._do(StageResults(complete))
+
+    def _use_staged(self) -> None:
+        """The outer step is computed: propose it, or vote for the proposal that says the same."""
+        s = self.state
+        staged = s.staged
+        assert staged is not None
+        if s.proposal:
+            if s.proposal.results != staged.results:
+                return
+            if not self._is_staged(s.proposal):
+                # Who of us miscomputed is for the majority to say; a higher ballot would take its round away.
+                theirs = short(s.proposal.digest)
+                self._do(
+                    LeftOut(s.me, f"its outer step gives digest {short(staged.digest)}, the proposal says {theirs}")
+                )
+                return
+            if s.accepted and s.accepted.ballot == s.ballot:
+                return
+            self._set(accepted=Accepted(s.ballot, s.proposal))
+            self._do(SignVote(s.ballot, s.proposal))
+            self._commit_if_decided()
+        elif s.proposer == s.me and s.stage is Stage.REDUCING and s.plan:
+            self._propose(self._value_of(staged, s.plan))
+
+    def _propose(self, value: Value) -> None:
+        s = self.state
+        self._enter(
+            "voting", f"digest {short(value.digest)}, {s.ballot.majority} of {len(s.ballot.members)} must agree"
+        )
+        self._send([m for m in s.ballot.members if m != s.me], Propose(value))
+        self._heard_proposal(s.me, value)
+
+    def _value_of(self, staged: Staged, plan: Plan) -> Value:
+        s = self.state
+        included = {peer for result in staged.results for peer in result.contributors}
+        contributions = tuple(replace(c, parts=()) for c in plan.contributions if c.peer in included)
+        # Whoever holds the slice and has a claim is an owner from the next version on: that is how peers join.
+        owners = ({m for m in s.ballot.members if m in s.ready} | s.claims | {s.me}) - s.suspects
+        return Value(
+            run=s.run,
+            slice=s.slice,
+            version=s.version,
+            previous=s.head.value_hash,
+            digest=staged.digest,
+            published_digest=staged.published_digest,
+            update=staged.update,
+            results=staged.results,
+            contributions=contributions,
+            owners=tuple(sorted(owners)),
+            tokens=s.head.tokens + sum(c.tokens for c in contributions),
+        )
+
+    def _commit_if_decided(self) -> None:
+        s = self.state
+        if s.proposal is None or not self._is_staged(s.proposal):
+            return
+        value_hash = s.proposal.value_hash
+        votes = tuple(vote for (voted, _), vote in sorted(s.votes.items()) if voted == value_hash)
+        if len(votes) >= s.ballot.majority:
+            self._commit(Certificate(s.proposal, s.ballot, votes))
+
+    def _commit(self, certificate: Certificate) -> None:
+        self._do(Commit(certificate))
+        self._move(Head.of(certificate))
+
+    def _move(self, head: Head) -> None:
+        s = self.state
+        self.state = begin(run=s.run, slice_id=s.slice, me=s.me, timing=s.timing, head=head, claims=s.claims)
+        self._set(early=s.early)
+        self._hear_early()
+
+    def _next_attempt(self, reason: str) -> None:
+        s = self.state
+        if s.attempts >= MAX_ATTEMPTS:
+            self._void(f"{reason}; {s.attempts} attempts failed")
+            return
+        ballot = replace(s.ballot, attempt=s.ballot.attempt + 1)
+        while _proposer(s.version, ballot) in s.suspects:
+            ballot = replace(ballot, attempt=ballot.attempt + 1)
+        self._adopt(ballot)
+
+    def _void(self, reason: str) -> None:
+        s = self.state
+        self._do(Void(s.version, s.ballot.attempt, reason))
+        self._enter_ballot(Ballot(s.ballot.epoch, s.ballot.attempt + 1, s.ballot.members))
+        self._set(stage=Stage.IDLE, contribution=None, attempts=0, deadline_s=None, suspects=frozenset())
+        self._hear_early()
+
+    def _adopt(self, ballot: Ballot) -> None:
+        """Go up to a higher ballot, with the same contribution."""
+        self._enter_ballot(ballot)
+        if self.state.stage is not Stage.IDLE:
+            self._set(attempts=self.state.attempts + 1)
+            self._promise()
+        self._hear_early()
+
+    def _enter_ballot(self, ballot: Ballot) -> None:
+        self._set(
+            ballot=ballot,
+            promised=False,
+            asked=False,
+            first_ready_s=None,
+            ready={},
+            plan=None,
+            reduced={},
+            reducing=frozenset(),
+            staging=None,
+            proposal=None,
+            votes={},
+        )
+
+    def _keep_for_later(self, sender: PeerId, message: RoundMessage) -> None:
+        heard = Heard(sender, message)
+        kept = [other for other in self.state.early if other != heard]
+        of_sender = [other for other in kept if other.sender == sender]
+        if len(of_sender) >= MAX_EARLY_PER_SENDER:
+            kept.remove(of_sender[0])
+        self._set(early=(*kept, heard)[-MAX_EARLY:])
+
+    def _hear_early(self) -> None:
+        # The highest ballot first: adopting each on the way up would send a Ready for each.
+        early = sorted(self.state.early, key=lambda heard: heard.message.ballot.order, reverse=True)
+        self._set(early=())
+        for heard in early:
+            self.heard(heard.sender, heard.message)
+
+    def _target_members(self) -> tuple[PeerId, ...]:
+        return _membership(self.state.me, self.state.head, self.state.claims)[1]
+
+    def _my_ready(self) -> Ready:
+        return Ready(self.state.contribution, self.state.accepted)
+
+    def _is_staged(self, value: Value) -> bool:
+        staged = self.state.staged
+        return staged is not None and (staged.results, staged.digest, staged.published_digest, staged.update) == (
+            value.results,
+            value.digest,
+            value.published_digest,
+            value.update,
+        )
+
+    def _suspect(self, peer: PeerId, reason: str) -> None:
+        self._set(suspects=self.state.suspects | {peer})
+        self._do(LeftOut(peer, reason))
+
+    def _send(self, to: Sequence[PeerId], body: RoundBody) -> None:
+        if to:
+            self._do(Send(tuple(to), self.state.ballot, body, self.state.version))
+
+    def _enter(self, stage: str, detail: str) -> None:
+        self._do(Entered(stage, self.state.version, self.state.ballot.attempt, detail))
+
+    def _deadline(self, seconds: float) -> float:
+        return self.now_s + seconds
+
+    def _do(self, *commands: Command) -> None:
+        self.commands.extend(commands)
+
+    def _set(self, **changes: Any) -> None:
+        self.state = replace(self.state, **changes)

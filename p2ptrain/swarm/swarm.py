@@ -1,0 +1,331 @@
+"""One peer's part in the swarm: its claims, its slices, what others ask of it, and how news spreads.
+
+News of a commit reaches the other peers twice: pushed by the slice's owners, who share the peers out among themselves,
+and pulled by everybody from one random peer every few seconds, which covers whatever the push missed.
+"""
+
+import asyncio
+import hashlib
+import random
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from p2ptrain import __version__, clock
+from p2ptrain.errors import BadMessage, BadRecord, PeerUnreachable, WireError
+from p2ptrain.events import Refused, SlicesClaimed
+from p2ptrain.ids import COMMON, PeerId, SliceId, Version, slice_order
+from p2ptrain.swarm.catch_up import catch_up, head_of
+from p2ptrain.swarm.certificates import check_certificate, supersedes
+from p2ptrain.swarm.claims import choose_slice
+from p2ptrain.swarm.context import Context, Replica
+from p2ptrain.swarm.directory import Claim, Directory
+from p2ptrain.swarm.follower import SliceFollower
+from p2ptrain.swarm.owner import SliceOwner
+from p2ptrain.swarm.rounds import Head
+from p2ptrain.wire.messages import Accepted, Certificate, Committed, RoundMessage
+from p2ptrain.wire.v1 import peer_pb2 as pb
+
+ROUND = "p2ptrain/1/round"
+HEADS = "p2ptrain/1/heads"
+STATUS = "p2ptrain/1/status"
+
+CALL_TIMEOUT_S = 5.0
+"""For one small message and its answer: a relayed path takes 70 ms, a busy peer a second."""
+_PULL_EVERY_S = 2.0
+_MAX_DIRECTORY_INTERVAL_S = 2.0
+"""Longest pause between looks at the directory; a look costs a few milliseconds."""
+_SETTLE_S = 1.5
+"""Pause between announcing that we are undecided and choosing, so that peers that start together see each other."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Condition:
+    """What this peer is doing, for whoever asks."""
+
+    state: str
+    reason: str
+    tokens: int
+    validation_loss_nats: float
+    """NaN: not measured."""
+
+
+class Swarm:
+    """This peer among the others; ``start``, ``join``, then ``run`` until cancelled, then ``leave``."""
+
+    def __init__(self, context: Context, directory: Directory, condition: Callable[[], Condition]) -> None:
+        self.owners: dict[SliceId, SliceOwner] = {}
+        self.followers: dict[SliceId, SliceFollower] = {}
+        context.caller = self
+        self._context = context
+        self._directory = directory
+        self._condition = condition
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # Life.
+
+    async def start(self) -> None:
+        """Begin to answer other peers."""
+        node = self._context.node
+        await self._context.blobs.start()
+        await node.serve(ROUND, pb.RoundMessage, self._on_round_message)
+        await node.serve(HEADS, pb.HeadsRequest, self._on_heads)
+        await node.serve(STATUS, pb.StatusRequest, self._on_status)
+
+    async def choose(self, wanted: Sequence[SliceId] | None) -> frozenset[SliceId]:
+        """The slices that this peer owns from now on, always with the common part; published as a claim."""
+        if wanted is None:
+            await self._publish(ready=(), joining=())
+            await asyncio.sleep(_SETTLE_S)
+            await self._look()
+            numbered = [s for s in self._context.numel if s != COMMON]
+            choice = choose_slice(self._context.me, numbered, self._context.claims)
+            wanted, reason = [choice.slice], choice.reason
+        else:
+            reason = "as you asked"
+        owned = frozenset([COMMON, *wanted])
+        await self._publish(ready=(), joining=_sorted(owned))
+        self._context.events.emit(SlicesClaimed(slices=list(_sorted(owned)), reason=reason))
+        return owned
+
+    async def join(
+        self, owned: frozenset[SliceId], replicas: Mapping[SliceId, Replica], accepted: Mapping[SliceId, Accepted]
+    ) -> None:
+        """Bring every slice to the newest version that the others have, and become their owner or follower.
+
+        Args:
+            owned: the slices that this peer owns.
+            replicas: what it holds of every slice: from disk, or version 0.
+            accepted: what it voted for before it was stopped, from disk.
+        """
+        await self._look()
+        current = dict(replicas)
+        while moved := await self._catch_up_all(current):
+            current |= moved
+        for slice_id in _sorted(self._context.numel):
+            if slice_id in owned:
+                self.owners[slice_id] = SliceOwner(self._context, slice_id, current[slice_id], accepted.get(slice_id))
+            else:
+                self.followers[slice_id] = SliceFollower(self._context, slice_id, current[slice_id])
+        await self._publish(ready=_sorted(owned), joining=())
+        # Peers that become ready together should find each other before one of them founds the group alone.
+        await asyncio.sleep(_SETTLE_S)
+        await self._look()
+
+    async def run(self) -> None:
+        """Keep claims fresh, rounds going and news flowing until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for owner in self.owners.values():
+                group.create_task(owner.run())
+            group.create_task(self._keep_directory())
+            group.create_task(self._pull_news())
+
+    async def leave(self) -> None:
+        """Withdraw the claim, so that nobody waits for us."""
+        await self._publish(ready=(), joining=())
+
+    def replica(self, slice_id: SliceId) -> Replica:
+        """What this peer holds of a slice."""
+        return (self.owners.get(slice_id) or self.followers[slice_id]).replica
+
+    # What the parts ask of us.
+
+    async def deliver(self, peer: PeerId, message: RoundMessage) -> bool:
+        """Whether the peer took the round message."""
+        try:
+            ack = await self._context.node.call(peer, ROUND, message.to_pb(), pb.Ack, timeout_s=CALL_TIMEOUT_S)
+        except PeerUnreachable:
+            return False
+        if ack.refusal:
+            self._context.events.emit(Refused(peer=peer, reason=f"it refused our message: {ack.refusal[:200]!a}"))
+        return not ack.refusal
+
+    async def newer_certificates(self, peer: PeerId, have: Mapping[SliceId, int]) -> list[Certificate]:
+        """The peer's certificates after those versions, checked; empty when it has none or cannot be reached."""
+        request = pb.HeadsRequest(run=self._context.run, have={str(s): v for s, v in have.items()})
+        try:
+            reply = await self._context.node.call(peer, HEADS, request, pb.HeadsReply, timeout_s=CALL_TIMEOUT_S)
+            certificates = [Certificate.decode(c.SerializeToString()) for c in reply.certificates]
+            for certificate in certificates:
+                check_certificate(certificate, self._context.run, self._context.numel)
+        except PeerUnreachable:
+            return []
+        except WireError as error:
+            self._context.events.emit(Refused(peer=peer, reason=str(error)))
+            return []
+        return certificates
+
+    def announce(self, slice_id: SliceId) -> None:
+        """Push the news of a commit to our share of the peers that did not take part in it."""
+        replica = self.replica(slice_id)
+        assert replica.certificate is not None
+        value, ballot = replica.certificate.value, replica.certificate.ballot
+        voters = sorted(vote.peer for vote in replica.certificate.votes)
+        if self._context.me not in voters:
+            return
+        mine = voters.index(self._context.me)
+        message = RoundMessage(self._context.run, slice_id, value.version, ballot, Committed(replica.certificate))
+        for peer in self._context.claims:
+            if peer not in voters and hashlib.sha256(peer.encode()).digest()[0] % len(voters) == mine:
+                self._spawn(self._tell(peer, message))
+
+    # What other peers ask.
+
+    async def _on_round_message(self, sender: PeerId, request: pb.RoundMessage) -> pb.Ack:
+        if request.run != self._context.run:
+            return pb.Ack(refusal=f"this peer trains run {self._context.run}, not {request.run[:64]}")
+        try:
+            message = RoundMessage.from_pb(request)
+            if owner := self.owners.get(message.slice):
+                owner.heard(sender, message)
+            elif isinstance(message.body, Committed) and (follower := self.followers.get(message.slice)):
+                certificate = message.body.certificate
+                check_certificate(certificate, self._context.run, self._context.numel)
+                self._spawn(self._follow(follower, certificate, sender))
+            else:
+                return pb.Ack(refusal=f"this peer does not own slice {message.slice[:64]}")
+        except (BadMessage, BadRecord) as error:
+            self._context.events.emit(Refused(peer=sender, reason=str(error)))
+            return pb.Ack(refusal=str(error))
+        return pb.Ack()
+
+    async def _on_heads(self, sender: PeerId, request: pb.HeadsRequest) -> pb.HeadsReply:
+        if request.run != self._context.run:
+            return pb.HeadsReply(refusal=f"this peer trains run {self._context.run}")
+        reply = pb.HeadsReply()
+        for slice_id, part in self._parts():
+            if slice_id not in request.have:
+                continue
+            newer = part.history.since(Version(request.have[slice_id]))
+            newest = part.replica.certificate
+            if not newer and newest and newest.value.version > request.have[slice_id]:
+                newer = [newest]
+            reply.certificates.extend(pb.Certificate.FromString(c.encode()) for c in newer)
+        return reply
+
+    async def _on_status(self, sender: PeerId, request: pb.StatusRequest) -> pb.StatusReply:
+        if request.run != self._context.run:
+            return pb.StatusReply(refusal=f"this peer trains run {self._context.run}")
+        condition, traffic = self._condition(), self._context.node.traffic
+        reply = pb.StatusReply(
+            peer=self._context.me,
+            state=condition.state,
+            reason=condition.reason,
+            sent_bytes=traffic.sent_bytes,
+            received_bytes=traffic.received_bytes,
+            tokens=condition.tokens,
+            software=__version__,
+            validation_loss_nats=condition.validation_loss_nats,
+        )
+        for slice_id, part in self._parts():
+            head = head_of(part.replica)
+            owned = part.replica.owned
+            digests = {int(v): str(d) for v, d in part.history.recent_digests().items()} if owned else {}
+            if owned:  # computed from the bytes that we hold, not copied from the certificate
+                digests[owned.version] = owned.digest
+            reply.slices.append(
+                pb.SliceStatus(
+                    slice=slice_id,
+                    version=head.version,
+                    epoch=head.epoch,
+                    owners=head.owners,
+                    digests=digests,
+                    tokens=head.tokens,
+                    loss_nats=part.loss_nats,
+                    owned=owned is not None,
+                )
+            )
+        return reply
+
+    def _parts(self) -> list[tuple[SliceId, SliceOwner | SliceFollower]]:
+        return sorted([*self.owners.items(), *self.followers.items()], key=lambda item: slice_order(item[0]))
+
+    # What runs beside the rounds.
+
+    async def _keep_directory(self) -> None:
+        lease_s = self._context.exchange.lease_s
+        interval_s = min(_MAX_DIRECTORY_INTERVAL_S, lease_s / 4)
+        published_s = clock.monotonic_s()
+        while True:
+            await asyncio.sleep(interval_s)
+            if clock.monotonic_s() - published_s > lease_s / 3:
+                published_s = clock.monotonic_s()
+                await self._publish(ready=_sorted(self.owners), joining=())
+            await self._look()
+
+    async def _look(self) -> None:
+        claims = await self._directory.claims()
+        # Our own record may be on its way still; nothing in the directory knows better than we do that we are here.
+        own = {peer: claim for peer, claim in self._context.claims.items() if peer == self._context.me}
+        before = {slice_id: self._context.holders(slice_id) for slice_id in self.owners}
+        self._context.claims = dict(claims) | {p: c for p, c in own.items() if p not in claims}
+        for slice_id, owner in self.owners.items():
+            if self._context.holders(slice_id) != before[slice_id]:
+                owner.claims_changed()
+
+    async def _pull_news(self) -> None:
+        while True:
+            await asyncio.sleep(_PULL_EVERY_S)
+            others = [peer for peer in self._context.claims if peer != self._context.me]
+            if not others:
+                continue
+            peer = random.choice(others)  # noqa: S311 - spreads the load; nobody gains by guessing it
+            have = {slice_id: part.replica.published.version for slice_id, part in self.followers.items()}
+            for slice_id, certificates in _by_slice(await self.newer_certificates(peer, have)).items():
+                if slice_id in self.followers:
+                    await self.followers[slice_id].learn(certificates, peer)
+
+    async def _follow(self, follower: SliceFollower, certificate: Certificate, sender: PeerId) -> None:
+        missed = certificate.value.version - follower.replica.published.version
+        certificates = [certificate]
+        if missed > 1:
+            certificates = await self.newer_certificates(sender, {follower.slice: follower.replica.published.version})
+        await follower.learn(certificates, sender)
+
+    async def _tell(self, peer: PeerId, message: RoundMessage) -> None:
+        await self.deliver(peer, message)
+
+    async def _catch_up_all(self, replicas: Mapping[SliceId, Replica]) -> dict[SliceId, Replica]:
+        """One pass over all slices; empty when nobody knows anything newer."""
+        others = [peer for peer in self._context.claims if peer != self._context.me]
+        have = {slice_id: replica.published.version for slice_id, replica in replicas.items()}
+        answers = await asyncio.gather(*(self.newer_certificates(peer, have) for peer in others))
+        moved: dict[SliceId, Replica] = {}
+        for slice_id, replica in replicas.items():
+            best: tuple[Head, list[Certificate], PeerId] | None = None
+            for peer, answer in zip(others, answers, strict=True):
+                certificates = [c for c in answer if c.value.slice == slice_id]
+                if certificates and (best is None or supersedes(Head.of(certificates[-1]), best[0])):
+                    best = (Head.of(certificates[-1]), certificates, peer)
+            if best:
+                steps = await catch_up(self._context, slice_id, replica, best[1], best[2])
+                if steps:
+                    moved[slice_id] = steps[-1].replica
+        return moved
+
+    async def _publish(self, *, ready: Sequence[SliceId], joining: Sequence[SliceId]) -> None:
+        claim = Claim(
+            run=self._context.run,
+            peer=self._context.me,
+            ready=tuple(ready),
+            joining=tuple(joining),
+            expires_s=clock.wall_s() + self._context.exchange.lease_s,
+        )
+        self._context.claims = {**self._context.claims, claim.peer: claim}
+        await self._directory.publish(claim)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _by_slice(certificates: Sequence[Certificate]) -> dict[SliceId, list[Certificate]]:
+    by_slice: dict[SliceId, list[Certificate]] = {}
+    for certificate in certificates:
+        by_slice.setdefault(certificate.value.slice, []).append(certificate)
+    return by_slice
+
+
+def _sorted(slices: "Mapping[SliceId, object] | frozenset[SliceId]") -> tuple[SliceId, ...]:
+    return tuple(sorted(slices, key=slice_order))

@@ -1,0 +1,1 @@
+"""What one peer computes: inner steps, pseudo-gradients, outer steps and the validation loss."""

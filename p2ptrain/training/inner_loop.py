@@ -1,0 +1,164 @@
+"""Inner steps: local AdamW on the owned slices, while everything else of the model only computes."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from p2ptrain import clock
+from p2ptrain.config.schema import InnerConfig, RunConfig
+from p2ptrain.data.corpus import Corpus
+from p2ptrain.data.sampler import training_windows
+from p2ptrain.errors import NonFiniteUpdate
+from p2ptrain.ids import PeerId, SliceId, Version
+from p2ptrain.model.slicing import SlicePlan
+from p2ptrain.model.transformer import Transformer
+from p2ptrain.training import evaluation
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepReport:
+    """What one inner step did."""
+
+    round: Version
+    inner_step: int
+    """Within the round, from 0."""
+    loss_nats: float
+    """Training loss of the batch, per token, before the step."""
+    tokens: int
+    seconds: float
+    lr: float
+    grad_norm: float
+    """Over what the peer owns, before clipping."""
+
+
+class InnerLoop:
+    """One peer's model and inner optimizer. Not for use by two threads at once.
+
+    Args:
+        run: what all peers share.
+        plan: ``SlicePlan.of(run.model, run.slicing)``.
+        owned: the slices that train here, usually the common part and one or more numbered ones.
+        values: weights of all slices, each [numel], float32.
+        corpus: the run's text.
+        peer: whose batches to draw.
+    """
+
+    def __init__(
+        self,
+        run: RunConfig,
+        plan: SlicePlan,
+        owned: frozenset[SliceId],
+        values: Mapping[SliceId, np.ndarray],
+        corpus: Corpus,
+        peer: PeerId,
+    ) -> None:
+        assert owned, "a peer without a slice has nothing to train"
+        assert set(values) == set(plan.slice_ids), "the forward pass needs the values of every slice"
+        self.run = run
+        self.plan = plan
+        self.owned = owned
+        self.peer = peer
+        self.round = Version(0)
+        self.inner_step = 0
+        """Inner steps done in this round."""
+        self._corpus = corpus
+        self._model = Transformer(run.model, plan, owned)
+        self._model.load(values)
+        self._parameters = self._model.owned_parameters()
+        self._optimizer = _adamw(self._parameters, run.inner)
+
+    def begin_round(self, round: Version) -> None:
+        """Count inner steps from 0 again if ``round`` is another than the present one."""
+        if round != self.round:
+            self.round = round
+            self.inner_step = 0
+
+    def step(self, round: Version) -> StepReport:
+        """Train on one batch, which depends on (run seed, peer, round, inner step) alone.
+
+        Raises:
+            NonFiniteUpdate: the loss or a gradient is NaN or infinite; weights, optimizer and counter are as before.
+        """
+        started_s = clock.monotonic_s()
+        self.begin_round(round)
+        inner = self.run.inner
+        windows = training_windows(
+            self._corpus.train,
+            seed=self.run.seed,
+            peer=self.peer,
+            round=round,
+            inner_step=self.inner_step,
+            batch=inner.batch,
+            length=self.run.model.context,
+        )
+        loss = self._model.loss(torch.from_numpy(windows))
+        loss_nats = loss.item()
+        if not math.isfinite(loss_nats):
+            raise NonFiniteUpdate(self._sentence(f"the training loss is {loss_nats}"))
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        grad_norm = float(torch.nn.utils.clip_grad_norm_(self._parameters, inner.clip))
+        if not math.isfinite(grad_norm):
+            raise NonFiniteUpdate(self._sentence(f"the gradient's norm is {grad_norm}"))
+        lr = learning_rate(self.run, round * inner.steps + self.inner_step)
+        for group in self._optimizer.param_groups:
+            group["lr"] = lr
+        self._optimizer.step()
+        report = StepReport(
+            round=round,
+            inner_step=self.inner_step,
+            loss_nats=loss_nats,
+            tokens=inner.batch * self.run.model.context,
+            seconds=clock.monotonic_s() - started_s,
+            lr=lr,
+            grad_norm=grad_norm,
+        )
+        self.inner_step += 1
+        return report
+
+    def local_values(self, slice_id: SliceId) -> np.ndarray:
+        """A copy of a slice as it is now, shape [numel], float32."""
+        return self.plan.gather(self._model.tensors(), slice_id)
+
+    def replace(self, slice_id: SliceId, values: np.ndarray) -> None:
+        """Swap in a slice, owned or not, between two inner steps; [numel], float32. AdamW's moments stay."""
+        self.plan.scatter(self._model.tensors(), slice_id, values)
+
+    def validation_loss(self, num_windows: int) -> float:
+        """Loss of the model as it is now on held-out text, nats per token."""
+        return evaluation.validation_loss(self._model, self._corpus, num_windows)
+
+    def _sentence(self, what: str) -> str:
+        return (
+            f"round {self.round} inner step {self.inner_step}: {what}; the step changed nothing."
+            " Start again from the last committed version; if it returns, lower inner.lr"
+        )
+
+
+def learning_rate(run: RunConfig, inner_step: int) -> float:
+    """Linear warm-up, then a cosine from ``inner.lr`` down to a tenth of it at the end of the run.
+
+    Args:
+        run: its length is ``rounds * inner.steps``.
+        inner_step: from 0, counted from the start of the run.
+    """
+    inner = run.inner
+    if inner_step < inner.warmup_steps:
+        return inner.lr * (inner_step + 1) / inner.warmup_steps
+    decay_steps = max(1, run.rounds * inner.steps - inner.warmup_steps)
+    progress = min(1.0, (inner_step - inner.warmup_steps) / decay_steps)
+    return inner.lr * (0.1 + 0.9 * (1 + math.cos(math.pi * progress)) / 2)
+
+
+def _adamw(parameters: list[torch.nn.Parameter], inner: InnerConfig) -> torch.optim.AdamW:
+    # Decay would pull the norms towards 0, where they silence a layer, so it is for matrices alone.
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": inner.weight_decay},
+        {"params": [p for p in parameters if p.ndim == 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]], lr=inner.lr, betas=(inner.beta1, inner.beta2), fused=True
+    )

@@ -1,0 +1,1 @@
+"""Bytes between peers: transport, messages, encodings, blobs."""

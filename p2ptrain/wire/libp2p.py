@@ -1,0 +1,320 @@
+"""The one module that knows hivemind: a libp2p node with messages, streams and a DHT.
+
+hivemind's DHT runs in our own event loop (``DHTNode``), not in its forked process: the forked one outlives a killed
+parent and hangs on records over 64 KiB. Its ``DecentralizedAverager`` is not used at all; docs/decisions/0001 has the
+measurements.
+"""
+
+import asyncio
+import contextlib
+import errno
+import os
+import shutil
+import socket
+import tempfile
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from google.protobuf.message import Message
+from hivemind.dht import DHTNode
+from hivemind.dht.routing import DHTID
+from hivemind.dht.validation import DHTRecord, RecordValidatorBase
+from hivemind.p2p import P2P, PeerID
+from hivemind.p2p.p2p_daemon_bindings.utils import ControlFailure, P2PDaemonError, P2PHandlerError
+from hivemind.utils import MSGPackSerializer
+from hivemind.utils.multiaddr import Multiaddr
+
+from p2ptrain.errors import NetworkSetupError, PeerUnreachable, WireError
+from p2ptrain.ids import PeerId, short
+
+_CALL_FAILED = (P2PDaemonError, P2PHandlerError, ControlFailure, OSError, EOFError, TimeoutError)
+_BOOTSTRAP_TIMEOUT_S = 15.0
+"""A relayed first contact took up to 3 s in the lab; five times that is somebody who is not there."""
+
+_Request = TypeVar("_Request", bound=Message)
+_Reply = TypeVar("_Reply", bound=Message)
+
+
+@dataclass(frozen=True, slots=True)
+class DirectoryRecord:
+    """One entry of the DHT: ``key`` is what all peers look up, ``subkey`` the one who wrote it."""
+
+    key: bytes
+    subkey: str
+    value: bytes
+    expires_s: float
+    """Wall time."""
+
+
+RecordCheck = Callable[[DirectoryRecord], bool]
+"""Decides whether a record may be stored here, or believed when somebody returns it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NodeOptions:
+    """How a node appears in the network."""
+
+    identity: Path
+    """libp2p private key file."""
+    peer: PeerId
+    host: str
+    port: int
+    bootstraps: Sequence[str]
+    """Multiaddresses ending in ``/p2p/<peer id>``; with none this node is the first one."""
+    check_record: RecordCheck
+    launcher: Sequence[str]
+    """Goes before the daemon's command line, so that the daemon cannot outlive this process."""
+    serves_dht: bool = True
+    """False: reads the DHT without keeping records for others (observers)."""
+
+
+@dataclass(slots=True)
+class Traffic:
+    """Payload bytes since the node started; libp2p's own overhead is not counted."""
+
+    sent_bytes: int = 0
+    received_bytes: int = 0
+    sending: Counter[str] = field(default_factory=Counter)
+    """What is on its way out now, described for people."""
+
+    @contextlib.contextmanager
+    def sending_now(self, description: str) -> Iterator[None]:
+        """Show ``description`` as being sent while the block runs."""
+        self.sending[description] += 1
+        try:
+            yield
+        finally:
+            self.sending[description] -= 1
+            if not self.sending[description]:
+                del self.sending[description]
+
+
+def check_addresses(bootstraps: Sequence[str]) -> None:
+    """Return if all of them have the form of a bootstrap's address.
+
+    Raises:
+        NetworkSetupError: naming the first that has not.
+    """
+    for text in bootstraps:
+        _bootstrap_address(text)
+
+
+def record_key(name: str) -> bytes:
+    """What the DHT files ``name`` under; a record check sees this instead of the name."""
+    return bytes(DHTID.generate(source=name).to_bytes())
+
+
+class Libp2pNode:
+    """A running libp2p node; ``start`` makes one, ``stop`` ends it and its daemon."""
+
+    def __init__(self, peer: PeerId, p2p: P2P, dht: DHTNode, sockets: Path, addresses: list[str]) -> None:
+        self.peer = peer
+        self.addresses = addresses
+        self.traffic = Traffic()
+        self._p2p = p2p
+        self._dht = dht
+        self._sockets = sockets
+
+    @classmethod
+    async def start(cls, options: NodeOptions) -> "Libp2pNode":
+        """Listen, reach a bootstrap and join the DHT.
+
+        Raises:
+            NetworkSetupError: the address is taken or not ours, a bootstrap's address is malformed, or none answers.
+        """
+        bootstraps = [_bootstrap_address(text) for text in options.bootstraps]
+        _check_can_listen(options)
+        # Unix socket paths have at most 107 bytes, so a folder below the home would not always do.
+        sockets = Path(tempfile.gettempdir()) / f"p2ptrain-{os.getuid()}-{options.peer[-12:]}"
+        shutil.rmtree(sockets, ignore_errors=True)
+        sockets.mkdir(mode=0o700)
+        daemon: Any = type(
+            "_Daemon", (_Daemon,), {"launcher": options.launcher, "_UNIX_SOCKET_PREFIX": f"/unix{sockets}/"}
+        )
+        listen = f"/{'ip6' if ':' in options.host else 'ip4'}/{options.host}/tcp/{options.port}"
+        async with contextlib.AsyncExitStack() as undo:
+            undo.callback(shutil.rmtree, sockets, ignore_errors=True)
+            try:
+                p2p = await daemon.create(
+                    initial_peers=bootstraps,
+                    identity_path=str(options.identity),
+                    host_maddrs=[listen],
+                    check_if_identity_free=False,  # it would start a second daemon, with NAT mapping on
+                    nat_port_map=False,
+                    auto_nat=False,
+                )
+            except P2PDaemonError as error:
+                raise NetworkSetupError(_start_failure(options, str(error))) from error
+            undo.push_async_callback(p2p.shutdown)
+            try:
+                async with asyncio.timeout(_BOOTSTRAP_TIMEOUT_S):
+                    dht = await DHTNode.create(
+                        p2p=p2p,
+                        initial_peers=bootstraps,
+                        record_validator=_Validator(options.check_record),
+                        client_mode=not options.serves_dht,
+                        bootstrap_timeout=3.0,
+                    )
+            except (RuntimeError, TimeoutError) as error:
+                raise NetworkSetupError(_no_bootstrap(options, str(error))) from error
+            addresses = [str(address) for address in await p2p.get_visible_maddrs()]
+            undo.pop_all()
+        return cls(options.peer, p2p, dht, sockets, addresses)
+
+    async def stop(self) -> None:
+        """Leave the DHT and end the daemon."""
+        await self._dht.shutdown()
+        await self._p2p.shutdown()
+        shutil.rmtree(self._sockets, ignore_errors=True)
+
+    async def serve(
+        self, name: str, request_type: type[_Request], handler: Callable[[PeerId, _Request], Awaitable[Message]]
+    ) -> None:
+        """Answer calls of ``name``; the peer id that the handler gets is authenticated by libp2p."""
+
+        async def handle(request: _Request, context: Any) -> Message:
+            self.traffic.received_bytes += request.ByteSize()
+            reply = await handler(PeerId(context.remote_id.to_base58()), request)
+            self.traffic.sent_bytes += reply.ByteSize()
+            return reply
+
+        await self._p2p.add_protobuf_handler(name, handle, request_type)
+
+    async def call(
+        self, peer: PeerId, name: str, request: Message, reply_type: type[_Reply], *, timeout_s: float
+    ) -> _Reply:
+        """One request and its reply; at most 4 MiB each.
+
+        Raises:
+            PeerUnreachable: the peer cannot be dialled, failed to answer, or took longer than ``timeout_s``.
+        """
+        try:
+            async with asyncio.timeout(timeout_s):
+                self.traffic.sent_bytes += request.ByteSize()
+                reply = await self._p2p.call_protobuf_handler(_hivemind_id(peer), name, request, reply_type)
+        except _CALL_FAILED as error:
+            raise PeerUnreachable(f"{short(peer)} did not answer {name}: {error or 'no answer in time'}") from error
+        assert isinstance(reply, reply_type)
+        self.traffic.received_bytes += reply.ByteSize()
+        return reply
+
+    async def serve_streams(
+        self, name: str, handler: Callable[[PeerId, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+    ) -> None:
+        """Hand each incoming stream of ``name`` to ``handler``, which may raise what a broken link raises."""
+
+        async def handle(info: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            try:
+                await handler(PeerId(info.peer_id.to_base58()), reader, writer)
+            except (*_CALL_FAILED, WireError):
+                pass  # the caller sees the stream end, and asks elsewhere
+            finally:
+                writer.close()
+
+        await self._p2p.add_binary_stream_handler(name, handle)
+
+    @contextlib.asynccontextmanager
+    async def open_stream(
+        self, peer: PeerId, name: str
+    ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+        """A stream to ``peer``, closed at the end of the block. The caller sets the deadline.
+
+        Raises:
+            PeerUnreachable: the peer cannot be dialled, or the link broke inside the block.
+        """
+        try:
+            _, reader, writer = await self._p2p.call_binary_stream_handler(_hivemind_id(peer), name)
+            try:
+                yield reader, writer
+            finally:
+                writer.close()
+        except _CALL_FAILED as error:
+            if isinstance(error, TimeoutError):
+                raise
+            raise PeerUnreachable(f"stream {name} to {short(peer)} broke: {error}") from error
+
+    async def store(self, record_name: str, *, subkey: str, value: bytes, expires_s: float) -> bool:
+        """Put a record into the DHT; True says that some node took it, not that others can read it."""
+        return bool(await self._dht.store(record_name, value, expires_s, subkey=subkey))
+
+    async def find(self, record_name: str) -> dict[str, bytes]:
+        """The live records under a name, by subkey; only those that passed the record check."""
+        found = await self._dht.get(record_name, latest=True)
+        if found is None or not isinstance(found.value, dict):
+            return {}
+        return {str(subkey): entry.value for subkey, entry in found.value.items() if isinstance(entry.value, bytes)}
+
+
+class _Daemon(P2P):  # type: ignore[misc]  # hivemind has no type information
+    """hivemind's handle of p2pd, with a launcher before the daemon's command line."""
+
+    launcher: Sequence[str] = ()
+
+    @classmethod
+    def _make_process_args(cls, *args: Any, **kwargs: Any) -> list[str]:
+        return [*cls.launcher, *P2P._make_process_args(*args, **kwargs)]
+
+
+class _Validator(RecordValidatorBase):  # type: ignore[misc]  # hivemind has no type information
+    """Applies our check to what the DHT is asked to store and to what it is told."""
+
+    def __init__(self, check: RecordCheck) -> None:
+        self._check = check
+
+    def validate(self, record: DHTRecord) -> bool:
+        try:
+            value = MSGPackSerializer.loads(record.value)
+            subkey = MSGPackSerializer.loads(record.subkey)
+        except Exception:  # noqa: BLE001 - msgpack raises many types for what strangers send; none of it is a record
+            return False
+        if not isinstance(value, bytes) or not isinstance(subkey, str):
+            return False
+        return self._check(DirectoryRecord(record.key, subkey, value, record.expiration_time))
+
+
+def _hivemind_id(peer: PeerId) -> Any:
+    return PeerID.from_base58(peer)
+
+
+def _bootstrap_address(text: str) -> Multiaddr:
+    try:
+        address = Multiaddr(text)
+        PeerID.from_base58(address["p2p"])
+    except Exception as error:  # hivemind's parser raises many types, KeyError and StringParseError among them
+        raise NetworkSetupError(
+            f"bootstrap address {text!r} is not complete; it looks like /ip4/203.0.113.7/tcp/31337/p2p/12D3Koo...,"
+            " as `p2ptrain bootstrap` prints it"
+        ) from error
+    return address
+
+
+def _check_can_listen(options: NodeOptions) -> None:
+    """The daemon does not say that its port is taken, so try first; only a race can get past this."""
+    family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((options.host, options.port))
+        except OSError as error:
+            place = f"{options.host} port {options.port}"
+            if error.errno == errno.EADDRINUSE:
+                hint = "another program uses it; choose another --port, or 0 for any free one"
+            else:
+                hint = f"{error.strerror or error}; choose an address of this machine (--host) and a port (--port)"
+            raise NetworkSetupError(f"cannot listen on {place}: {hint}") from error
+
+
+def _start_failure(options: NodeOptions, detail: str) -> str:
+    if "bootstrap peers" in detail:
+        return _no_bootstrap(options, "none could be dialled")
+    return f"libp2p did not start on {options.host} port {options.port}: {detail}"
+
+
+def _no_bootstrap(options: NodeOptions, detail: str) -> str:
+    return (
+        f"no bootstrap answers: tried {', '.join(options.bootstraps)} ({detail}). Is `p2ptrain bootstrap` running"
+        " there, is its address complete, and is this machine's clock right within 3 s?"
+    )

@@ -1,0 +1,372 @@
+"""What peers say to each other, as frozen dataclasses; above this module nobody sees protobuf.
+
+``encode`` and ``decode`` are each other's inverse. Decoding checks the form (lengths of hashes, presence of fields,
+limits on counts); whether a message makes sense now is for the receiver to judge. The fields are those of
+proto/p2ptrain/wire/v1/peer.proto.
+"""
+
+import hashlib
+import math
+from dataclasses import dataclass
+from typing import TypeVar
+
+from google.protobuf.message import DecodeError
+
+from p2ptrain.errors import BadMessage
+from p2ptrain.ids import Digest, PeerId, RunId, SliceId, Version
+from p2ptrain.wire.v1 import peer_pb2 as pb
+
+PROTOCOL = 1
+MAX_MEMBERS = 1024
+"""Owners that one group may name; bounds what a message can make us allocate."""
+MAX_PARTS = 65536
+
+
+@dataclass(frozen=True, slots=True)
+class BlobRef:
+    """Bytes named by their SHA-256 and length."""
+
+    sha256: Digest
+    size_bytes: int
+
+    @classmethod
+    def of(cls, data: bytes | memoryview) -> "BlobRef":
+        """The name of ``data``."""
+        return cls(Digest(hashlib.sha256(data).hexdigest()), len(data))
+
+
+@dataclass(frozen=True, slots=True)
+class Contribution:
+    """One owner's encoded pseudo-gradient, cut into parts, with the tokens that weigh it."""
+
+    peer: PeerId
+    tokens: int
+    loss_nats: float
+    parts: tuple[BlobRef, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PartResult:
+    """The encoded weighted mean of one part, and whose contributions are in it."""
+
+    part: int
+    average: BlobRef
+    contributors: tuple[PeerId, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Ballot:
+    """One try at deciding a version: a majority of ``members`` commits. Ordered by (epoch, attempt)."""
+
+    epoch: int
+    attempt: int
+    members: tuple[PeerId, ...]
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """What makes one ballot higher than another."""
+        return (self.epoch, self.attempt)
+
+    @property
+    def majority(self) -> int:
+        """How many members commit."""
+        return len(self.members) // 2 + 1
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """What a commit decides about one slice; ``value_hash`` names it."""
+
+    run: RunId
+    slice: SliceId
+    version: Version
+    previous: Digest | None
+    """Hash of the previous version's value; None for version 1."""
+    digest: Digest
+    """SHA-256 of the owners' state blob at this version."""
+    published_digest: Digest
+    update: BlobRef
+    results: tuple[PartResult, ...]
+    contributions: tuple[Contribution, ...]
+    owners: tuple[PeerId, ...]
+    """Owners of the next version."""
+    tokens: int
+    """Tokens in the slice's weights since version 0."""
+
+    @property
+    def loss_nats(self) -> float:
+        """Mean training loss of the round, weighted by tokens."""
+        total = sum(c.tokens for c in self.contributions)
+        return sum(c.loss_nats * c.tokens for c in self.contributions) / total if total else math.nan
+
+    def encode(self) -> bytes:
+        """The bytes whose hash is signed."""
+        return pb.Value(
+            run=self.run,
+            slice=self.slice,
+            version=self.version,
+            previous=bytes.fromhex(self.previous) if self.previous else b"",
+            digest=bytes.fromhex(self.digest),
+            published_digest=bytes.fromhex(self.published_digest),
+            update=_blob_to_pb(self.update),
+            results=[_result_to_pb(r) for r in self.results],
+            contributions=[_contribution_to_pb(c) for c in self.contributions],
+            owners=self.owners,
+            tokens=self.tokens,
+        ).SerializeToString(deterministic=True)
+
+    @property
+    def value_hash(self) -> Digest:
+        """SHA-256 of the encoded value: its name in votes and in the next version's ``previous``."""
+        return Digest(hashlib.sha256(self.encode()).hexdigest())
+
+    @classmethod
+    def decode(cls, data: bytes) -> "Value":
+        """The value in ``data``.
+
+        Raises:
+            BadMessage: not an encoded value.
+        """
+        m = _parse(pb.Value, data)
+        if m.version < 1 or len(m.results) > MAX_PARTS or not 1 <= len(m.owners) <= MAX_MEMBERS:
+            raise BadMessage(f"value of slice {m.slice!r}: version {m.version}, {len(m.owners)} owners")
+        return cls(
+            run=RunId(m.run),
+            slice=SliceId(m.slice),
+            version=Version(m.version),
+            previous=_digest(m.previous) if m.previous else None,
+            digest=_digest(m.digest),
+            published_digest=_digest(m.published_digest),
+            update=_blob_from_pb(m.update),
+            results=tuple(map(_result_from_pb, m.results)),
+            contributions=tuple(map(_contribution_from_pb, m.contributions)),
+            owners=tuple(map(PeerId, m.owners)),
+            tokens=m.tokens,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Vote:
+    """A member's signature over a ballot and a value's hash."""
+
+    peer: PeerId
+    signature: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """Proof that a majority of the ballot's members committed a value."""
+
+    value: Value
+    ballot: Ballot
+    votes: tuple[Vote, ...]
+
+    def encode(self) -> bytes:
+        """The certificate as bytes, for disk and for messages."""
+        return _certificate_to_pb(self).SerializeToString(deterministic=True)
+
+    @classmethod
+    def decode(cls, data: bytes) -> "Certificate":
+        """The certificate in ``data``, its signatures unchecked.
+
+        Raises:
+            BadMessage: not an encoded certificate.
+        """
+        return _certificate_from_pb(_parse(pb.Certificate, data))
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """What a member last voted for at a version, and in which ballot."""
+
+    ballot: Ballot
+    value: Value
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The sender has reached the cut-off and will take no part in a lower ballot."""
+
+    contribution: Contribution | None
+    """None: votes, but has nothing to add."""
+    accepted: Accepted | None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The proposer's list: who contributes, and who reduces which part. A higher revision replaces dead reducers."""
+
+    revision: int
+    contributions: tuple[Contribution, ...]
+    reducers: tuple[PeerId, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Propose:
+    """The proposer asks for votes on a value."""
+
+    value: Value
+
+
+@dataclass(frozen=True, slots=True)
+class CastVote:
+    """A vote on its way to the other members."""
+
+    value_hash: Digest
+    vote: Vote
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """A certificate, told to whoever has an older version."""
+
+    certificate: Certificate
+
+
+RoundBody = Ready | Plan | PartResult | Propose | CastVote | Committed
+
+
+@dataclass(frozen=True, slots=True)
+class RoundMessage:
+    """A message of the round that would commit ``version`` of ``slice``."""
+
+    run: RunId
+    slice: SliceId
+    version: Version
+    ballot: Ballot
+    body: RoundBody
+
+    def to_pb(self) -> pb.RoundMessage:
+        """The protobuf form."""
+        m = pb.RoundMessage(run=self.run, slice=self.slice, version=self.version, ballot=_ballot_to_pb(self.ballot))
+        match self.body:
+            case Ready(contribution, accepted):
+                ready = pb.Ready()
+                if contribution:
+                    ready.contribution.CopyFrom(_contribution_to_pb(contribution))
+                if accepted:
+                    ready.accepted.ballot.CopyFrom(_ballot_to_pb(accepted.ballot))
+                    ready.accepted.value = accepted.value.encode()
+                m.ready.CopyFrom(ready)
+            case Plan(revision, contributions, reducers):
+                m.plan.CopyFrom(
+                    pb.Plan(
+                        revision=revision,
+                        contributions=[_contribution_to_pb(c) for c in contributions],
+                        reducers=reducers,
+                    )
+                )
+            case PartResult():
+                m.result.CopyFrom(_result_to_pb(self.body))
+            case Propose(value):
+                m.proposal = value.encode()
+            case CastVote(value_hash, vote):
+                signed = pb.Vote(peer=vote.peer, signature=vote.signature)
+                m.vote.CopyFrom(pb.CastVote(value_sha256=bytes.fromhex(value_hash), vote=signed))
+            case Committed(certificate):
+                m.committed.CopyFrom(_certificate_to_pb(certificate))
+        return m
+
+    @classmethod
+    def from_pb(cls, m: pb.RoundMessage) -> "RoundMessage":
+        """The message in its protobuf form.
+
+        Raises:
+            BadMessage: a field is missing, malformed or beyond its limit.
+        """
+        body: RoundBody
+        match m.WhichOneof("kind"):
+            case "ready":
+                r = m.ready
+                accepted = None
+                if r.HasField("accepted"):
+                    accepted = Accepted(_ballot_from_pb(r.accepted.ballot), Value.decode(r.accepted.value))
+                body = Ready(_contribution_from_pb(r.contribution) if r.HasField("contribution") else None, accepted)
+            case "plan":
+                num_parts, num_contributions = len(m.plan.reducers), len(m.plan.contributions)
+                if num_parts > MAX_PARTS or num_contributions > MAX_MEMBERS:
+                    raise BadMessage(f"plan with {num_parts} parts, {num_contributions} contributions")
+                body = Plan(
+                    m.plan.revision,
+                    tuple(map(_contribution_from_pb, m.plan.contributions)),
+                    tuple(map(PeerId, m.plan.reducers)),
+                )
+            case "result":
+                body = _result_from_pb(m.result)
+            case "proposal":
+                body = Propose(Value.decode(m.proposal))
+            case "vote":
+                vote = m.vote.vote
+                body = CastVote(_digest(m.vote.value_sha256), Vote(PeerId(vote.peer), vote.signature))
+            case "committed":
+                body = Committed(_certificate_from_pb(m.committed))
+            case _:
+                raise BadMessage("round message of a kind that this version does not know")
+        return cls(RunId(m.run), SliceId(m.slice), Version(m.version), _ballot_from_pb(m.ballot), body)
+
+
+_M = TypeVar("_M", pb.Value, pb.Certificate)
+
+
+def _parse(kind: type[_M], data: bytes) -> _M:
+    try:
+        return kind.FromString(data)
+    except DecodeError as error:
+        raise BadMessage(f"not a {kind.DESCRIPTOR.name}: {len(data)} bytes do not decode") from error
+
+
+def _digest(raw: bytes) -> Digest:
+    if len(raw) != 32:
+        raise BadMessage(f"a SHA-256 has 32 bytes, this has {len(raw)}")
+    return Digest(raw.hex())
+
+
+def _blob_to_pb(ref: BlobRef) -> pb.BlobRef:
+    return pb.BlobRef(sha256=bytes.fromhex(ref.sha256), size_bytes=ref.size_bytes)
+
+
+def _blob_from_pb(m: pb.BlobRef) -> BlobRef:
+    return BlobRef(_digest(m.sha256), m.size_bytes)
+
+
+def _contribution_to_pb(c: Contribution) -> pb.Contribution:
+    return pb.Contribution(
+        peer=c.peer, tokens=c.tokens, loss_nats=c.loss_nats, parts=[_blob_to_pb(part) for part in c.parts]
+    )
+
+
+def _contribution_from_pb(m: pb.Contribution) -> Contribution:
+    if len(m.parts) > MAX_PARTS:
+        raise BadMessage(f"contribution with {len(m.parts)} parts")
+    return Contribution(PeerId(m.peer), m.tokens, m.loss_nats, tuple(map(_blob_from_pb, m.parts)))
+
+
+def _result_to_pb(r: PartResult) -> pb.PartResult:
+    return pb.PartResult(part=r.part, average=_blob_to_pb(r.average), contributors=r.contributors)
+
+
+def _result_from_pb(m: pb.PartResult) -> PartResult:
+    return PartResult(m.part, _blob_from_pb(m.average), tuple(map(PeerId, m.contributors)))
+
+
+def _ballot_to_pb(b: Ballot) -> pb.Ballot:
+    return pb.Ballot(epoch=b.epoch, attempt=b.attempt, members=b.members)
+
+
+def _ballot_from_pb(m: pb.Ballot) -> Ballot:
+    if len(m.members) > MAX_MEMBERS:
+        raise BadMessage(f"ballot with {len(m.members)} members")
+    return Ballot(m.epoch, m.attempt, tuple(map(PeerId, m.members)))
+
+
+def _certificate_to_pb(c: Certificate) -> pb.Certificate:
+    return pb.Certificate(
+        value=c.value.encode(),
+        ballot=_ballot_to_pb(c.ballot),
+        votes=[pb.Vote(peer=v.peer, signature=v.signature) for v in c.votes],
+    )
+
+
+def _certificate_from_pb(m: pb.Certificate) -> Certificate:
+    votes = tuple(Vote(PeerId(v.peer), v.signature) for v in m.votes)
+    return Certificate(Value.decode(m.value), _ballot_from_pb(m.ballot), votes)

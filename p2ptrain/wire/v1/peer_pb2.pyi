@@ -1,0 +1,261 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class Signed(_message.Message):
+    __slots__ = ("body", "signer", "signature")
+    BODY_FIELD_NUMBER: _ClassVar[int]
+    SIGNER_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    body: bytes
+    signer: str
+    signature: bytes
+    def __init__(self, body: _Optional[bytes] = ..., signer: _Optional[str] = ..., signature: _Optional[bytes] = ...) -> None: ...
+
+class Claim(_message.Message):
+    __slots__ = ("run", "peer", "ready", "joining", "protocol", "expires_s")
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    PEER_FIELD_NUMBER: _ClassVar[int]
+    READY_FIELD_NUMBER: _ClassVar[int]
+    JOINING_FIELD_NUMBER: _ClassVar[int]
+    PROTOCOL_FIELD_NUMBER: _ClassVar[int]
+    EXPIRES_S_FIELD_NUMBER: _ClassVar[int]
+    run: str
+    peer: str
+    ready: _containers.RepeatedScalarFieldContainer[str]
+    joining: _containers.RepeatedScalarFieldContainer[str]
+    protocol: int
+    expires_s: float
+    def __init__(self, run: _Optional[str] = ..., peer: _Optional[str] = ..., ready: _Optional[_Iterable[str]] = ..., joining: _Optional[_Iterable[str]] = ..., protocol: _Optional[int] = ..., expires_s: _Optional[float] = ...) -> None: ...
+
+class BlobRef(_message.Message):
+    __slots__ = ("sha256", "size_bytes")
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    sha256: bytes
+    size_bytes: int
+    def __init__(self, sha256: _Optional[bytes] = ..., size_bytes: _Optional[int] = ...) -> None: ...
+
+class Contribution(_message.Message):
+    __slots__ = ("peer", "tokens", "loss_nats", "parts")
+    PEER_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    LOSS_NATS_FIELD_NUMBER: _ClassVar[int]
+    PARTS_FIELD_NUMBER: _ClassVar[int]
+    peer: str
+    tokens: int
+    loss_nats: float
+    parts: _containers.RepeatedCompositeFieldContainer[BlobRef]
+    def __init__(self, peer: _Optional[str] = ..., tokens: _Optional[int] = ..., loss_nats: _Optional[float] = ..., parts: _Optional[_Iterable[_Union[BlobRef, _Mapping]]] = ...) -> None: ...
+
+class PartResult(_message.Message):
+    __slots__ = ("part", "average", "contributors")
+    PART_FIELD_NUMBER: _ClassVar[int]
+    AVERAGE_FIELD_NUMBER: _ClassVar[int]
+    CONTRIBUTORS_FIELD_NUMBER: _ClassVar[int]
+    part: int
+    average: BlobRef
+    contributors: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, part: _Optional[int] = ..., average: _Optional[_Union[BlobRef, _Mapping]] = ..., contributors: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class Ballot(_message.Message):
+    __slots__ = ("epoch", "attempt", "members")
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    MEMBERS_FIELD_NUMBER: _ClassVar[int]
+    epoch: int
+    attempt: int
+    members: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, epoch: _Optional[int] = ..., attempt: _Optional[int] = ..., members: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class Value(_message.Message):
+    __slots__ = ("run", "slice", "version", "previous", "digest", "published_digest", "update", "results", "contributions", "owners", "tokens")
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    SLICE_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    PREVIOUS_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    PUBLISHED_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    UPDATE_FIELD_NUMBER: _ClassVar[int]
+    RESULTS_FIELD_NUMBER: _ClassVar[int]
+    CONTRIBUTIONS_FIELD_NUMBER: _ClassVar[int]
+    OWNERS_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    run: str
+    slice: str
+    version: int
+    previous: bytes
+    digest: bytes
+    published_digest: bytes
+    update: BlobRef
+    results: _containers.RepeatedCompositeFieldContainer[PartResult]
+    contributions: _containers.RepeatedCompositeFieldContainer[Contribution]
+    owners: _containers.RepeatedScalarFieldContainer[str]
+    tokens: int
+    def __init__(self, run: _Optional[str] = ..., slice: _Optional[str] = ..., version: _Optional[int] = ..., previous: _Optional[bytes] = ..., digest: _Optional[bytes] = ..., published_digest: _Optional[bytes] = ..., update: _Optional[_Union[BlobRef, _Mapping]] = ..., results: _Optional[_Iterable[_Union[PartResult, _Mapping]]] = ..., contributions: _Optional[_Iterable[_Union[Contribution, _Mapping]]] = ..., owners: _Optional[_Iterable[str]] = ..., tokens: _Optional[int] = ...) -> None: ...
+
+class Vote(_message.Message):
+    __slots__ = ("peer", "signature")
+    PEER_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    peer: str
+    signature: bytes
+    def __init__(self, peer: _Optional[str] = ..., signature: _Optional[bytes] = ...) -> None: ...
+
+class CastVote(_message.Message):
+    __slots__ = ("value_sha256", "vote")
+    VALUE_SHA256_FIELD_NUMBER: _ClassVar[int]
+    VOTE_FIELD_NUMBER: _ClassVar[int]
+    value_sha256: bytes
+    vote: Vote
+    def __init__(self, value_sha256: _Optional[bytes] = ..., vote: _Optional[_Union[Vote, _Mapping]] = ...) -> None: ...
+
+class Certificate(_message.Message):
+    __slots__ = ("value", "ballot", "votes")
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    BALLOT_FIELD_NUMBER: _ClassVar[int]
+    VOTES_FIELD_NUMBER: _ClassVar[int]
+    value: bytes
+    ballot: Ballot
+    votes: _containers.RepeatedCompositeFieldContainer[Vote]
+    def __init__(self, value: _Optional[bytes] = ..., ballot: _Optional[_Union[Ballot, _Mapping]] = ..., votes: _Optional[_Iterable[_Union[Vote, _Mapping]]] = ...) -> None: ...
+
+class Proposal(_message.Message):
+    __slots__ = ("ballot", "value")
+    BALLOT_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    ballot: Ballot
+    value: bytes
+    def __init__(self, ballot: _Optional[_Union[Ballot, _Mapping]] = ..., value: _Optional[bytes] = ...) -> None: ...
+
+class Ready(_message.Message):
+    __slots__ = ("contribution", "accepted")
+    CONTRIBUTION_FIELD_NUMBER: _ClassVar[int]
+    ACCEPTED_FIELD_NUMBER: _ClassVar[int]
+    contribution: Contribution
+    accepted: Proposal
+    def __init__(self, contribution: _Optional[_Union[Contribution, _Mapping]] = ..., accepted: _Optional[_Union[Proposal, _Mapping]] = ...) -> None: ...
+
+class Plan(_message.Message):
+    __slots__ = ("revision", "contributions", "reducers")
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    CONTRIBUTIONS_FIELD_NUMBER: _ClassVar[int]
+    REDUCERS_FIELD_NUMBER: _ClassVar[int]
+    revision: int
+    contributions: _containers.RepeatedCompositeFieldContainer[Contribution]
+    reducers: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, revision: _Optional[int] = ..., contributions: _Optional[_Iterable[_Union[Contribution, _Mapping]]] = ..., reducers: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class RoundMessage(_message.Message):
+    __slots__ = ("run", "slice", "version", "ballot", "ready", "plan", "result", "proposal", "vote", "committed")
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    SLICE_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    BALLOT_FIELD_NUMBER: _ClassVar[int]
+    READY_FIELD_NUMBER: _ClassVar[int]
+    PLAN_FIELD_NUMBER: _ClassVar[int]
+    RESULT_FIELD_NUMBER: _ClassVar[int]
+    PROPOSAL_FIELD_NUMBER: _ClassVar[int]
+    VOTE_FIELD_NUMBER: _ClassVar[int]
+    COMMITTED_FIELD_NUMBER: _ClassVar[int]
+    run: str
+    slice: str
+    version: int
+    ballot: Ballot
+    ready: Ready
+    plan: Plan
+    result: PartResult
+    proposal: bytes
+    vote: CastVote
+    committed: Certificate
+    def __init__(self, run: _Optional[str] = ..., slice: _Optional[str] = ..., version: _Optional[int] = ..., ballot: _Optional[_Union[Ballot, _Mapping]] = ..., ready: _Optional[_Union[Ready, _Mapping]] = ..., plan: _Optional[_Union[Plan, _Mapping]] = ..., result: _Optional[_Union[PartResult, _Mapping]] = ..., proposal: _Optional[bytes] = ..., vote: _Optional[_Union[CastVote, _Mapping]] = ..., committed: _Optional[_Union[Certificate, _Mapping]] = ...) -> None: ...
+
+class Ack(_message.Message):
+    __slots__ = ("refusal",)
+    REFUSAL_FIELD_NUMBER: _ClassVar[int]
+    refusal: str
+    def __init__(self, refusal: _Optional[str] = ...) -> None: ...
+
+class HeadsRequest(_message.Message):
+    __slots__ = ("run", "have")
+    class HaveEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    HAVE_FIELD_NUMBER: _ClassVar[int]
+    run: str
+    have: _containers.ScalarMap[str, int]
+    def __init__(self, run: _Optional[str] = ..., have: _Optional[_Mapping[str, int]] = ...) -> None: ...
+
+class HeadsReply(_message.Message):
+    __slots__ = ("refusal", "certificates")
+    REFUSAL_FIELD_NUMBER: _ClassVar[int]
+    CERTIFICATES_FIELD_NUMBER: _ClassVar[int]
+    refusal: str
+    certificates: _containers.RepeatedCompositeFieldContainer[Certificate]
+    def __init__(self, refusal: _Optional[str] = ..., certificates: _Optional[_Iterable[_Union[Certificate, _Mapping]]] = ...) -> None: ...
+
+class StatusRequest(_message.Message):
+    __slots__ = ("run",)
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    run: str
+    def __init__(self, run: _Optional[str] = ...) -> None: ...
+
+class SliceStatus(_message.Message):
+    __slots__ = ("slice", "version", "epoch", "owners", "digests", "tokens", "loss_nats", "owned")
+    class DigestsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: int
+        value: str
+        def __init__(self, key: _Optional[int] = ..., value: _Optional[str] = ...) -> None: ...
+    SLICE_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    OWNERS_FIELD_NUMBER: _ClassVar[int]
+    DIGESTS_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    LOSS_NATS_FIELD_NUMBER: _ClassVar[int]
+    OWNED_FIELD_NUMBER: _ClassVar[int]
+    slice: str
+    version: int
+    epoch: int
+    owners: _containers.RepeatedScalarFieldContainer[str]
+    digests: _containers.ScalarMap[int, str]
+    tokens: int
+    loss_nats: float
+    owned: bool
+    def __init__(self, slice: _Optional[str] = ..., version: _Optional[int] = ..., epoch: _Optional[int] = ..., owners: _Optional[_Iterable[str]] = ..., digests: _Optional[_Mapping[int, str]] = ..., tokens: _Optional[int] = ..., loss_nats: _Optional[float] = ..., owned: _Optional[bool] = ...) -> None: ...
+
+class StatusReply(_message.Message):
+    __slots__ = ("refusal", "peer", "state", "reason", "slices", "sent_bytes", "received_bytes", "tokens", "software", "validation_loss_nats")
+    REFUSAL_FIELD_NUMBER: _ClassVar[int]
+    PEER_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    SLICES_FIELD_NUMBER: _ClassVar[int]
+    SENT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    RECEIVED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    SOFTWARE_FIELD_NUMBER: _ClassVar[int]
+    VALIDATION_LOSS_NATS_FIELD_NUMBER: _ClassVar[int]
+    refusal: str
+    peer: str
+    state: str
+    reason: str
+    slices: _containers.RepeatedCompositeFieldContainer[SliceStatus]
+    sent_bytes: int
+    received_bytes: int
+    tokens: int
+    software: str
+    validation_loss_nats: float
+    def __init__(self, refusal: _Optional[str] = ..., peer: _Optional[str] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., slices: _Optional[_Iterable[_Union[SliceStatus, _Mapping]]] = ..., sent_bytes: _Optional[int] = ..., received_bytes: _Optional[int] = ..., tokens: _Optional[int] = ..., software: _Optional[str] = ..., validation_loss_nats: _Optional[float] = ...) -> None: ...

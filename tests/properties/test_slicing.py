@@ -1,0 +1,116 @@
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from p2ptrain.config.schema import ModelConfig, SlicedParts, SlicingConfig
+from p2ptrain.errors import SlicingError
+from p2ptrain.ids import COMMON, SliceId
+from p2ptrain.model.slicing import SlicePlan
+
+PARTS: list[tuple[SlicedParts, ...]] = [("mlp",), ("heads",), ("mlp", "heads")]
+
+
+@st.composite
+def plans(draw: st.DrawFn) -> SlicePlan:
+    slices = draw(st.integers(1, 5))
+    kv_heads = slices * draw(st.integers(1, 2))
+    heads = kv_heads * draw(st.integers(1, 2))
+    model = ModelConfig(
+        layers=draw(st.integers(1, 3)),
+        width=heads * draw(st.sampled_from([2, 4])),
+        heads=heads,
+        kv_heads=kv_heads,
+        mlp_hidden=slices * draw(st.integers(1, 4)),
+        vocabulary=draw(st.integers(2, 9)),
+    )
+    return SlicePlan.of(model, SlicingConfig(slices=slices, parts=draw(st.sampled_from(PARTS))))
+
+
+def numbered_tensors(plan: SlicePlan) -> dict[str, torch.Tensor]:
+    tensors, begin = {}, 0
+    for name, shape in plan.shapes.items():
+        count = int(np.prod(shape))
+        tensors[name] = torch.arange(begin, begin + count, dtype=torch.float32).view(shape)
+        begin += count
+    return tensors
+
+
+@settings(deadline=None, max_examples=40)
+@given(plan=plans())
+def test_each_parameter_belongs_to_exactly_one_slice(plan: SlicePlan) -> None:
+    tensors = numbered_tensors(plan)
+    total = sum(tensor.numel() for tensor in tensors.values())
+    gathered = [plan.gather(tensors, slice_id) for slice_id in plan.slice_ids]
+    assert [len(values) for values in gathered] == [plan.numel(slice_id) for slice_id in plan.slice_ids]
+    assert np.array_equal(np.sort(np.concatenate(gathered)), np.arange(total, dtype=np.float32))
+
+
+@settings(deadline=None, max_examples=40)
+@given(plan=plans())
+def test_slices_have_equal_sizes(plan: SlicePlan) -> None:
+    assert len({plan.numel(slice_id) for slice_id in plan.slice_ids if slice_id != COMMON}) == 1
+
+
+@settings(deadline=None, max_examples=40)
+@given(plan=plans(), data=st.data())
+def test_scatter_writes_what_gather_reads_and_nothing_else(plan: SlicePlan, data: st.DataObject) -> None:
+    slice_id = data.draw(st.sampled_from(plan.slice_ids))
+    tensors = numbered_tensors(plan)
+    before = {other: plan.gather(tensors, other) for other in plan.slice_ids}
+    values = -1 - before[slice_id]
+    plan.scatter(tensors, slice_id, values)
+    for other in plan.slice_ids:
+        assert np.array_equal(plan.gather(tensors, other), values if other == slice_id else before[other])
+
+
+@settings(deadline=None, max_examples=20)
+@given(plan=plans())
+def test_assemble_inverts_gathering_all_slices(plan: SlicePlan) -> None:
+    tensors = numbered_tensors(plan)
+    assembled = plan.assemble({slice_id: plan.gather(tensors, slice_id) for slice_id in plan.slice_ids})
+    assert all(torch.equal(assembled[name], tensors[name]) for name in plan.shapes)
+
+
+@settings(deadline=None, max_examples=40)
+@given(plan=plans(), data=st.data())
+def test_owned_rows_are_the_union_of_the_regions_with_neighbours_merged(plan: SlicePlan, data: st.DataObject) -> None:
+    owned = data.draw(st.frozensets(st.sampled_from(plan.slice_ids)))
+    for name, shape in plan.shapes.items():
+        expected = {
+            row
+            for slice_id in owned
+            for region in plan.regions(slice_id)
+            if region.tensor == name
+            for row in range(region.first, region.stop)
+        }
+        ranges = plan.owned_rows(name, owned)
+        assert {row for first, stop in ranges for row in range(first, stop)} == expected
+        assert all(earlier[1] < later[0] for earlier, later in itertools.pairwise(ranges))
+        assert plan.owned_rows(name, frozenset(plan.slice_ids)) == ((0, shape[0]),)
+
+
+@settings(deadline=None, max_examples=40)
+@given(hidden=st.integers(1, 60), kv_heads=st.integers(1, 12), slices=st.integers(-1, 14), parts=st.sampled_from(PARTS))
+def test_only_numbers_that_divide_are_accepted_and_the_error_names_them(
+    hidden: int, kv_heads: int, slices: int, parts: tuple[SlicedParts, ...]
+) -> None:
+    model = ModelConfig(layers=1, width=kv_heads * 2, heads=kv_heads, kv_heads=kv_heads, mlp_hidden=hidden)
+    counts = [hidden] * ("mlp" in parts) + [kv_heads] * ("heads" in parts)
+    if slices >= 1 and all(count % slices == 0 for count in counts):
+        assert len(SlicePlan.of(model, SlicingConfig(slices=slices, parts=parts)).slice_ids) == slices + 1
+        return
+    with pytest.raises(SlicingError) as caught:
+        SlicePlan.of(model, SlicingConfig(slices=slices, parts=parts))
+    offered = [int(n) for n in str(caught.value).partition("these numbers can: ")[2].split(", ")]
+    assert offered == [n for n in range(1, 61) if all(count % n == 0 for count in counts)]
+
+
+def test_a_key_value_group_stays_with_its_query_heads() -> None:
+    model = ModelConfig(layers=1, width=16, heads=8, kv_heads=4, mlp_hidden=8)
+    plan = SlicePlan.of(model, SlicingConfig(slices=2, parts=("heads",)))
+    rows = {r.tensor.rpartition(".")[2]: (r.first, r.stop) for r in plan.regions(SliceId("1"))}
+    assert rows == {"q": (8, 16), "k": (4, 8), "v": (4, 8), "o": (8, 16)}

@@ -1,0 +1,135 @@
+import hashlib
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from p2ptrain.config.schema import OuterConfig
+from p2ptrain.errors import NonFiniteUpdate
+from p2ptrain.ids import Version
+from p2ptrain.training.outer_step import OuterState, outer_step
+from p2ptrain.training.pseudo_gradient import pseudo_gradient
+
+CONFIG = OuterConfig(lr=0.7, momentum=0.9)
+
+
+def numbers(seed: int, count: int = 1000) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(count).astype(np.float32)
+
+
+def test_the_pseudo_gradient_points_from_the_anchor_to_the_local_weights() -> None:
+    anchor, local = numbers(1), numbers(2)
+    assert np.array_equal(pseudo_gradient(anchor, local), anchor - local)
+    assert pseudo_gradient(anchor, local).dtype == np.float32
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_pseudo_gradient_that_is_not_finite_is_withheld(bad: float) -> None:
+    local = numbers(2)
+    local[[3, 7]] = bad
+    with pytest.raises(NonFiniteUpdate, match="2 of 1000 elements"):
+        pseudo_gradient(numbers(1), local)
+
+
+def test_a_difference_that_overflows_is_withheld() -> None:
+    with pytest.raises(NonFiniteUpdate, match="1 of 1 elements"):
+        pseudo_gradient(np.array([3e38], dtype=np.float32), np.array([-3e38], dtype=np.float32))
+
+
+def test_plain_sgd_with_lr_one_moves_the_anchor_onto_the_local_weights() -> None:
+    anchor, local = numbers(1), numbers(2)
+    state = outer_step(OuterState.initial(anchor), pseudo_gradient(anchor, local), OuterConfig(lr=1.0, momentum=0.0))
+    np.testing.assert_allclose(state.anchor, local, atol=1e-6)
+
+
+def test_the_outer_step_is_torchs_nesterov_sgd_up_to_rounding() -> None:
+    state = OuterState.initial(numbers(1))
+    weights = torch.nn.Parameter(torch.from_numpy(numbers(1)))
+    sgd = torch.optim.SGD([weights], lr=0.7, momentum=0.9, nesterov=True)
+    for seed in range(2, 7):
+        state = outer_step(state, numbers(seed), CONFIG)
+        weights.grad = torch.from_numpy(numbers(seed))
+        sgd.step()
+    np.testing.assert_allclose(state.anchor, weights.detach().numpy(), rtol=1e-4, atol=1e-4)
+
+
+def test_each_multiplication_and_addition_is_rounded_on_its_own() -> None:
+    state, gradient = OuterState(numbers(1, 50), numbers(2, 50)), numbers(3, 50)
+    after = outer_step(state, gradient, CONFIG)
+    lr, mu = np.float32(0.7), np.float32(0.9)
+    for i in range(50):
+        momentum = mu * state.momentum[i] + gradient[i]
+        assert after.momentum[i] == momentum
+        assert after.anchor[i] == state.anchor[i] - lr * (gradient[i] + mu * momentum)
+
+
+def test_a_step_returns_new_arrays_and_leaves_the_old_state_as_it_was() -> None:
+    anchor = numbers(1)
+    state = OuterState.initial(anchor)
+    assert not np.shares_memory(state.anchor, anchor)
+    digest, gradient = state.digest(Version(0)), numbers(2)
+    before = gradient.copy()
+    after = outer_step(state, gradient, CONFIG)
+    assert state.digest(Version(0)) == digest
+    assert np.array_equal(gradient, before)
+    for array in (after.anchor, after.momentum):
+        assert not any(np.shares_memory(array, other) for other in (state.anchor, state.momentum, gradient))
+
+
+def test_the_digest_covers_version_anchor_and_momentum() -> None:
+    state = OuterState(numbers(1), numbers(2))
+    expected = hashlib.sha256((4).to_bytes(8, "little") + numbers(1).tobytes() + numbers(2).tobytes()).hexdigest()
+    assert state.digest(Version(4)) == expected
+    assert state.digest(Version(5)) != expected
+    assert OuterState(numbers(3), numbers(2)).digest(Version(4)) != expected
+    assert OuterState(numbers(1), numbers(3)).digest(Version(4)) != expected
+
+
+PROGRAM = """
+import hashlib
+import numpy as np
+from p2ptrain.config.schema import InnerConfig, ModelConfig, OuterConfig, RunConfig, SlicingConfig
+from p2ptrain.ids import Version
+from p2ptrain.model.initial_weights import initial_values
+from p2ptrain.model.slicing import SlicePlan
+from p2ptrain.training.outer_step import OuterState, outer_step
+
+run = RunConfig(
+    name="bits",
+    seed=1,
+    rounds=1,
+    model=ModelConfig(layers=2, width=24, heads=2, kv_heads=2, mlp_hidden=42),
+    slicing=SlicingConfig(slices=2),
+    inner=InnerConfig(steps=1, batch=1, lr=0.1),
+    outer=OuterConfig(lr=0.7, momentum=0.9),
+)
+values = initial_values(run, SlicePlan.of(run.model, run.slicing))
+for slice_id in sorted(values):
+    state = OuterState.initial(values[slice_id])
+    for step in range(5):
+        gradient = np.roll(state.anchor, step + 1) * np.float32(0.37) + np.float32(0.001)
+        state = outer_step(state, gradient, run.outer)
+    print(slice_id, state.digest(Version(5)))
+"""
+
+
+def test_initial_weights_and_outer_steps_have_the_same_bits_with_and_without_fused_instructions() -> None:
+    processors = [
+        {"ATEN_CPU_CAPABILITY": "default", "NPY_DISABLE_CPU_FEATURES": "AVX2 FMA3 AVX512F AVX512_SKX X86_V3 X86_V4"},
+        {"ATEN_CPU_CAPABILITY": "avx2"},
+    ]
+    running = [
+        # numpy warns about names that it does not know: they changed between its versions.
+        subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-c", PROGRAM], env=os.environ | env, stdout=subprocess.PIPE, text=True
+        )
+        for env in processors
+    ]
+    outputs = [process.communicate(timeout=50)[0] for process in running]
+    assert [process.returncode for process in running] == [0, 0]
+    assert outputs[0].count("\n") == 3
+    assert outputs[0] == outputs[1]
+    assert hashlib.sha256(outputs[0].encode()).hexdigest()[:16] == "697864205852946e"
