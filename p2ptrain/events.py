@@ -226,7 +226,7 @@ class Refused(Event):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Traffic(Event):
-    """Bytes of messages and blobs that this peer has sent and received since it started; libp2p's overhead not counted."""
+    """Bytes of messages and blobs that this peer sent and received since it started, without libp2p's overhead."""
 
     sent_bytes: int
     received_bytes: int

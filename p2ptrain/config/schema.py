@@ -1,4 +1,4 @@
-"""What can be configured: ``RunConfig``, which all peers of a run share, and ``PeerConfig``, which one volunteer chooses.
+"""What can be configured: ``RunConfig``, which all peers share, and ``PeerConfig``, which one volunteer chooses.
 
 Each default is written here, once. A field without a default must be in the manifest.
 """
@@ -40,7 +40,7 @@ class SlicingConfig:
     slices: int
     """N. 1 is plain DiLoCo. The paper's quality falls quickly above 8."""
     parts: tuple[SlicedParts, ...] = ("mlp",)
-    """What is cut: ``mlp`` hidden units, and attention ``heads`` in whole key/value groups. The rest is the common part."""
+    """What is cut: ``mlp`` hidden units, attention ``heads`` in whole key/value groups; the rest is the common part."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,7 +56,7 @@ class DataConfig:
     validation_percent: int = 5
     """Share of the files, chosen by the hash of their names, that nobody trains on."""
     fingerprint: str = ""
-    """SHA-256 over names and contents, so that peers with other text never meet in a group; ``p2ptrain run new`` fills it."""
+    """SHA-256 over names and contents, so that peers with other text never meet; ``p2ptrain run new`` fills it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,7 +94,7 @@ class ExchangeConfig:
     part_elements: int = 262144
     """Elements in one part of the butterfly; smaller parts spread the reducing finer and cost more messages."""
     lease_s: float = 30.0
-    """A claim that is not renewed for so long has expired. With two owners, a dead one costs the other this long, once."""
+    """A claim not renewed for so long has expired. With two owners, a dead one costs the other this long, once."""
     gather_timeout_s: float = 60.0
     """Longest wait, from the first ready owner on, for the others' inner steps."""
     reduce_timeout_s: float = 30.0
@@ -112,7 +112,7 @@ class RunConfig:
     name: str
     seed: int
     rounds: int
-    """Length of the run in rounds, which also sets the learning-rate schedule; peers then stop training and only serve."""
+    """Length of the run, which also sets the learning-rate schedule; after it peers stop training and only serve."""
     model: ModelConfig
     slicing: SlicingConfig
     inner: InnerConfig

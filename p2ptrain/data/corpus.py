@@ -4,6 +4,7 @@ Everything is ordered and split by hashes of the files' names, so two machines w
 """
 
 import hashlib
+import os
 import platform
 import sysconfig
 from collections.abc import Iterable
@@ -91,12 +92,16 @@ def load_corpus(data: DataConfig, base: Path) -> Corpus:
 
 
 def _stdlib_names(root: Path) -> list[str]:
-    relative = (found.relative_to(root) for found in root.rglob("*.py"))
-    return [
-        name.as_posix()
-        for name in relative
-        if not _STDLIB_SKIPPED_FOLDERS.intersection(name.parts[:-1]) and not name.name.startswith(_STDLIB_SKIPPED_FILES)
-    ]
+    names = []
+    for folder, subfolders, files in os.walk(root):
+        # Not entered at all: site-packages can be a hundred times larger than the library.
+        subfolders[:] = [name for name in subfolders if name not in _STDLIB_SKIPPED_FOLDERS]
+        names += [
+            (Path(folder) / name).relative_to(root).as_posix()
+            for name in files
+            if name.endswith(".py") and not name.startswith(_STDLIB_SKIPPED_FILES)
+        ]
+    return names
 
 
 def _read(root: Path, names: list[str], *, max_bytes: int | None) -> list[tuple[str, bytes]]:

@@ -38,7 +38,7 @@ def training_windows(
     Raises:
         DataError: the text is shorter than one window.
     """
-    _require_window(corpus_train, length, part="training")
+    require_window(corpus_train, length, part="training")
     place = f"p2ptrain/training-windows/{seed}/{peer}/{round}/{inner_step}"
     key = int.from_bytes(hashlib.sha256(place.encode()).digest()[:16], "little")
     words = np.random.Philox(key=key).random_raw(batch)
@@ -60,7 +60,7 @@ def validation_windows(corpus_validation: np.ndarray, *, num_windows: int, lengt
     Raises:
         DataError: the text is shorter than one window.
     """
-    _require_window(corpus_validation, length, part="validation")
+    require_window(corpus_validation, length, part="validation")
     last = len(corpus_validation) - length - 1
     offsets = np.arange(num_windows, dtype=np.int64) * last // max(1, num_windows - 1)
     return _windows_at(corpus_validation, offsets, length)
@@ -71,7 +71,8 @@ def _windows_at(text: np.ndarray, offsets: np.ndarray, length: int) -> np.ndarra
     return windows
 
 
-def _require_window(text: np.ndarray, length: int, *, part: str) -> None:
+def require_window(text: np.ndarray, length: int, *, part: str) -> None:
+    """Raise DataError if ``text`` (shape [bytes]) has no window of ``length`` + 1 tokens; ``part`` names it."""
     if len(text) < length + 1:
         raise DataError(
             f"the {part} text has {len(text)} bytes and one window needs {length + 1};"

@@ -76,6 +76,7 @@ class Peer:
         self._identity = load_or_create(home.identity_path)
         self._saved = load_replicas(home, refetch=config.refetch)
         self._state, self._reason = "", ""
+        self._has_joined = False
         self._tokens = 0
         self._validation_loss_nats = math.nan
         self._unsettled: set[SliceId] = set()
@@ -122,6 +123,7 @@ class Peer:
         self._stand_on = {s: owner.replica.owned for s, owner in self._swarm.owners.items() if owner.replica.owned}
         self._trainer = Trainer(inner, self._round_trained, self._note, self._config.threads)
         self._trainer.start()
+        self._has_joined = True
         async with asyncio.TaskGroup() as group:
             self._group = group
             tasks = [
@@ -181,6 +183,8 @@ class Peer:
     def slice_moved(self, slice_id: SliceId) -> None:
         """A slice is at a new version; those that we are averaging are swapped in when all of them are settled."""
         self._moved.set()
+        if not self._has_joined:  # training will start from whatever we have then
+            return
         replica = self._swarm.replica(slice_id)
         if slice_id in self._swarm.followers:
             self._trainer.send(Swap(slice_id, replica.published.values))

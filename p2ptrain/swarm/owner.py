@@ -78,6 +78,7 @@ class SliceOwner:
         self._residual: Float32 = np.zeros(context.numel[slice_id], np.float32)
         """What int8 rounded away from our contributions so far; added to the next one (error feedback)."""
         self._pending: _Pending | None = None
+        self._held: rounds.CutOff | None = None
         self._catching_up = False
         self._serve_state()
 
@@ -119,9 +120,6 @@ class SliceOwner:
             tokens: what weighs it; 0 takes part without adding anything.
             loss_nats: mean training loss since the last round.
         """
-        if self._context.me not in self._state.ballot.members:
-            self._settle_void("this peer becomes an owner with the others' next commit")
-            return
         contribution = None
         self._pending = _Pending(clock.monotonic_s())
         if tokens > 0:
@@ -138,7 +136,8 @@ class SliceOwner:
             refs = tuple(self._context.blobs.store.hold(self._contribution_label, part) for part in parts)
             contribution = Contribution(self._context.me, tokens, loss_nats, refs)
             self._pending = _Pending(clock.monotonic_s(), total, parts)
-        self._queue.put_nowait(rounds.CutOff(contribution))
+        self._held = rounds.CutOff(contribution)
+        self._release_cut_off()
 
     @property
     def is_averaging(self) -> bool:
@@ -165,6 +164,13 @@ class SliceOwner:
         self._state, commands = rounds.advance(self._state, event, clock.monotonic_s())
         for command in commands:
             self._carry_out(command)
+        self._release_cut_off()
+
+    def _release_cut_off(self) -> None:
+        """A newcomer's contribution waits until it is a member: by the others' next commit, or when they are gone."""
+        if self._held and self._context.me in self._state.ballot.members:
+            self._queue.put_nowait(self._held)
+            self._held = None
 
     def _carry_out(self, command: rounds.Command) -> None:
         match command:
@@ -316,6 +322,8 @@ class SliceOwner:
     async def _catch_up(self, peer: PeerId) -> None:
         try:
             certificates = await self._context.caller.newer_certificates(peer, {self.slice: self._state.head.version})
+            if certificates and self._is_staged(certificates[0]):
+                self._handle(rounds.Heard(peer, self._committed_message(certificates[0])))
             steps = await catch_up(self._context, self.slice, self.replica, certificates, peer)
         finally:
             self._catching_up = False
@@ -351,16 +359,23 @@ class SliceOwner:
         """The round is over: nobody needs its contribution and averages any more, and training may go on."""
         self._context.blobs.store.release(self._contribution_label)
         self._context.blobs.store.release(self._round_label)
+        self._held = None
         if self._pending is not None:
             self._pending = None
             self._context.listener.round_settled(self.slice)
 
+    def _is_staged(self, certificate: Certificate) -> bool:
+        """Whether a certificate proves what we have computed ourselves, and only lacked the votes for."""
+        staged = self._staged
+        return staged is not None and staged[0] == certificate.value.results
+
     def _tell_head(self, peer: PeerId) -> None:
-        certificate = self.replica.certificate
-        if certificate:
-            value, ballot = certificate.value, certificate.ballot
-            message = RoundMessage(self._context.run, self.slice, value.version, ballot, Committed(certificate))
-            self._spawn(self._deliver(peer, message))
+        if self.replica.certificate:
+            self._spawn(self._deliver(peer, self._committed_message(self.replica.certificate)))
+
+    def _committed_message(self, certificate: Certificate) -> RoundMessage:
+        value = certificate.value
+        return RoundMessage(self._context.run, self.slice, value.version, certificate.ballot, Committed(certificate))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

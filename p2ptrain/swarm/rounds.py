@@ -645,6 +645,9 @@ class _Turn:
             self._commit(certificate)
         elif Head.of(certificate).outranks(s.head):
             self._do(CatchUp(sender))
+        elif value.version >= s.head.version and value.value_hash != s.head.value_hash:
+            # Whoever sent it is on a branch that has lost and does not know.
+            self._do(TellHead(sender))
 
     # Acting.
 

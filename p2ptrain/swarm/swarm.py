@@ -8,7 +8,7 @@ import asyncio
 import hashlib
 import random
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from p2ptrain import __version__, clock
@@ -178,10 +178,11 @@ class Swarm:
             message = RoundMessage.from_pb(request)
             if owner := self.owners.get(message.slice):
                 owner.heard(sender, message)
-            elif isinstance(message.body, Committed) and (follower := self.followers.get(message.slice)):
+            elif isinstance(message.body, Committed):
                 certificate = message.body.certificate
                 check_certificate(certificate, self._context.run, self._context.numel)
-                self._spawn(self._follow(follower, certificate, sender))
+                if follower := self.followers.get(message.slice):
+                    self._spawn(self._follow(follower, certificate, sender))
             else:
                 return pb.Ack(refusal=f"this peer does not own slice {message.slice[:64]}")
         except (BadMessage, BadRecord) as error:
@@ -254,14 +255,37 @@ class Swarm:
             await self._look()
 
     async def _look(self) -> None:
-        claims = await self._directory.claims()
-        # Our own record may be on its way still; nothing in the directory knows better than we do that we are here.
-        own = {peer: claim for peer, claim in self._context.claims.items() if peer == self._context.me}
+        """Bring our view of the claims up to date, and tell the owners what changed."""
+        now_s = clock.wall_s()
+        known = dict(self._context.claims)
+        for peer, claim in (await self._directory.claims()).items():
+            if peer not in known or claim.expires_s > known[peer].expires_s:
+                known[peer] = claim
+        # A claim holds until it expires even if one look misses it: the DHT answers with what some of its nodes have.
+        expired = [peer for peer, claim in known.items() if claim.expires_s < now_s and peer != self._context.me]
+        answers = await asyncio.gather(*map(self._is_alive, expired))
+        for peer, alive in zip(expired, answers, strict=True):
+            if alive:
+                known[peer] = replace(known[peer], expires_s=now_s + self._context.exchange.lease_s / 2)
+            else:
+                del known[peer]
         before = {slice_id: self._context.holders(slice_id) for slice_id in self.owners}
-        self._context.claims = dict(claims) | {p: c for p, c in own.items() if p not in claims}
+        self._context.claims = known
         for slice_id, owner in self.owners.items():
             if self._context.holders(slice_id) != before[slice_id]:
                 owner.claims_changed()
+
+    async def _is_alive(self, peer: PeerId) -> bool:
+        """Whether a peer whose claim expired still answers; then its record is late, and it keeps its place."""
+        request, timeout_s = (
+            pb.StatusRequest(run=self._context.run),
+            min(CALL_TIMEOUT_S, self._context.exchange.lease_s / 4),
+        )
+        try:
+            await self._context.node.call(peer, STATUS, request, pb.StatusReply, timeout_s=timeout_s)
+        except PeerUnreachable:
+            return False
+        return True
 
     async def _pull_news(self) -> None:
         while True:

@@ -10,7 +10,7 @@ import torch
 from p2ptrain import clock
 from p2ptrain.config.schema import InnerConfig, RunConfig
 from p2ptrain.data.corpus import Corpus
-from p2ptrain.data.sampler import training_windows
+from p2ptrain.data.sampler import require_window, training_windows
 from p2ptrain.errors import NonFiniteUpdate
 from p2ptrain.ids import PeerId, SliceId, Version
 from p2ptrain.model.slicing import SlicePlan
@@ -44,6 +44,9 @@ class InnerLoop:
         values: weights of all slices, each [numel], float32.
         corpus: the run's text.
         peer: whose batches to draw.
+
+    Raises:
+        DataError: the text is shorter than one window.
     """
 
     def __init__(
@@ -57,6 +60,8 @@ class InnerLoop:
     ) -> None:
         assert owned, "a peer without a slice has nothing to train"
         assert set(values) == set(plan.slice_ids), "the forward pass needs the values of every slice"
+        require_window(corpus.train, run.model.context, part="training")
+        require_window(corpus.validation, run.model.context, part="validation")
         self.run = run
         self.plan = plan
         self.owned = owned

@@ -162,6 +162,22 @@ def test_only_the_owned_columns_of_an_input_are_kept_for_the_backward_pass() -> 
         assert y.shape == (10, 6)
 
 
+def test_an_input_is_kept_only_if_some_row_of_its_matrix_is_owned() -> None:
+    kept: list[Tensor] = []
+
+    def note(tensor: Tensor) -> Tensor:
+        kept.append(tensor)
+        return tensor
+
+    full = torch.randn(6, 40)
+    x = torch.randn(10, 40, requires_grad=True)
+    for ranges, num_kept in ((((0, 2), (3, 4)), 1), ((), 0)):
+        kept.clear()
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            rows_as_outputs(x, SlicedTensor(full, ranges))
+        assert len([tensor for tensor in kept if tensor.data_ptr() != full.data_ptr()]) == num_kept
+
+
 def test_an_optimizer_on_the_leaves_moves_the_model() -> None:
     weight = SlicedTensor(torch.zeros(5, 2), ((1, 3),))
     rows_as_outputs(torch.ones(1, 2), weight).sum().backward()

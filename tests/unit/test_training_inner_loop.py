@@ -11,7 +11,7 @@ import torch
 
 from p2ptrain.config.schema import InnerConfig, ModelConfig, OuterConfig, RunConfig, SlicingConfig
 from p2ptrain.data.corpus import Corpus
-from p2ptrain.errors import NonFiniteUpdate
+from p2ptrain.errors import DataError, NonFiniteUpdate
 from p2ptrain.ids import COMMON, Digest, PeerId, SliceId, Version
 from p2ptrain.model.initial_weights import initial_values
 from p2ptrain.model.slicing import SlicePlan
@@ -56,6 +56,13 @@ def test_training_lowers_the_loss_on_held_out_text() -> None:
     for step in range(40):
         trained.step(Version(step // 5))
     assert trained.validation_loss(8) < before - 1.5
+
+
+def test_text_shorter_than_a_window_is_refused_before_training() -> None:
+    for train, validation in ((TEXT[:32], TEXT), (TEXT, TEXT[:32])):
+        short = Corpus(train=train, validation=validation, fingerprint=Digest("0" * 64))
+        with pytest.raises(DataError, match="32 bytes and one window needs 33"):
+            InnerLoop(RUN, PLAN, frozenset({COMMON}), VALUES, short, PeerId("a"))
 
 
 def test_steps_change_every_owned_slice_and_no_bit_of_the_others() -> None:
