@@ -30,8 +30,8 @@ def unmet_requirement(python, system, machine, torch, hivemind):
     install = "; in p2ptrain's folder run: pip install --constraint constraints.txt --editable ."
     if torch is None:
         return "needs torch, which is not installed" + install
-    if _major_minor(torch) < (2, 4):
-        return "needs torch 2.4 or newer, and this is " + torch + install
+    if _major_minor(torch) < (2, 5):
+        return "needs torch 2.5 or newer, and this is " + torch + install
     if hivemind is None:
         return "needs hivemind, which is not installed" + install
     return None

@@ -64,7 +64,7 @@ class StateFetched(Event):
 
     slice: SliceId
     version: Version
-    kind: str
+    part: str
     """``anchor`` for an owner's state, ``published`` for what non-owners compute with, ``replay`` for missed rounds."""
     size_bytes: int
     donor: PeerId
@@ -73,7 +73,7 @@ class StateFetched(Event):
     def line(self) -> str:
         """The event as one sentence for people."""
         return (
-            f"fetched slice {self.slice} v{self.version} ({self.kind}, {self.size_bytes / 1e6:.2f} MB)"
+            f"fetched slice {self.slice} v{self.version} ({self.part}, {self.size_bytes / 1e6:.2f} MB)"
             f" from {short(self.donor)} in {self.seconds:.1f} s, hash verified"
         )
 
@@ -261,6 +261,9 @@ class PeerStopped(Event):
 
 
 KINDS: dict[str, type[Event]] = {kind.__name__: kind for kind in Event.__subclasses__()}
+_RESERVED = {"sequence", "time_s", "kind"}
+"""What a record adds to its event; an event's own fields must not have these names."""
+assert not any(_RESERVED & {f.name for f in fields(kind)} for kind in KINDS.values())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

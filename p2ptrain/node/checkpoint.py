@@ -35,7 +35,7 @@ _DTYPES: Mapping[str, str] = {"F32": "<f4", "BF16": "<u2"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class OwnedState:
+class OwnedTensors:
     """A slice's agreed state as its owners hold it."""
 
     version: Version
@@ -48,7 +48,7 @@ class OwnedState:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class PublishedState:
+class PublishedTensors:
     """A slice as non-owners compute with it."""
 
     version: Version
@@ -63,8 +63,8 @@ class Checkpoint:
     """What a peer needs to go on where it stopped. A slice may be in both parts: its owner publishes it, too."""
 
     run: RunId
-    owned: Mapping[SliceId, OwnedState] = field(default_factory=dict)
-    published: Mapping[SliceId, PublishedState] = field(default_factory=dict)
+    owned: Mapping[SliceId, OwnedTensors] = field(default_factory=dict)
+    published: Mapping[SliceId, PublishedTensors] = field(default_factory=dict)
 
 
 class _Corrupt(Exception):
@@ -155,19 +155,19 @@ def _read(file: io.BufferedReader, run: RunId | None) -> Checkpoint:
         raise _Corrupt(f"has {size_bytes} bytes instead of {data_begin + data_bytes}")
 
     tensors = {name: _read_tensor(file, name, entry, metadata) for name, entry in header.items()}
-    owned: dict[SliceId, OwnedState] = {}
-    published: dict[SliceId, PublishedState] = {}
+    owned: dict[SliceId, OwnedTensors] = {}
+    published: dict[SliceId, PublishedTensors] = {}
     for name in tensors:
         kind, slice_id, *rest = name.split(".")
         source = f"{kind}.{slice_id}"
         version = Version(int(metadata[f"{source}.version"]))
         certificate = base64.b64decode(metadata[f"{source}.certificate"])
         if kind == "published":
-            published[SliceId(slice_id)] = PublishedState(
+            published[SliceId(slice_id)] = PublishedTensors(
                 version=version, weights=tensors[name], certificate=certificate
             )
         elif rest == ["anchor"]:
-            owned[SliceId(slice_id)] = OwnedState(
+            owned[SliceId(slice_id)] = OwnedTensors(
                 version=version,
                 anchor=tensors[f"{source}.anchor"],
                 momentum=tensors[f"{source}.momentum"],

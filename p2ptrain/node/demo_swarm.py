@@ -69,7 +69,8 @@ class DemoSwarm:
         Raises:
             DemoFailed: it ended, or printed no address in time.
         """
-        child = self._start(BOOTSTRAP, ["bootstrap", "--home", str(self.home(BOOTSTRAP)), "--host", "127.0.0.1"])
+        where = ["--home", str(self.home(BOOTSTRAP)), "--host", "127.0.0.1", "--port", "0"]
+        child = self._start(BOOTSTRAP, ["bootstrap", *where])
         deadline_s = clock.monotonic_s() + _BOOTSTRAP_START_S
         while clock.monotonic_s() < deadline_s:
             found = _ADDRESS.search(child.log.read_text(errors="replace"))

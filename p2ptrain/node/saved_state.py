@@ -24,7 +24,7 @@ def save_replicas(home: Home, replicas: Mapping[SliceId, Replica]) -> None:
         checkpoint.Checkpoint(
             run=home.run_id,
             owned={
-                s: checkpoint.OwnedState(
+                s: checkpoint.OwnedTensors(
                     version=r.owned.version,
                     anchor=r.owned.anchor,
                     momentum=r.owned.momentum,
@@ -34,7 +34,7 @@ def save_replicas(home: Home, replicas: Mapping[SliceId, Replica]) -> None:
                 if r.owned
             },
             published={
-                s: checkpoint.PublishedState(
+                s: checkpoint.PublishedTensors(
                     version=r.published.version, weights=r.published.bits, certificate=certificates[s]
                 )
                 for s, r in replicas.items()

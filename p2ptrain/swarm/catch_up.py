@@ -145,12 +145,12 @@ class _Task:
                 f"slice {self._value.slice} v{self._value.version} comes out with other digests than certified"
             )
 
-    def _report(self, kind: str, size_bytes: int, donor: PeerId, started_s: float) -> None:
+    def _report(self, part: str, size_bytes: int, donor: PeerId, started_s: float) -> None:
         self._context.events.emit(
             StateFetched(
                 slice=self._value.slice,
                 version=self._value.version,
-                kind=kind,
+                part=part,
                 size_bytes=size_bytes,
                 donor=donor,
                 seconds=clock.monotonic_s() - started_s,

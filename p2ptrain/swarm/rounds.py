@@ -504,7 +504,11 @@ class _Turn:
             gone = sorted(set(s.ballot.members) - set(members))
             if gone:
                 self._do(*(LeftOut(peer, "its claim expired") for peer in gone))
-            self._adopt(Ballot(s.ballot.epoch + 1, 0, members))
+            ballot = Ballot(s.ballot.epoch + 1, 0, members)
+            if s.me in members:
+                self._adopt(ballot)
+            else:
+                self._void("the owners are back, and this peer becomes one with their next commit", ballot)
         else:
             epoch = max(s.ballot.epoch, _membership(s.me, s.head, holders)[0])
             self._enter_ballot(Ballot(epoch, s.ballot.attempt, members))
@@ -834,10 +838,10 @@ class _Turn:
             ballot = replace(ballot, attempt=ballot.attempt + 1)
         self._adopt(ballot)
 
-    def _void(self, reason: str) -> None:
+    def _void(self, reason: str, ballot: Ballot | None = None) -> None:
         s = self.state
         self._do(Void(s.version, s.ballot.attempt, reason))
-        self._enter_ballot(Ballot(s.ballot.epoch, s.ballot.attempt + 1, s.ballot.members))
+        self._enter_ballot(ballot or replace(s.ballot, attempt=s.ballot.attempt + 1))
         self._set(stage=Stage.IDLE, contribution=None, attempts=0, deadline_s=None, suspects=frozenset())
         self._hear_early()
 

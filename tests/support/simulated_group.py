@@ -488,7 +488,8 @@ class SimulatedGroup:
 def check_legal(state: RoundState) -> None:
     """What holds of every state, however it was reached."""
     assert state.stage is Stage.IDLE or state.deadline_s is not None, "waits without a deadline"
-    assert state.stage is not Stage.IDLE or not state.promised
+    assert state.promised == (state.stage is not Stage.IDLE)
+    assert state.stage is Stage.IDLE or state.me in state.ballot.members, "takes part without a say"
     assert state.stage is not Stage.REDUCING or state.plan is not None
     assert state.stage is not Stage.VOTING or state.proposal is not None
     assert len(state.early) <= rounds.MAX_EARLY

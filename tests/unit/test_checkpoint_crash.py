@@ -11,7 +11,7 @@ import pytest
 from p2ptrain.errors import P2PTrainError, StorageError
 from p2ptrain.ids import COMMON, RunId, Version
 from p2ptrain.node import atomic_file, checkpoint
-from p2ptrain.node.checkpoint import Checkpoint, OwnedState
+from p2ptrain.node.checkpoint import Checkpoint, OwnedTensors
 
 KILLS = 60
 """Writers that are killed; about half of them leave an unfinished file. Once tried with 1500: all loads were whole."""
@@ -24,7 +24,7 @@ import numpy as np
 from p2ptrain.ids import COMMON, RunId, Version
 from p2ptrain.node import checkpoint
 from p2ptrain.node.atomic_file import remove_unfinished
-from p2ptrain.node.checkpoint import Checkpoint, OwnedState
+from p2ptrain.node.checkpoint import Checkpoint, OwnedTensors
 
 path, kills = Path(sys.argv[1]), int(sys.argv[2])
 chance = random.Random(0)
@@ -32,7 +32,7 @@ chance = random.Random(0)
 def state(version):
     values = np.full(300_000, version, np.float32)
     return Checkpoint(run=RunId("r"), owned={
-        COMMON: OwnedState(version=Version(version), anchor=values, momentum=-values, certificate=b"")})
+        COMMON: OwnedTensors(version=Version(version), anchor=values, momentum=-values, certificate=b"")})
 
 checkpoint.save(path, state(0))
 last, unfinished = 0, 0
@@ -57,7 +57,7 @@ print(last, unfinished)
 
 def state(version: int, numel: int) -> Checkpoint:
     values = np.full(numel, version, np.float32)
-    owned = OwnedState(version=Version(version), anchor=values, momentum=values, certificate=b"")
+    owned = OwnedTensors(version=Version(version), anchor=values, momentum=values, certificate=b"")
     return Checkpoint(run=RunId("r"), owned={COMMON: owned})
 
 
@@ -121,7 +121,7 @@ from p2ptrain.errors import StorageError
 from p2ptrain.ids import COMMON, RunId, Version
 from p2ptrain.node import checkpoint
 values = np.full(100_000, 2, np.float32)
-state = checkpoint.OwnedState(version=Version(2), anchor=values, momentum=values, certificate=b"")
+state = checkpoint.OwnedTensors(version=Version(2), anchor=values, momentum=values, certificate=b"")
 resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000))
 try:
     checkpoint.save(Path(sys.argv[1]), checkpoint.Checkpoint(run=RunId("r"), owned={COMMON: state}))

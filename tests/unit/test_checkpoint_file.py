@@ -16,7 +16,7 @@ import torch
 from p2ptrain.errors import HomeError
 from p2ptrain.ids import COMMON, RunId, SliceId, Version
 from p2ptrain.node import checkpoint
-from p2ptrain.node.checkpoint import Checkpoint, OwnedState, PublishedState
+from p2ptrain.node.checkpoint import Checkpoint, OwnedTensors, PublishedTensors
 
 RUN = RunId("ab" * 32)
 
@@ -24,16 +24,16 @@ RUN = RunId("ab" * 32)
 def example(seed: int = 0, numel: int = 40) -> Checkpoint:
     random_numbers = np.random.default_rng(seed)
 
-    def owned(version: int) -> OwnedState:
-        return OwnedState(
+    def owned(version: int) -> OwnedTensors:
+        return OwnedTensors(
             version=Version(version),
             anchor=random_numbers.standard_normal(numel, dtype=np.float32),
             momentum=random_numbers.standard_normal(numel, dtype=np.float32),
             certificate=random_numbers.bytes(30),
         )
 
-    def published(version: int) -> PublishedState:
-        return PublishedState(
+    def published(version: int) -> PublishedTensors:
+        return PublishedTensors(
             version=Version(version),
             weights=random_numbers.integers(0, 2**16, numel + 1, dtype=np.uint16),
             certificate=b"",

@@ -18,7 +18,7 @@ from p2ptrain.model.export import load_exported
 from p2ptrain.model.initial_weights import initial_values
 from p2ptrain.model.slicing import SlicePlan
 from p2ptrain.node import checkpoint
-from p2ptrain.node.checkpoint import Checkpoint, OwnedState, PublishedState
+from p2ptrain.node.checkpoint import Checkpoint, OwnedTensors, PublishedTensors
 from p2ptrain.node.home import Home
 from p2ptrain.node.trained_model import load_trained
 from p2ptrain.wire.codec import round_to_bf16
@@ -38,12 +38,12 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(previous)
 
 
-def owned(values: np.ndarray) -> OwnedState:
-    return OwnedState(version=Version(3), anchor=values, momentum=np.zeros_like(values), certificate=b"c")
+def owned(values: np.ndarray) -> OwnedTensors:
+    return OwnedTensors(version=Version(3), anchor=values, momentum=np.zeros_like(values), certificate=b"c")
 
 
-def published(values: np.ndarray) -> PublishedState:
-    return PublishedState(version=Version(3), weights=round_to_bf16(values), certificate=b"c")
+def published(values: np.ndarray) -> PublishedTensors:
+    return PublishedTensors(version=Version(3), weights=round_to_bf16(values), certificate=b"c")
 
 
 def example() -> Checkpoint:

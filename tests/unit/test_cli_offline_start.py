@@ -24,7 +24,7 @@ def p2ptrain(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_machine_with_everything_lacks_nothing():
     assert entry.unmet_requirement(**GOOD) is None
-    assert entry.unmet_requirement(**GOOD | {"python": (3, 12, 0), "torch": "2.4.0"}) is None
+    assert entry.unmet_requirement(**GOOD | {"python": (3, 12, 0), "torch": "2.5.0"}) is None
 
 
 @pytest.mark.parametrize(
@@ -36,8 +36,8 @@ def test_machine_with_everything_lacks_nothing():
         ({"system": "Darwin", "machine": "arm64"}, "needs Linux on x86-64"),
         ({"machine": "aarch64"}, "this is Linux on aarch64"),
         ({"torch": None}, "needs torch, which is not installed; in p2ptrain's folder run: pip install"),
-        ({"torch": "2.3.1"}, "needs torch 2.4 or newer, and this is 2.3.1"),
-        ({"torch": "1.13.0a0+git"}, "needs torch 2.4 or newer"),
+        ({"torch": "2.4.1"}, "needs torch 2.5 or newer, and this is 2.4.1"),
+        ({"torch": "1.13.0a0+git"}, "needs torch 2.5 or newer"),
         ({"hivemind": None}, "needs hivemind, which is not installed"),
     ],
 )

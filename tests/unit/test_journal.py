@@ -75,6 +75,14 @@ def test_last_sequence_is_found_in_a_long_journal_and_behind_unreadable_lines(pa
         assert journal.last_sequence == 2000
 
 
+def test_last_sequence_is_found_in_a_line_longer_than_what_is_read_at_a_time(path: Path) -> None:
+    with Journal(path) as journal:
+        journal(record(1))
+        journal(Record(sequence=2, time_s=1.0, event=StateChanged(state="WAITING", reason="x" * 200_000)))
+    with Journal(path) as journal:
+        assert journal.last_sequence == 2
+
+
 def test_killed_writer_leaves_whole_records_only(path: Path) -> None:
     code = """
 import pathlib, sys

@@ -1,0 +1,132 @@
+"""Peers that are killed or frozen in the middle of a round cost the others one deadline, never a bit."""
+
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from p2ptrain.events import Event, RoundCommitted, RoundStage, RoundVoid
+from tests.support.live_swarm import START_S, LivePeer, LiveSwarm, eventually, is_running
+
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(240)]
+
+LEASE_S = 5.0
+"""Of the preset: how long a silent owner keeps its place."""
+RECOVERY_S = 25.0
+"""Lease, an unanswered call and a gather deadline (15 s together), and room for a shared machine."""
+
+
+def open_stage(peer: LivePeer) -> tuple[str, int, str] | None:
+    """Slice, version and stage of a round that the peer is in the middle of."""
+    open_rounds: dict[str, tuple[str, int, str]] = {}
+    for event in peer.events(Event):
+        match event:
+            case RoundStage(slice=slice_id, version=version, stage=stage):
+                open_rounds[slice_id] = (slice_id, version, stage)
+            case RoundCommitted(slice=slice_id) | RoundVoid(slice=slice_id):
+                open_rounds.pop(slice_id, None)
+    return next(iter(open_rounds.values()), None)
+
+
+def kill_in_the_middle_of(stage: str, victim: LivePeer) -> tuple[str, int]:
+    """SIGKILL the victim while one of its rounds is in ``stage``; returns that slice and version."""
+
+    def frozen_in_stage() -> tuple[str, int, str] | None:
+        victim.check()
+        now = open_stage(victim)
+        if now is None or now[2] != stage:
+            return None
+        # Journals are read a moment late: freeze first, then see whether it still stands there.
+        if not victim.child.freeze():
+            return None
+        now = open_stage(victim)
+        if now is not None and now[2] == stage:
+            return now
+        victim.child.send(signal.SIGCONT)
+        return None
+
+    slice_id, version, _ = eventually(frozen_in_stage, within_s=60.0, what=f"{victim.name} is caught while {stage}")
+    daemons = victim.daemons()
+    assert daemons
+    victim.child.kill()
+    eventually(lambda: not any(map(is_running, daemons)), within_s=2.0, what="its libp2p daemon dies with it")
+    return slice_id, version
+
+
+@pytest.mark.parametrize("stage", ["gathering", "reducing", "voting"])
+def test_survivors_commit_after_a_peer_is_killed_while(stage: str, tmp_path: Path) -> None:
+    with LiveSwarm(tmp_path) as swarm:
+        peers = {name: swarm.start_peer(name, slices) for name, slices in (("a", "0"), ("b", "0"), ("c", "1"))}
+        for peer in peers.values():
+            peer.wait_for_version("common", 4)
+        victim_id = peers["b"].id
+        kill_in_the_middle_of(stage, peers["b"])
+        killed_s = time.monotonic()
+        survivor = peers["a"]
+        for slice_id in ("0", "common"):
+            before = survivor.committed(slice_id)[-1].version
+            survivor.wait_for_version(slice_id, before + 2, within_s=RECOVERY_S)
+        print(f"killed while {stage}: two more versions of both slices after {time.monotonic() - killed_s:.1f} s")
+        assert victim_id not in survivor.committed("0")[-1].owners
+        swarm.assert_same_digests()
+
+        replacement = swarm.start_peer("b2")
+        eventually(
+            lambda: replacement.id in survivor.committed("0")[-1].contributors,
+            within_s=START_S,
+            what="the replacement chooses slice 0 and contributes",
+        )
+        swarm.assert_same_digests()
+
+
+@pytest.mark.parametrize("frozen_s", [1.0, 3 * LEASE_S], ids=["shorter than the lease", "longer than the lease"])
+def test_frozen_peer_comes_back_without_a_fork(frozen_s: float, tmp_path: Path) -> None:
+    with LiveSwarm(tmp_path) as swarm:
+        stays, freezes = swarm.start_peer("stays", "0"), swarm.start_peer("freezes", "0")
+        for peer in (stays, freezes):
+            peer.wait_for_version("0", 4)
+        assert freezes.child.freeze()
+        version = stays.committed("0")[-1].version
+        if frozen_s > LEASE_S:
+            stays.wait_for_version("0", version + 3, within_s=RECOVERY_S)
+        else:
+            time.sleep(frozen_s)  # the length of the freeze is what is tested
+        freezes.child.send(signal.SIGCONT)
+        both = {stays.id, freezes.id}
+        thawed_at = stays.committed("0")[-1].version
+
+        def average_together_again() -> bool:
+            stays.check()
+            freezes.check()
+            return any(e.version > thawed_at + 1 and set(e.contributors) == both for e in stays.committed("0"))
+
+        eventually(average_together_again, within_s=START_S, what=f"both contribute again\n{freezes.log()}")
+        swarm.assert_same_digests()
+
+
+def test_all_owners_of_a_slice_die_and_the_others_go_on(tmp_path: Path) -> None:
+    with LiveSwarm(tmp_path) as swarm:
+        lost, stays = swarm.start_peer("lost", "0"), swarm.start_peer("stays", "1")
+        lost.wait_for_version("0", 4)
+        lost.child.kill()
+        version = stays.committed("common")[-1].version
+        stays.wait_for_version("common", version + 3, within_s=RECOVERY_S)
+        swarm.assert_same_digests()
+
+
+def test_running_swarm_does_not_notice_that_the_bootstrap_died(tmp_path: Path) -> None:
+    with LiveSwarm(tmp_path) as swarm:
+        a, b = swarm.start_peer("a", "0"), swarm.start_peer("b", "0")
+        for peer in (a, b):
+            peer.wait_for_version("0", 3)
+        swarm.children[0].kill()
+        died_at = a.committed("0")[-1].version
+        time.sleep(2 * LEASE_S)  # claims that nobody could renew would have expired by now
+
+        def still_together() -> bool:
+            return any(event.version > died_at + 5 and len(event.contributors) == 2 for event in a.committed("0")[-3:])
+
+        eventually(still_together, within_s=RECOVERY_S, what="a and b average on")
+        assert a.committed("0")[-1].epoch == 1
+        swarm.assert_same_digests()

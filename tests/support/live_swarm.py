@@ -1,0 +1,194 @@
+"""A swarm of real processes on loopback for tests: started through the command line, watched through its journals."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from p2ptrain.cli.manifest_commands import ManifestChanges, write_manifest
+from p2ptrain.dashboard.follow import JournalTail
+from p2ptrain.events import Event, PeerStarted, RoundCommitted, StateChanged
+from p2ptrain.ids import PeerId, SliceId
+from p2ptrain.node.child_processes import Child, start_child, stop_children
+
+START_S = 40.0
+"""A peer is up in 5 s on 2 idle cores, 4 of them imports; several start at once, and machines are shared."""
+_E = TypeVar("_E", bound=Event)
+
+
+def eventually(condition: Callable[[], Any], *, within_s: float, what: str) -> Any:
+    """The first truthy answer of ``condition``, asked often; fails the test with ``what`` when time is up."""
+    deadline_s = time.monotonic() + within_s
+    while True:
+        answer = condition()
+        if answer:
+            return answer
+        if time.monotonic() > deadline_s:
+            raise AssertionError(f"not within {within_s:.0f} s: {what}")
+        time.sleep(0.02)
+
+
+class LivePeer:
+    """One peer process and all that it has recorded."""
+
+    def __init__(self, name: str, home: Path, child: Child) -> None:
+        self.name = name
+        self.home = home
+        self.child = child
+        self._tail = JournalTail(home / "events.jsonl")
+        self._events: list[Event] = []
+
+    def events(self, kind: type[_E]) -> list[_E]:
+        """All events of a kind so far, in order."""
+        self._events += [record.event for record in self._tail.new_records()]
+        return [event for event in self._events if isinstance(event, kind)]
+
+    def committed(self, slice_id: str) -> list[RoundCommitted]:
+        """Versions of a slice that this peer took part in committing."""
+        return [event for event in self.events(RoundCommitted) if event.slice == slice_id]
+
+    @property
+    def id(self) -> PeerId:
+        """Its peer id, once it listens."""
+
+        def started() -> list[PeerStarted]:
+            self.check()
+            return self.events(PeerStarted)
+
+        return eventually(started, within_s=START_S, what=f"{self.name} listens")[-1].peer
+
+    def state(self) -> str:
+        """What it is doing."""
+        states = self.events(StateChanged)
+        return states[-1].state if states else ""
+
+    def wait_for_version(self, slice_id: str, version: int, within_s: float = START_S) -> None:
+        """Until this peer has committed ``version`` of a slice."""
+
+        def reached() -> bool:
+            self.check()
+            return any(event.version >= version for event in self.committed(slice_id))
+
+        eventually(reached, within_s=within_s, what=f"{self.name} commits slice {slice_id} v{version}\n{self.log()}")
+
+    def check(self) -> None:
+        """Fails the test if the process has ended."""
+        status = self.child.exit_status()
+        assert status is None, f"{self.name} ended with status {status}\n{self.log()}"
+
+    def log(self) -> str:
+        """The end of what it printed."""
+        return "\n".join(self.child.last_lines(25))
+
+    def daemons(self) -> list[int]:
+        """Process ids of its libp2p daemons."""
+        return descendants(self.child.pid)
+
+
+class LiveSwarm:
+    """A bootstrap node and peers; leaving the ``with`` block ends them all."""
+
+    def __init__(self, folder: Path, preset: str = "nano", **changes: Any) -> None:
+        self.folder = folder
+        self.manifest = folder / "run.toml"
+        self.peers: dict[str, LivePeer] = {}
+        self.children: list[Child] = []
+        self.address = ""
+        write_manifest(preset, self.manifest, ManifestChanges(seed=1, **changes))
+
+    def __enter__(self) -> "LiveSwarm":
+        child = self._start("bootstrap", ["bootstrap", "--home", str(self.folder / "bootstrap"), "--port", "0"])
+
+        def printed_address() -> re.Match[str] | None:
+            assert child.exit_status() is None, "\n".join(child.last_lines(20))
+            return re.search(r"/ip4/\S+/p2p/\w+", child.log.read_text())
+
+        self.address = eventually(printed_address, within_s=START_S, what="the bootstrap prints its address").group()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        stop_children(self.children, grace_s=5.0)
+
+    def start_peer(
+        self,
+        name: str,
+        slices: str = "auto",
+        *arguments: str,
+        manifest: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> LivePeer:
+        """Start a peer; it is up when its journal says so."""
+        home = self.folder / name
+        command = ["peer", "--run", str(manifest or self.manifest), "--bootstrap", self.address, "--home", str(home)]
+        child = self._start(name, [*command, "--threads", "1", "--slices", slices, *arguments], environment)
+        self.peers[name] = LivePeer(name, home, child)
+        return self.peers[name]
+
+    def report(self) -> dict[str, Any]:
+        """What ``p2ptrain swarm --json`` says."""
+        done = subprocess.run(
+            p2ptrain("swarm", "--run", str(self.manifest), "--bootstrap", self.address, "--json"),
+            capture_output=True,
+            text=True,
+            timeout=START_S,
+            check=True,
+        )
+        return json.loads(done.stdout)
+
+    def slice_report(self, slice_id: str) -> dict[str, Any]:
+        """One slice in ``report``."""
+        return next(one for one in self.report()["slices"] if one["id"] == slice_id)
+
+    def assert_same_digests(self) -> None:
+        """Every version of every slice that two peers committed has one digest."""
+        seen: dict[tuple[SliceId, int], dict[str, str]] = {}
+        for peer in self.peers.values():
+            for event in peer.events(RoundCommitted):
+                seen.setdefault((event.slice, event.version), {})[peer.name] = event.digest
+        assert seen, "nothing was committed"
+        for (slice_id, version), digests in seen.items():
+            assert len(set(digests.values())) == 1, f"slice {slice_id} v{version}: {digests}"
+
+    def _start(self, name: str, arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> Child:
+        variables = {**os.environ, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1", **(environment or {})}
+        child = start_child(name, p2ptrain(*arguments), self.folder / f"{name}.log", variables)
+        self.children.append(child)
+        return child
+
+
+def p2ptrain(*arguments: str) -> list[str]:
+    """The command line of ``p2ptrain``, with this interpreter."""
+    return [sys.executable, "-m", "p2ptrain", *arguments]
+
+
+def descendants(pid: int) -> list[int]:
+    """Process ids of a process's children and theirs."""
+    children = Path(f"/proc/{pid}/task/{pid}/children")
+    found = [int(child) for child in children.read_text().split()] if children.exists() else []
+    return found + [grandchild for child in found for grandchild in descendants(child)]
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process exists and is not just waiting to be reaped."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def stop_gently(peers: Sequence[LivePeer], within_s: float) -> dict[str, int | None]:
+    """SIGTERM, and the exit status of each peer when all have ended."""
+    for peer in peers:
+        peer.child.send(signal.SIGTERM)
+    eventually(
+        lambda: all(peer.child.exit_status() is not None for peer in peers),
+        within_s=within_s,
+        what="the peers end after SIGTERM",
+    )
+    return {peer.name: peer.child.exit_status() for peer in peers}

@@ -1,0 +1,153 @@
+"""Peers that start together, join late, come back or run on other processors train one model."""
+
+import hashlib
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from p2ptrain.events import Evaluated, SlicesClaimed, StateFetched, StateResumed, UpdateApplied
+from p2ptrain.node import checkpoint
+from tests.support.live_swarm import (
+    START_S,
+    LiveSwarm,
+    eventually,
+    is_running,
+    p2ptrain,
+    stop_gently,
+)
+
+pytestmark = [pytest.mark.swarm, pytest.mark.timeout(180)]
+
+
+def test_four_peers_spread_over_the_slices_and_agree_on_every_bit(tmp_path: Path) -> None:
+    with LiveSwarm(tmp_path) as swarm:
+        peers = [swarm.start_peer(name) for name in "abcd"]
+        for peer in peers:
+            peer.wait_for_version("common", 8)
+        report = swarm.report()
+        owners = {one["id"]: one["owners"] for one in report["slices"]}
+        assert {slice_id: len(ids) for slice_id, ids in owners.items()} == {"common": 4, "0": 2, "1": 2}
+        assert sorted(owners["0"] + owners["1"]) == sorted(owners["common"])
+        for one in report["slices"]:
+            assert sorted(one["digests"]) == one["owners"]
+            assert len(set(one["digests"].values())) == 1, one
+        losses = [event.loss_nats for event in peers[0].events(Evaluated)]
+        assert losses[-1] < 0.95 * losses[0]
+
+        daemons = [pid for peer in peers for pid in peer.daemons()]
+        assert len(daemons) == 4
+        assert set(stop_gently(peers, within_s=10.0).values()) == {0}
+        assert not any(map(is_running, daemons))
+        swarm.assert_same_digests()
+        _assert_published_weights_are_the_same_for_all(tmp_path, "abcd")
+        _assert_model_can_be_used(tmp_path / "a", tmp_path / "model")
+
+
+def _assert_published_weights_are_the_same_for_all(folder: Path, names: str) -> None:
+    seen: dict[tuple[str, int], set[str]] = {}
+    for name in names:
+        saved = checkpoint.load(folder / name / "checkpoint.safetensors")
+        assert saved is not None
+        assert set(saved.owned) < set(saved.published)
+        for slice_id, published in saved.published.items():
+            digest = hashlib.sha256(published.weights.tobytes()).hexdigest()
+            seen.setdefault((slice_id, published.version), set()).add(digest)
+            if slice_id in saved.owned:
+                anchor = saved.owned[slice_id].anchor
+                values = (published.weights.astype(np.uint32) << 16).view(np.float32)
+                # bf16 keeps 8 bits, and int8 blocks a 254th of the block's largest change.
+                assert np.abs(values - anchor).max() < 2**-8 * np.abs(anchor).max() + 1e-3
+    assert all(len(digests) == 1 for digests in seen.values()), seen
+
+
+def _assert_model_can_be_used(home: Path, out: Path) -> None:
+    text = subprocess.run(
+        p2ptrain("generate", "--home", str(home), "--prompt", "def ", "--bytes", "30", "--seed", "1"),
+        capture_output=True,
+        check=True,
+        timeout=60,
+    )
+    assert len(text.stdout) >= 30
+    subprocess.run(p2ptrain("export", "--home", str(home), "--out", str(out)), check=True, timeout=60)
+    assert (out / "model.safetensors").stat().st_size > 26_784 * 4
+
+
+def test_late_peer_fetches_verified_state_and_contributes(tmp_path: Path) -> None:
+    with LiveSwarm(tmp_path) as swarm:
+        first = swarm.start_peer("first", "0")
+        first.wait_for_version("0", 12)
+        late = swarm.start_peer("late", "0")
+        eventually(
+            lambda: any(late.id in event.contributors for event in first.committed("0")),
+            within_s=START_S,
+            what="the late peer contributes to slice 0",
+        )
+        fetched = {event.slice for event in late.events(StateFetched) if event.part == "anchor"}
+        assert fetched == {"common", "0"}
+        late.wait_for_version("0", late.committed("0")[0].version + 3)
+        swarm.assert_same_digests()
+
+
+def test_peer_chooses_the_slice_without_an_owner(tmp_path: Path) -> None:
+    with LiveSwarm(tmp_path) as swarm:
+        swarm.start_peer("a", "0").wait_for_version("0", 2)
+        other = swarm.start_peer("b")
+        claimed = eventually(lambda: other.events(SlicesClaimed), within_s=START_S, what="b claims")
+        assert claimed[0].slices == ["common", "1"]
+        eventually(
+            lambda: any(event.slice == "0" for event in other.events(UpdateApplied)),
+            within_s=START_S,
+            what="b receives updates of the slice that it does not own",
+        )
+
+
+def test_restarted_peer_resumes_from_its_disk_and_catches_up(tmp_path: Path) -> None:
+    with LiveSwarm(tmp_path) as swarm:
+        stays, returns = swarm.start_peer("stays", "0"), swarm.start_peer("returns", "0")
+        returns.wait_for_version("common", 6)
+        assert stop_gently([returns], within_s=10.0) == {"returns": 0}
+        gone_at = stays.committed("common")[-1].version
+        stays.wait_for_version("common", gone_at + 5)
+        again = swarm.start_peer("returns")
+        resumed = eventually(lambda: again.events(StateResumed), within_s=START_S, what="it resumes")
+        assert {resumed[-1].versions[slice_id] >= 6 for slice_id in ("common", "0")} == {True}
+        assert again.events(SlicesClaimed)[-1].slices == ["common", "0"], "it keeps the slice whose state it has"
+        eventually(
+            lambda: again.id in stays.committed("0")[-1].contributors,
+            within_s=START_S,
+            what="the returned peer contributes again",
+        )
+        swarm.assert_same_digests()
+
+
+def test_owners_on_processors_with_and_without_fused_instructions_hold_the_same_bits(tmp_path: Path) -> None:
+    plain = {"ATEN_CPU_CAPABILITY": "default", "NPY_DISABLE_CPU_FEATURES": "X86_V3 X86_V4"}
+    with LiveSwarm(tmp_path) as swarm:
+        old = swarm.start_peer("old", "0", environment=plain)
+        new = swarm.start_peer("new", "0", environment={"ATEN_CPU_CAPABILITY": "avx2"})
+        old.wait_for_version("0", 10)
+        new.wait_for_version("0", 10)
+        both = [event for event in new.committed("0") if len(event.contributors) == 2]
+        assert len(both) >= 5
+        swarm.assert_same_digests()
+
+
+def test_peers_of_other_settings_never_meet(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    other_run = LiveSwarm(tmp_path / "other", rounds=999).manifest
+    with LiveSwarm(tmp_path) as swarm:
+        ours = swarm.start_peer("ours", "0")
+        theirs = swarm.start_peer("theirs", "0", manifest=other_run)
+        ours.wait_for_version("common", 3)
+        theirs.wait_for_version("common", 3)
+        assert swarm.slice_report("common")["owners"] == [ours.id]
+        assert all(event.contributors == [theirs.id] for event in theirs.committed("common"))
+
+
+def test_single_peer_owning_everything_trains_alone_and_completes_the_run(tmp_path: Path) -> None:
+    with LiveSwarm(tmp_path, slices=1, rounds=5) as swarm:
+        alone = swarm.start_peer("alone", "all")
+        eventually(lambda: alone.state() == "COMPLETE", within_s=START_S, what="the run is complete")
+        assert [event.version for event in alone.committed("0")] == [1, 2, 3, 4, 5]
