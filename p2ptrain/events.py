@@ -107,6 +107,17 @@ class InnerStepDone(Event):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingFailed(Event):
+    """An inner step gave NaN or infinity; this round's work is thrown away, and the next starts from the anchor."""
+
+    reason: str
+
+    def line(self) -> str:
+        """The event as one sentence for people."""
+        return f"training failed, nothing is contributed to this round: {self.reason}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Evaluated(Event):
     """Validation loss of this peer's model right after new slice versions were swapped in."""
 

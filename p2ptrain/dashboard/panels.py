@@ -125,7 +125,7 @@ def _slice_map(view: SwarmView, slices: Sequence[SliceView], width: int, glyphs:
 
 
 def _slice_cell(view: SwarmView, one: SliceView, width: int, glyphs: _Glyphs) -> Panel:
-    owners = [view.name_of(peer) for peer in one.owners] or [
+    owners = sorted(view.name_of(peer) for peer in one.owners) or [
         peer.name for peer in view.peers.values() if peer.fate == "alive" and one.slice in peer.slices
     ]
     body = Text(no_wrap=True, overflow=glyphs.overflow)
@@ -199,7 +199,7 @@ def _doing(peer: PeerView, width: int, glyphs: _Glyphs) -> Text:
     else:
         text = f"{peer.state.lower()}: {peer.reason}" if peer.reason else peer.state.lower()
     if peer.missing_records:
-        text += f" ({peer.missing_records} events not recorded)"
+        text += f" ({peer.missing_records} events missing)"
     return Text(text, style="cyan" if peer.state == "COMPLETE" else "")
 
 

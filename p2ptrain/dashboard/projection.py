@@ -3,6 +3,7 @@
 Screens draw the view, the demo decides by it, and replaying the same journals gives the same view.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -19,6 +20,9 @@ _SPEED_MEMORY = 0.8
 _QUIET_STATES = frozenset({"TRAINING", "AVERAGING"})
 """They alternate every round, and the peers' table shows them."""
 
+_SAID_BY_SEVERAL = (events.PeerLost, events.CatchUpFailed)
+"""Each peer notices for itself; one line is enough for all within the last ``_RECENT_NOTES``."""
+_RECENT_NOTES = 30
 _UNTRAINED = Version(0)
 
 NoteKind = Literal["plain", "routine", "good", "trouble"]
@@ -57,7 +61,7 @@ class PeerView:
     stages: Mapping[SliceId, StageView] = field(default_factory=dict)
     last_sequence: int = 0
     missing_records: int = 0
-    """Gaps in the journal's numbering: events that could not be written."""
+    """Gaps in the journal's numbering: events that could not be written, or of kinds unknown to this version."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -170,19 +174,29 @@ def fold(view: SwarmView, name: str, record: Record) -> SwarmView:
                     kind="trouble",
                 ),
             )
-    if noted:
+    if noted and not (isinstance(record.event, _SAID_BY_SEVERAL) and _was_said(view, noted)):
         view = add_note(view, Note(time_s=record.time_s, name=name, text=noted, kind=_note_kind(record)))
     return view
 
 
 def add_note(view: SwarmView, note: Note) -> SwarmView:
     """The view with one more line, in which known peers go by their names."""
-    text = note.text
+    notes = (*view.notes[-_KEPT_NOTES + 1 :], replace(note, text=_with_names(view, note.text)))
+    return replace(view, notes=notes, num_notes=view.num_notes + 1)
+
+
+def _with_names(view: SwarmView, text: str) -> str:
     for peer in view.peers.values():
         if peer.peer is not None:
-            text = text.replace(f"peer {short(peer.peer)}", peer.name).replace(short(peer.peer), peer.name)
-    notes = (*view.notes[-_KEPT_NOTES + 1 :], replace(note, text=text))
-    return replace(view, notes=notes, num_notes=view.num_notes + 1)
+            # Not inside addresses, which have the whole id.
+            text = re.sub(rf"\b(peer )?{re.escape(short(peer.peer))}\b", peer.name, text)
+    return text
+
+
+def _was_said(view: SwarmView, text: str) -> bool:
+    """Whether a recent note has the same beginning, up to the reason, which each peer puts in its own way."""
+    gist = _with_names(view, text).partition(":")[0]
+    return any(note.text.partition(":")[0] == gist for note in view.notes[-_RECENT_NOTES:])
 
 
 def with_fate(view: SwarmView, name: str, fate: Fate) -> SwarmView:
@@ -267,12 +281,13 @@ def _note_text(view: SwarmView, record: Record) -> str:
         case events.StateChanged():
             return "" if event.state in _QUIET_STATES else event.line()
         case events.StateFetched():
-            return event.line() if event.kind != "published" else ""
+            return event.line() if event.part == "anchor" else ""
         case (
             events.PeerStarted()
             | events.SlicesClaimed()
             | events.StateResumed()
             | events.PeerLost()
+            | events.CatchUpFailed()
             | events.Refused()
             | events.PeerStopped()
         ):
@@ -282,6 +297,6 @@ def _note_text(view: SwarmView, record: Record) -> str:
 
 
 def _note_kind(record: Record) -> NoteKind:
-    if isinstance(record.event, events.RoundVoid | events.PeerLost | events.Refused):
+    if isinstance(record.event, events.RoundVoid | events.PeerLost | events.CatchUpFailed | events.Refused):
         return "trouble"
     return "routine" if isinstance(record.event, events.RoundCommitted | events.Evaluated) else "plain"

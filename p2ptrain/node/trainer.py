@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import torch
 
 from p2ptrain import clock
-from p2ptrain.events import Evaluated, Event, InnerStepDone
+from p2ptrain.errors import NonFiniteUpdate
+from p2ptrain.events import Evaluated, Event, InnerStepDone, TrainingFailed
 from p2ptrain.ids import SliceId, Version
 from p2ptrain.training.inner_loop import InnerLoop
 from p2ptrain.wire.codec import Float32
@@ -144,7 +145,12 @@ class Trainer:
                 else:
                     assert message is None, "a round is resumed only after it ended"
                     return None
-            report = inner.step(round)
+            try:
+                report = inner.step(round)
+            except NonFiniteUpdate as error:
+                self._in_loop(self._emit, TrainingFailed(reason=str(error)))
+                tokens = 0
+                break
             tokens += report.tokens
             losses += (report.loss_nats - losses) / (done + 1)
             self._in_loop(

@@ -13,7 +13,7 @@ import numpy as np
 
 from p2ptrain import clock
 from p2ptrain.errors import BadMessage, BlobUnavailable
-from p2ptrain.events import CatchUpFailed, StateFetched, UpdateApplied
+from p2ptrain.events import CatchUpFailed, Refused, StateFetched, UpdateApplied
 from p2ptrain.ids import Digest, PeerId, SliceId, Version
 from p2ptrain.swarm.certificates import supersedes
 from p2ptrain.swarm.context import Context, Replica
@@ -54,10 +54,16 @@ async def catch_up(
     """
     steps: list[Advance] = []
     for certificate in certificates:
-        value = certificate.value
-        if not supersedes(Head.of(certificate), head_of(replica)):
+        value, head = certificate.value, head_of(replica)
+        if not supersedes(Head.of(certificate), head):
             continue
-        follows = value.version == replica.published.version + 1 and value.previous == head_of(replica).value_hash
+        follows = value.version == head.version + 1 and value.previous == head.value_hash
+        if follows and head.owners and certificate.ballot.epoch == head.epoch:
+            named, voting = set(head.owners), set(certificate.ballot.members)
+            if named != voting:
+                reason = f"certificate of slice {slice_id} v{value.version} by others than the owners before it named"
+                context.events.emit(Refused(peer=donor, reason=reason))
+                break
         task = _Task(context, replica, certificate, context.donors([donor, *value.owners], slice_id))
         try:
             advance = await (task.replay() if follows else task.fetch_whole())

@@ -36,7 +36,10 @@ def journal(*told: tuple[str, Event], start: SwarmView | None = None) -> SwarmVi
 
 def started(*names: str) -> SwarmView:
     return journal(
-        *((name, PeerStarted(peer=IDS[name], run=RUN, addresses=["/ip4/127.0.0.1/tcp/1"])) for name in names)
+        *(
+            (name, PeerStarted(peer=IDS[name], run=RUN, addresses=[f"/ip4/127.0.0.1/tcp/1/p2p/{IDS[name]}"]))
+            for name in names
+        )
     )
 
 
@@ -191,7 +194,18 @@ def test_notes_call_peers_by_the_names_of_their_journals() -> None:
     lost = PeerLost(peer=IDS["peer-b"], slice=ONE, reason="its link broke")
     view = journal(("peer-a", lost), start=started("peer-a", "peer-b"))
     assert (texts(view)[-1], view.notes[-1].kind) == ("lost peer-b in slice 1: its link broke", "trouble")
-    assert texts(view)[0].startswith("peer-a of run")
+    assert texts(view)[0] == f"peer-a of run 3f2a91bc listens on /ip4/127.0.0.1/tcp/1/p2p/{IDS['peer-a']}"
+
+
+def test_what_several_peers_notice_is_said_once_until_it_is_old_news() -> None:
+    lost = PeerLost(peer=IDS["peer-b"], slice=ONE, reason="its link broke")
+    again = PeerLost(peer=IDS["peer-b"], slice=ONE, reason="its claim expired")
+    other = PeerLost(peer=IDS["peer-b"], slice=COMMON, reason="its link broke")
+    view = journal(("peer-a", lost), ("peer-c", lost), ("peer-d", again), ("peer-d", other), start=started("peer-b"))
+    assert texts(view)[1:] == ["lost peer-b in slice 1: its link broke", "lost peer-b in slice common: its link broke"]
+    for version in range(1, 40):
+        view = journal(("peer-a", commit(version, ["peer-a"])), start=view)
+    assert texts(journal(("peer-a", lost), start=view))[-1] == "lost peer-b in slice 1: its link broke"
 
 
 def test_what_happens_every_round_is_routine_and_every_step_is_no_note_at_all() -> None:
@@ -207,8 +221,9 @@ def test_what_happens_every_round_is_routine_and_every_step_is_no_note_at_all() 
 
 def test_notes_are_counted_beyond_those_that_are_kept() -> None:
     lost = PeerLost(peer=IDS["peer-b"], slice=ONE, reason="x")
-    view = journal(*[("peer-a", lost)] * 1000)
-    assert view.num_notes == 1000
+    void = [("peer-a", RoundVoid(slice=ONE, version=Version(i), attempt=1, reason="x")) for i in range(1000)]
+    view = journal(("peer-a", lost), *void)
+    assert view.num_notes == 1001
     assert len(view.notes) < 1000
 
 

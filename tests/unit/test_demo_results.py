@@ -43,7 +43,13 @@ GOOD = DemoReport(
     seconds=100.0,
     versions={"p2ptrain": "0.1"},
 )
-STRIKE = Strike(victim="peer-d", replacement="peer-e", from_version=Version(8), committed_after=frozenset({Version(9)}))
+STRIKE = Strike(
+    victim="peer-d",
+    replacement="peer-e",
+    from_version=Version(8),
+    replace_after_s=6.0,
+    committed_after=frozenset({Version(9)}),
+)
 MODEL = ModelResults(
     val_loss_first=6.0,
     val_loss_last=2.0,
