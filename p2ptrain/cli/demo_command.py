@@ -16,8 +16,6 @@ from p2ptrain.errors import P2PTrainError, UsageError
 _PRESET = "tiny"
 _SEED = 1
 """The same model and text for everybody who tries it, so that figures can be compared."""
-_INTERRUPTED_GRACE_S = 1.0
-"""What a peer needs to withdraw its claims; the promise is that Ctrl-C takes less than two."""
 _ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -91,7 +89,7 @@ def _run(folder: Path, *, plain: bool, report_file: Path | None, limit_s: float,
         for number in _ENDING_SIGNALS:
             # A second Ctrl-C must not leave processes behind; they are gone in a second anyway.
             signal.signal(number, signal.SIG_IGN)
-        swarm.stop(_INTERRUPTED_GRACE_S)
+        swarm.end()
     report = course.report()
     failures += failed_promises(report, course.strike, course.slices)
     if report_file is not None:

@@ -22,6 +22,8 @@ _JOURNAL = "events.jsonl"
 _BOOTSTRAP_START_S = 60.0
 """It takes 3 s on 2 cores, nearly all of them importing torch; ten times that and twice again on a loaded machine."""
 _ANSWER_TIMEOUT_S = 30.0
+_LAST_GRACE_S = 0.8
+"""Ctrl-C must have ended everything within 2 s, and this process needs some of them itself."""
 _ADDRESS = re.compile(r"/ip[46]/\S+/p2p/[1-9A-HJ-NP-Za-km-z]+")
 
 
@@ -131,6 +133,10 @@ class DemoSwarm:
         peers = [child for name, child in self.children.items() if name != BOOTSTRAP]
         rest = [child for name, child in self.children.items() if name == BOOTSTRAP]
         return stop_children(peers, grace_s) + stop_children(rest, grace_s)
+
+    def end(self) -> None:
+        """Be rid of all processes within a second, politely only as far as that goes."""
+        stop_children(self.children.values(), _LAST_GRACE_S)
 
     def _start(self, name: str, arguments: Sequence[str]) -> Child:
         home = self.home(name)

@@ -35,7 +35,7 @@ CALL_TIMEOUT_S = 5.0
 _PULL_EVERY_S = 2.0
 _MAX_DIRECTORY_INTERVAL_S = 2.0
 """Longest pause between looks at the directory; a look costs a few milliseconds."""
-_SETTLE_S = 1.5
+_SETTLE_S = 1.0
 """Pause between announcing that we are undecided and choosing, so that peers that start together see each other."""
 
 

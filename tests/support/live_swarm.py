@@ -35,13 +35,15 @@ def eventually(condition: Callable[[], Any], *, within_s: float, what: str) -> A
 
 
 class LivePeer:
-    """One peer process and all that it has recorded."""
+    """One peer process and what it has recorded since it started."""
 
-    def __init__(self, name: str, home: Path, child: Child) -> None:
+    child: Child
+
+    def __init__(self, name: str, home: Path) -> None:
         self.name = name
         self.home = home
-        self.child = child
         self._tail = JournalTail(home / "events.jsonl")
+        self._tail.new_records()  # a home that was used before has a past
         self._events: list[Event] = []
 
     def events(self, kind: type[_E]) -> list[_E]:
@@ -120,15 +122,18 @@ class LiveSwarm:
         name: str,
         slices: str = "auto",
         *arguments: str,
+        home: Path | None = None,
         manifest: Path | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> LivePeer:
         """Start a peer; it is up when its journal says so."""
-        home = self.folder / name
+        home = home or self.folder / name
         command = ["peer", "--run", str(manifest or self.manifest), "--bootstrap", self.address, "--home", str(home)]
-        child = self._start(name, [*command, "--threads", "1", "--slices", slices, *arguments], environment)
-        self.peers[name] = LivePeer(name, home, child)
-        return self.peers[name]
+        starting = [*command, "--threads", "1", "--slices", slices, *arguments]
+        peer = LivePeer(name, home)
+        peer.child = self._start(name, starting, environment)
+        self.peers[name] = peer
+        return peer
 
     def report(self) -> dict[str, Any]:
         """What ``p2ptrain swarm --json`` says."""

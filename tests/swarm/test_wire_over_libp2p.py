@@ -1,0 +1,196 @@
+"""Transport, blobs and directory between real libp2p nodes of one process."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from p2ptrain import clock
+from p2ptrain.errors import BlobUnavailable, PeerUnreachable
+from p2ptrain.identity.keys import Identity, load_or_create
+from p2ptrain.ids import Digest, PeerId, RunId, SliceId
+from p2ptrain.node.child_processes import die_with_parent_prefix
+from p2ptrain.swarm.directory import Claim, DhtDirectory, _encode, _record_name, is_valid_record
+from p2ptrain.wire.blobs import BlobExchange
+from p2ptrain.wire.libp2p import Libp2pNode, NodeOptions, RecordCheck
+from p2ptrain.wire.messages import BlobRef
+from p2ptrain.wire.v1 import peer_pb2 as pb
+from tests.support.live_swarm import descendants
+
+pytestmark = pytest.mark.swarm
+RUN = RunId("ab" * 32)
+MEGABYTE = 1_000_000
+
+
+class Party:
+    """A node with its identity and blobs."""
+
+    def __init__(self, node: Libp2pNode, identity: Identity) -> None:
+        self.node = node
+        self.identity = identity
+        self.liars: list[PeerId] = []
+        self.blobs = BlobExchange(node, lambda peer, _: self.liars.append(peer))
+
+    @property
+    def peer(self) -> PeerId:
+        return self.node.peer
+
+
+@contextlib.asynccontextmanager
+async def parties(folder: Path, count: int, check: RecordCheck = is_valid_record) -> AsyncIterator[list[Party]]:
+    """Nodes that know each other, the first as bootstrap."""
+    running: list[Party] = []
+    try:
+        for number in range(count):
+            key = folder / f"{number}.key"
+            identity = load_or_create(key)
+            node = await Libp2pNode.start(
+                NodeOptions(
+                    identity=key,
+                    peer=identity.peer_id,
+                    host="127.0.0.1",
+                    port=0,
+                    bootstraps=running[0].node.addresses if running else [],
+                    check_record=check,
+                    launcher=die_with_parent_prefix(),
+                )
+            )
+            party = Party(node, identity)
+            await party.blobs.start()
+            running.append(party)
+        yield running
+    finally:
+        for party in running:
+            await party.node.stop()
+
+
+async def test_blob_arrives_whole_and_is_counted(tmp_path: Path) -> None:
+    async with parties(tmp_path, 2) as (holder, asker):
+        data = os.urandom(5 * MEGABYTE)
+        ref = holder.blobs.store.hold("test", data)
+        received, donor = await asker.blobs.fetch(ref, [holder.peer], silence_timeout_s=5.0, what="data")
+        assert bytes(received) == data
+        assert donor == holder.peer
+        assert asker.node.traffic.received_bytes >= len(data)
+        assert len(data) <= holder.node.traffic.sent_bytes < len(data) + 1000
+
+
+async def test_many_small_blobs_arrive_at_once(tmp_path: Path) -> None:
+    async with parties(tmp_path, 2) as (holder, asker):
+        refs = [holder.blobs.store.hold("test", os.urandom(6000)) for _ in range(300)]
+        fetched = await asyncio.gather(
+            *(asker.blobs.fetch(ref, [holder.peer], silence_timeout_s=20.0, what="data") for ref in refs)
+        )
+        assert [BlobRef.of(data) for data, _ in fetched] == refs
+
+
+async def test_holder_of_other_bytes_is_named_and_the_next_one_is_asked(tmp_path: Path) -> None:
+    async with parties(tmp_path, 3) as (liar, honest, asker):
+        data = os.urandom(MEGABYTE)
+        ref = honest.blobs.store.hold("test", data)
+        forged = bytearray(data)
+        forged[7] ^= 1
+        liar.blobs.store._data[ref.sha256] = memoryview(bytes(forged))
+        received, donor = await asker.blobs.fetch(ref, [liar.peer, honest.peer], silence_timeout_s=5.0, what="data")
+        assert bytes(received) == data
+        assert donor == honest.peer
+        assert asker.liars == [liar.peer]
+
+
+async def test_blob_of_another_length_than_announced_is_not_read(tmp_path: Path) -> None:
+    async with parties(tmp_path, 2) as (holder, asker):
+        ref = holder.blobs.store.hold("test", bytes(1000))
+        wrong = BlobRef(ref.sha256, 10)
+        with pytest.raises(BlobUnavailable, match="offers 1000 bytes"):
+            await asker.blobs.fetch(wrong, [holder.peer], silence_timeout_s=5.0, what="data")
+
+
+async def test_transfer_goes_on_at_the_next_holder_where_a_frozen_one_stopped(tmp_path: Path) -> None:
+    async with parties(tmp_path, 3) as (dies, stays, asker):
+        data = os.urandom(60 * MEGABYTE)
+        ref = dies.blobs.store.hold("test", data)
+        stays.blobs.store.hold("test", data)
+        daemon = _daemon_of(dies)
+        task = asyncio.create_task(asker.blobs.fetch(ref, [dies.peer, stays.peer], silence_timeout_s=1.0, what="data"))
+        while asker.node.traffic.received_bytes < 5 * MEGABYTE:
+            await asyncio.sleep(0.001)
+            assert not task.done()
+        os.kill(daemon, signal.SIGSTOP)
+        try:
+            received, donor = await task
+        finally:
+            os.kill(daemon, signal.SIGCONT)
+        assert donor == stays.peer
+        assert BlobRef.of(received) == ref
+        # Every byte was received once: what came before the freeze was kept.
+        assert asker.node.traffic.received_bytes < len(data) + MEGABYTE
+        assert stays.node.traffic.sent_bytes < len(data) - 4 * MEGABYTE
+
+
+def _daemon_of(party: Party) -> int:
+    """Process id of a party's p2pd, told by its identity file on the command line."""
+    for pid in descendants(os.getpid()):
+        if party.identity.peer_id and f"{party.node.peer[-12:]}/" in Path(f"/proc/{pid}/cmdline").read_text():
+            return pid
+    raise AssertionError("no such daemon")
+
+
+async def test_nobody_having_the_blob_says_who_was_asked(tmp_path: Path) -> None:
+    async with parties(tmp_path, 2) as (holder, asker):
+        ref = BlobRef(Digest("00" * 32), 10)
+        with pytest.raises(BlobUnavailable, match=f"{holder.peer[-6:]} does not have it"):
+            await asker.blobs.fetch(ref, [holder.peer], silence_timeout_s=5.0, what="data")
+
+
+async def test_call_to_a_frozen_peer_ends_at_its_deadline(tmp_path: Path) -> None:
+    async with parties(tmp_path, 2) as (frozen, caller):
+        await frozen.node.serve("slow", pb.StatusRequest, _never)
+        started_s = time.monotonic()
+        with pytest.raises(PeerUnreachable):
+            await caller.node.call(frozen.peer, "slow", pb.StatusRequest(), pb.Ack, timeout_s=0.5)
+        assert 0.4 < time.monotonic() - started_s < 3.0
+
+
+async def _never(sender: PeerId, request: pb.StatusRequest) -> pb.Ack:
+    await asyncio.sleep(3600)
+    return pb.Ack()
+
+
+def _claim(identity: Identity, lease_s: float = 30.0) -> Claim:
+    return Claim(run=RUN, peer=identity.peer_id, ready=(SliceId("0"),), expires_s=clock.wall_s() + lease_s)
+
+
+async def test_claims_are_found_by_others_and_expire(tmp_path: Path) -> None:
+    async with parties(tmp_path, 3) as (_, one, other):
+        assert await DhtDirectory(one.node, one.identity, RUN).publish(_claim(one.identity, lease_s=2.0))
+        directory = DhtDirectory(other.node, other.identity, RUN)
+        found = await directory.claims()
+        assert found[one.peer].ready == ("0",)
+        assert await DhtDirectory(other.node, other.identity, RunId("cd" * 32)).claims() == {}
+        async with asyncio.timeout(10.0):
+            while await directory.claims():  # noqa: ASYNC110 - a record expires without an event
+                await asyncio.sleep(0.1)
+
+
+async def test_forged_and_prolonged_records_are_not_stored(tmp_path: Path) -> None:
+    async with parties(tmp_path, 2) as (_, liar):
+        victim = Identity.generate()
+        honest = _claim(victim)
+        about_the_victim = _encode(liar.identity, honest)
+        name = _record_name(RUN)
+        store = liar.node.store
+        assert not await store(name, subkey=victim.peer_id, value=about_the_victim, expires_s=honest.expires_s)
+        own = _claim(liar.identity)
+        value = _encode(liar.identity, own)
+        assert not await store(name, subkey=liar.peer, value=value, expires_s=own.expires_s + 60), "prolonged"
+        assert not await store(name, subkey=victim.peer_id, value=value, expires_s=own.expires_s), "another's place"
+        assert not await store("other", subkey=liar.peer, value=value, expires_s=own.expires_s), "another run's key"
+        assert not await store(name, subkey=liar.peer, value=b"garbage", expires_s=own.expires_s)
+        long = _claim(liar.identity, lease_s=7200.0)
+        assert not await store(name, subkey=liar.peer, value=_encode(liar.identity, long), expires_s=long.expires_s)
+        assert await store(name, subkey=liar.peer, value=value, expires_s=own.expires_s)
