@@ -197,6 +197,41 @@ class PeerLost(Event):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class PartLeftOut(Event):
+    """A part that this peer reduces was averaged without one owner's contribution."""
+
+    peer: PeerId
+    slice: SliceId
+    part: int
+    reason: str
+
+    def line(self) -> str:
+        """The event as one sentence for people."""
+        return f"slice {self.slice} part {self.part} is averaged without {short(self.peer)}: {self.reason}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BranchLost(Event):
+    """This peer held a version that rivals decided otherwise, and follows their branch now."""
+
+    slice: SliceId
+    version: Version
+    """Of ours."""
+    followed: Version
+    """Of theirs."""
+    tokens: int
+    """In ours since version 0."""
+    followed_tokens: int
+
+    def line(self) -> str:
+        """The event as one sentence for people."""
+        return (
+            f"slice {self.slice}: gave up our v{self.version} ({self.tokens} tokens) for a rival v{self.followed}"
+            f" ({self.followed_tokens} tokens) of a higher rank"
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class UpdateApplied(Event):
     """A slice that this peer does not own moved forward by a verified update."""
 
@@ -242,7 +277,7 @@ class Traffic(Event):
     sent_bytes: int
     received_bytes: int
     sending: str
-    """What is on its way out right now, for people; empty when nothing is."""
+    """What went to whom in the last second, for people; empty when nothing did."""
 
     def line(self) -> str:
         """The event as one sentence for people."""

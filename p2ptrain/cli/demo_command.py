@@ -58,7 +58,7 @@ def _run(folder: Path, *, plain: bool, report_file: Path | None, limit_s: float,
     # Imported here, so that `p2ptrain --help` need not wait for them.
     from rich.console import Console
 
-    from p2ptrain.cli.demo_course import REPLACEMENT, STARTUP_S, VICTIM, DemoCourse
+    from p2ptrain.cli.demo_course import REPLACEMENT, VICTIM, DemoCourse
     from p2ptrain.cli.demo_screen import display
     from p2ptrain.cli.demo_summary import summary_lines
     from p2ptrain.cli.manifest_commands import ManifestChanges, write_manifest
@@ -74,7 +74,6 @@ def _run(folder: Path, *, plain: bool, report_file: Path | None, limit_s: float,
         victim=VICTIM,
         replacement=REPLACEMENT,
         from_version=Version(config.rounds // 3),
-        replace_after_s=max(0.0, config.exchange.lease_s - STARTUP_S),
     )
     course = DemoCourse(swarm=swarm, config=config, strike=strike, limit_s=limit_s, picture=picture)
     console = Console()

@@ -16,7 +16,7 @@ from p2ptrain.dashboard.projection import Note, NoteKind, SwarmView, add_note, f
 from p2ptrain.events import Record
 from p2ptrain.ids import COMMON, PeerId, SliceId, numbered_slices
 from p2ptrain.node.demo_results import DemoReport, Killed, ModelResults, evaluate, versions
-from p2ptrain.node.demo_strike import Contributed, Freeze, Kill, Resume, StartReplacement, Strike, StrikePhase, advance
+from p2ptrain.node.demo_strike import Contributed, Freeze, KillAndReplace, Resume, Strike, StrikePhase, advance
 from p2ptrain.node.demo_swarm import BOOTSTRAP, DemoSwarm, SliceAnswer
 
 PEERS = {"peer-a": SliceId("0"), "peer-b": SliceId("0"), "peer-c": SliceId("1"), "peer-d": SliceId("1")}
@@ -24,8 +24,6 @@ PEERS = {"peer-a": SliceId("0"), "peer-b": SliceId("0"), "peer-c": SliceId("1"),
 VICTIM, REPLACEMENT = "peer-d", "peer-e"
 FINAL_STEPS_S = 25.0
 """Asking the swarm (3 s on 2 busy cores), stopping the peers (5 s), measuring and exporting the model (7 s)."""
-STARTUP_S = 2.0
-"""What a peer needs at least from its start to its claim: importing torch and hivemind takes that long by itself."""
 _STOP_GRACE_S = 10.0
 _READ_EVERY_S = 0.05
 _READ_EVERY_ARMED_S = 0.004
@@ -152,13 +150,12 @@ class DemoCourse:
                 victim.freeze()
             case Resume():
                 victim.send(signal.SIGCONT)
-            case Kill(round=target):
+            case KillAndReplace(round=target):
                 victim.kill()
                 self._expected.remove(VICTIM)
                 self.view = with_fate(self.view, VICTIM, "killed")
                 where = f"slice {target.slice} v{target.version}"
                 self._say(f"killed {VICTIM} with SIGKILL while {target.stage} {where}", "trouble")
-            case StartReplacement():
                 self._start_peer(REPLACEMENT, None)
                 self._say(f"started {REPLACEMENT}, which chooses its slices itself", "good")
             case Contributed(round=committed, after_s=after_s):

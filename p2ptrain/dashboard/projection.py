@@ -17,8 +17,8 @@ _KEPT_DIGESTS = 16
 """Versions of a slice whose digests are compared; owners are never further apart than the history that they serve."""
 _SPEED_MEMORY = 0.8
 """Weight of the past in the speed shown; with a fifth for each new step, a slower machine shows in a second or two."""
-_QUIET_STATES = frozenset({"TRAINING", "AVERAGING"})
-"""They alternate every round, and the peers' table shows them."""
+_QUIET_STATES = frozenset({"JOINING", "TRAINING", "AVERAGING"})
+"""The peers' table shows them, and they come every round or beside events that say more."""
 
 _SAID_BY_SEVERAL = (events.PeerLost, events.CatchUpFailed)
 """Each peer notices for itself; one line is enough for all within the last ``_RECENT_NOTES``."""
@@ -297,6 +297,15 @@ def _note_text(view: SwarmView, record: Record) -> str:
 
 
 def _note_kind(record: Record) -> NoteKind:
-    if isinstance(record.event, events.RoundVoid | events.PeerLost | events.CatchUpFailed | events.Refused):
+    if isinstance(
+        record.event,
+        events.RoundVoid
+        | events.PeerLost
+        | events.PartLeftOut
+        | events.BranchLost
+        | events.TrainingFailed
+        | events.CatchUpFailed
+        | events.Refused,
+    ):
         return "trouble"
     return "routine" if isinstance(record.event, events.RoundCommitted | events.Evaluated) else "plain"

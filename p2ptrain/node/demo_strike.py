@@ -27,8 +27,7 @@ class StrikePhase(Enum):
     WAITING = "for the run to get going"
     ARMED = "for the victim to be in the middle of averaging"
     FROZEN = "for the victim's journal to be read"
-    KILLED = "for the victim's claim to expire"
-    REPLACING = "for the replacement to contribute"
+    KILLED = "for the replacement to contribute"
     REPLACED = "for nothing"
 
 
@@ -52,15 +51,10 @@ class Resume:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Kill:
-    """SIGKILL the victim."""
+class KillAndReplace:
+    """SIGKILL the victim, and start a peer that chooses its slices itself."""
 
     round: OpenRound
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class StartReplacement:
-    """Start a peer that chooses its slices itself."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,7 +66,7 @@ class Contributed:
     """Since the kill."""
 
 
-StrikeCommand = Freeze | Resume | Kill | StartReplacement | Contributed
+StrikeCommand = Freeze | Resume | KillAndReplace | Contributed
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,8 +78,6 @@ class Strike:
     replacement: str
     from_version: Version
     """The victim lives until the common part has this version."""
-    replace_after_s: float
-    """From the kill to the start of the replacement, so that it finds the victim's claim expired when it chooses."""
     phase: StrikePhase = StrikePhase.WAITING
     open_rounds: Mapping[SliceId, OpenRound] = field(default_factory=dict)
     """The victim's."""
@@ -126,11 +118,7 @@ def advance(strike: Strike, records: Sequence[tuple[str, Record]], now_s: float)
             if target is None:
                 return replace(strike, phase=StrikePhase.ARMED, target=None), Resume()
             killed = replace(strike, phase=StrikePhase.KILLED, target=target, killed_at_s=now_s)
-            return killed, Kill(round=target)
-        case StrikePhase.KILLED:
-            assert strike.killed_at_s is not None
-            if now_s >= strike.killed_at_s + strike.replace_after_s:
-                return replace(strike, phase=StrikePhase.REPLACING), StartReplacement()
+            return killed, KillAndReplace(round=target)
         case _:
             pass
     return strike, None
@@ -151,7 +139,7 @@ def _after_record(strike: Strike, name: str, record: Record) -> tuple[Strike, Co
         return strike, None
     if event.slice == strike.target.slice and event.version >= strike.target.version:
         strike = replace(strike, committed_after=strike.committed_after | {event.version})
-    if strike.phase is StrikePhase.REPLACING and strike.replacement_id in event.contributors:
+    if strike.phase is StrikePhase.KILLED and strike.replacement_id in event.contributors:
         after_s = record.time_s - killed_at_s
         strike = replace(strike, phase=StrikePhase.REPLACED, replaced_after_s=after_s)
         return strike, Contributed(round=event, after_s=after_s)

@@ -30,7 +30,7 @@ from p2ptrain.events import (
     Traffic,
 )
 from p2ptrain.identity.keys import load_or_create
-from p2ptrain.ids import COMMON, SliceId
+from p2ptrain.ids import COMMON, SliceId, short
 from p2ptrain.model.initial_weights import initial_values
 from p2ptrain.model.slicing import SlicePlan
 from p2ptrain.node.child_processes import die_with_parent_prefix
@@ -80,6 +80,8 @@ class Peer:
         self._tokens = 0
         self._validation_loss_nats = math.nan
         self._unsettled: set[SliceId] = set()
+        self._asked: set[SliceId] = set()
+        """Slices whose other owners are ready for a round that we have not contributed to."""
         self._stand_on: dict[SliceId, OwnedState] = {}
         """Per owned slice, the state whose anchor the training thread's weights stand on."""
         self._moved = asyncio.Event()
@@ -149,6 +151,7 @@ class Peer:
         """The inner steps are done: average every owned slice with its other owners."""
         self._tokens += trained.tokens
         self._unsettled = set(trained.values)
+        self._asked.clear()
         names = ", ".join(sorted(self._unsettled))
         self._enter("AVERAGING", f"slices {names} with their other owners")
         for slice_id, local in trained.values.items():
@@ -176,6 +179,8 @@ class Peer:
         round = self._swarm.replica(COMMON).published.version
         if round >= self._run.rounds:
             self._enter("COMPLETE", f"all {self._run.rounds} rounds are done; serving the others until stopped")
+            for slice_id in self._asked:
+                self._contribute_nothing(slice_id)
         else:
             self._enter("TRAINING", f"round {round + 1} of {self._run.rounds}")
             self._trainer.send(Resume(round))
@@ -202,10 +207,14 @@ class Peer:
     def cut_off_wanted(self, slice_id: SliceId, within_s: float) -> None:
         """Other owners are ready: end the inner steps within this time."""
         if self._state == "COMPLETE":
-            nothing = np.zeros(self._plan.numel(slice_id), np.float32)
-            self._spawn(self._swarm.owners[slice_id].contribute(nothing, 0, math.nan))
+            self._contribute_nothing(slice_id)
         else:
+            self._asked.add(slice_id)
             self._trainer.cut_off_within(within_s)
+
+    def _contribute_nothing(self, slice_id: SliceId) -> None:
+        nothing = np.zeros(self._plan.numel(slice_id), np.float32)
+        self._spawn(self._swarm.owners[slice_id].contribute(nothing, 0, math.nan))
 
     def save_accepted(self, slice_id: SliceId, accepted: Accepted) -> None:
         """Put what we are about to vote for on disk before the vote leaves."""
@@ -251,7 +260,9 @@ class Peer:
         while True:
             await asyncio.sleep(_TRAFFIC_EVERY_S)
             traffic = self._node.traffic
-            sending = ", ".join(f"{what} ×{count}" if count > 1 else what for what, count in traffic.sending.items())
+            sending = ", ".join(
+                f"{size / 1e6:.2f} MB to {short(peer)}" for peer, size in traffic.drain_recent().items()
+            )
             self._events.emit(
                 Traffic(sent_bytes=traffic.sent_bytes, received_bytes=traffic.received_bytes, sending=sending)
             )

@@ -14,7 +14,7 @@ import numpy as np
 
 from p2ptrain import clock
 from p2ptrain.errors import BadMessage, BadRecord, BlobUnavailable, NonFiniteUpdate
-from p2ptrain.events import PeerLost, Refused, RoundCommitted, RoundStage, RoundVoid
+from p2ptrain.events import PartLeftOut, PeerLost, Refused, RoundCommitted, RoundStage, RoundVoid
 from p2ptrain.ids import PeerId, SliceId
 from p2ptrain.swarm import rounds
 from p2ptrain.swarm.catch_up import catch_up, fetch_results, head_of
@@ -254,7 +254,7 @@ class SliceOwner:
         return None
 
     def _leave_out(self, peer: PeerId, part: int, reason: str) -> None:
-        self._context.events.emit(PeerLost(peer=peer, slice=self.slice, reason=f"left out of part {part}: {reason}"))
+        self._context.events.emit(PartLeftOut(peer=peer, slice=self.slice, part=part, reason=reason))
 
     async def _stage(self, results: tuple[PartResult, ...]) -> None:
         context, replica = self._context, self.replica

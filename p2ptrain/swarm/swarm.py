@@ -79,7 +79,7 @@ class Swarm:
             await asyncio.sleep(_SETTLE_S)
             await self._look()
             numbered = [s for s in self._context.numel if s != COMMON]
-            choice = choose_slice(self._context.me, numbered, self._context.claims)
+            choice = choose_slice(self._context.me, numbered, await self._living_claims())
             wanted, reason = [choice.slice], choice.reason
         else:
             reason = "as you asked"
@@ -274,6 +274,14 @@ class Swarm:
         for slice_id, owner in self.owners.items():
             if self._context.holders(slice_id) != before[slice_id]:
                 owner.claims_changed()
+
+    async def _living_claims(self) -> dict[PeerId, Claim]:
+        """The claims of peers that answer: one that died a moment ago leaves a gap that its claim still hides."""
+        claims = self._context.claims
+        others = [peer for peer in claims if peer != self._context.me]
+        answers = await asyncio.gather(*map(self._is_alive, others))
+        dead = {peer for peer, alive in zip(others, answers, strict=True) if not alive}
+        return {peer: claim for peer, claim in claims.items() if peer not in dead}
 
     async def _is_alive(self, peer: PeerId) -> bool:
         """Whether a peer whose claim expired still answers; then its record is late, and it keeps its place."""

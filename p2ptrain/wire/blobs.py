@@ -128,12 +128,13 @@ class BlobExchange:
             await writer.drain()
             return
         writer.write(len(data).to_bytes(8, "big"))
-        with self._node.traffic.sending_now(f"{len(data) / 1e6:.2f} MB to {short(remote)}"):
-            for start in range(offset, len(data), _CHUNK_BYTES):
-                chunk = data[start : start + _CHUNK_BYTES]
-                writer.write(chunk)
-                await writer.drain()
-                self._node.traffic.sent_bytes += len(chunk)
+        traffic = self._node.traffic
+        for start in range(offset, len(data), _CHUNK_BYTES):
+            chunk = data[start : start + _CHUNK_BYTES]
+            writer.write(chunk)
+            await writer.drain()
+            traffic.sent_bytes += len(chunk)
+            traffic.recent[remote] += len(chunk)
 
 
 class _Interrupted(Exception):

@@ -13,7 +13,7 @@ import shutil
 import socket
 import tempfile
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -79,19 +79,14 @@ class Traffic:
 
     sent_bytes: int = 0
     received_bytes: int = 0
-    sending: Counter[str] = field(default_factory=Counter)
-    """What is on its way out now, described for people."""
+    recent: Counter[PeerId] = field(default_factory=Counter)
+    """Bytes of blobs sent to each peer since somebody last asked."""
 
-    @contextlib.contextmanager
-    def sending_now(self, description: str) -> Iterator[None]:
-        """Show ``description`` as being sent while the block runs."""
-        self.sending[description] += 1
-        try:
-            yield
-        finally:
-            self.sending[description] -= 1
-            if not self.sending[description]:
-                del self.sending[description]
+    def drain_recent(self) -> dict[PeerId, int]:
+        """What went to whom since the last call, most first."""
+        recent = dict(self.recent.most_common())
+        self.recent.clear()
+        return recent
 
 
 def check_addresses(bootstraps: Sequence[str]) -> None:

@@ -47,7 +47,6 @@ STRIKE = Strike(
     victim="peer-d",
     replacement="peer-e",
     from_version=Version(8),
-    replace_after_s=6.0,
     committed_after=frozenset({Version(9)}),
 )
 MODEL = ModelResults(

@@ -5,17 +5,16 @@ from p2ptrain.ids import COMMON, Digest, PeerId, RunId, SliceId, Version
 from p2ptrain.node.demo_strike import (
     Contributed,
     Freeze,
-    Kill,
+    KillAndReplace,
     OpenRound,
     Resume,
-    StartReplacement,
     Strike,
     StrikePhase,
     advance,
 )
 
 ONE = SliceId("1")
-START = Strike(victim="peer-d", replacement="peer-e", from_version=Version(8), replace_after_s=6.0)
+START = Strike(victim="peer-d", replacement="peer-e", from_version=Version(8))
 D, E = PeerId("12D3KooWd"), PeerId("12D3KooWe")
 
 
@@ -49,7 +48,7 @@ def armed() -> Strike:
 def killed(at_s: float = 100.0) -> Strike:
     strike, _ = advance(armed(), told("peer-d", stage(9, "reducing")), at_s)
     strike, command = advance(strike, [], at_s)
-    assert isinstance(command, Kill)
+    assert isinstance(command, KillAndReplace)
     return strike
 
 
@@ -63,7 +62,7 @@ def test_victim_is_frozen_while_reducing_and_killed_if_the_round_is_still_open_t
     strike, command = advance(armed(), told("peer-d", stage(9, "gathering"), stage(9, "reducing")), 100.0)
     assert command == Freeze()
     strike, command = advance(strike, [], 101.0)
-    assert command == Kill(round=OpenRound(slice=ONE, version=Version(9), stage="reducing"))
+    assert command == KillAndReplace(round=OpenRound(slice=ONE, version=Version(9), stage="reducing"))
     assert (strike.phase, strike.killed_at_s) == (StrikePhase.KILLED, 101.0)
 
 
@@ -91,7 +90,7 @@ def test_numbered_slice_is_preferred_to_the_common_part_but_either_will_do() -> 
     for records, hit in ((both, ONE), (both[:1], COMMON)):
         strike, _ = advance(armed(), records, 100.0)
         _, command = advance(strike, [], 100.0)
-        assert isinstance(command, Kill)
+        assert isinstance(command, KillAndReplace)
         assert command.round.slice == hit
 
 
@@ -133,15 +132,6 @@ def test_only_later_commits_of_the_slice_that_was_hit_show_that_training_went_on
     assert strike.committed_after == frozenset()
     strike, _ = advance(strike, told("peer-c", commit(9), at_s=109.0), 109.0)
     assert strike.committed_after == {9}
-
-
-def test_replacement_starts_once_when_the_victims_claim_is_about_to_expire() -> None:
-    strike = killed(at_s=100.0)
-    strike, command = advance(strike, [], 105.9)
-    assert command is None
-    strike, command = advance(strike, [], 106.0)
-    assert (command, strike.phase) == (StartReplacement(), StrikePhase.REPLACING)
-    assert advance(strike, [], 107.0)[1] is None
 
 
 def test_nobody_is_killed_twice() -> None:
