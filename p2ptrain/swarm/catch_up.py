@@ -12,10 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from p2ptrain import clock
-from p2ptrain.errors import BadMessage, BlobUnavailable
-from p2ptrain.events import CatchUpFailed, Refused, StateFetched, UpdateApplied
+from p2ptrain.errors import BadMessage, BadRecord, BlobUnavailable
+from p2ptrain.events import BranchLost, CatchUpFailed, Refused, StateFetched, UpdateApplied
 from p2ptrain.ids import Digest, PeerId, SliceId, Version
-from p2ptrain.swarm.certificates import supersedes
 from p2ptrain.swarm.context import Context, Replica
 from p2ptrain.swarm.rounds import Head
 from p2ptrain.swarm.state import OwnedState, PublishedState, outer_step, owned_blob_bytes
@@ -52,23 +51,21 @@ async def catch_up(
     Returns:
         The steps that succeeded, oldest first; empty when nothing newer could be had.
     """
+    chain = [c for c in certificates if c.value.version > head_of(replica).version]
+    if not chain or chain[0].value.previous != head_of(replica).value_hash:
+        # What lies between is gone, or they are on another branch: the newest can only be fetched whole.
+        chain = [c for c in certificates[-1:] if Head.of(c).outranks(head_of(replica))]
     steps: list[Advance] = []
-    for certificate in certificates:
-        value, head = certificate.value, head_of(replica)
-        if not supersedes(Head.of(certificate), head):
-            continue
-        follows = value.version == head.version + 1 and value.previous == head.value_hash
-        if follows and head.owners and certificate.ballot.epoch == head.epoch:
-            named, voting = set(head.owners), set(certificate.ballot.members)
-            if named != voting:
-                reason = f"certificate of slice {slice_id} v{value.version} by others than the owners before it named"
-                context.events.emit(Refused(peer=donor, reason=reason))
-                break
-        task = _Task(context, replica, certificate, context.donors([donor, *value.owners], slice_id))
+    for certificate in chain:
+        task = _Task(context, replica, certificate, context.donors([donor, *certificate.value.owners], slice_id))
         try:
-            advance = await (task.replay() if follows else task.fetch_whole())
+            advance = await task.perform()
         except (BlobUnavailable, BadMessage) as error:
-            context.events.emit(CatchUpFailed(slice=slice_id, version=value.version, reason=str(error)))
+            version = certificate.value.version
+            context.events.emit(CatchUpFailed(slice=slice_id, version=version, reason=str(error)))
+            break
+        except BadRecord as error:
+            context.events.emit(Refused(peer=donor, reason=str(error)))
             break
         steps.append(advance)
         replica = advance.replica
@@ -86,6 +83,33 @@ class _Task:
         self._donors = donors
         self._codec = context.exchange.codec
         self._numel = context.numel[certificate.value.slice]
+
+    async def perform(self) -> Advance:
+        """The replica at the certificate's version.
+
+        Raises:
+            BadRecord: the certificate follows ours but was signed by others than the owners that ours names.
+            BadMessage: the bytes do not give the certified digests.
+            BlobUnavailable: nobody delivered them.
+        """
+        head, ballot = head_of(self._replica), self._certificate.ballot
+        if self._value.previous == head.value_hash and self._value.version == head.version + 1:
+            if head.owners and ballot.epoch == head.epoch and set(ballot.members) != set(head.owners):
+                raise BadRecord(
+                    f"certificate of slice {self._value.slice} v{self._value.version} is not by the owners before it"
+                )
+            return await self.replay()
+        if head.version >= self._value.version:
+            self._context.events.emit(
+                BranchLost(
+                    slice=self._value.slice,
+                    version=head.version,
+                    followed=self._value.version,
+                    tokens=head.tokens,
+                    followed_tokens=self._value.tokens,
+                )
+            )
+        return await self.fetch_whole()
 
     async def replay(self) -> Advance:
         """From the version before, by the round's averages (owners) or its update (everybody else)."""

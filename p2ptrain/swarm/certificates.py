@@ -9,7 +9,6 @@ from p2ptrain.errors import BadRecord
 from p2ptrain.identity.keys import Identity
 from p2ptrain.identity.signing import Signed, sign, verify
 from p2ptrain.ids import Digest, RunId, SliceId, short
-from p2ptrain.swarm.rounds import Head
 from p2ptrain.wire.messages import Ballot, Certificate, Value, Vote
 
 _CONTEXT = "vote"
@@ -47,19 +46,6 @@ def check_certificate(certificate: Certificate, run: RunId, slices: Collection[S
     value_hash = value.value_hash
     for vote in certificate.votes:
         check_vote(vote, ballot, value_hash)
-
-
-def supersedes(candidate: Head, current: Head) -> bool:
-    """Whether ``candidate`` is the head to follow: further along the same history, or the branch that wins.
-
-    Along one history epoch, tokens and version never fall. Between rival branches, which only arise when a majority of
-    the owners was gone for longer than their leases, the higher epoch wins, then more tokens, then the higher hash.
-    """
-    return _rank(candidate) > _rank(current)
-
-
-def _rank(head: Head) -> tuple[int, int, int, str]:
-    return (head.epoch, head.tokens, head.version, head.value_hash or "")
 
 
 def _statement(ballot: Ballot, value_hash: Digest) -> bytes:

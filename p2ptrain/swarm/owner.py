@@ -15,7 +15,7 @@ import numpy as np
 from p2ptrain import clock
 from p2ptrain.errors import BadMessage, BadRecord, BlobUnavailable, NonFiniteUpdate
 from p2ptrain.events import PartLeftOut, PeerLost, Refused, RoundCommitted, RoundStage, RoundVoid
-from p2ptrain.ids import PeerId, SliceId
+from p2ptrain.ids import GENESIS, PeerId, SliceId
 from p2ptrain.swarm import rounds
 from p2ptrain.swarm.catch_up import catch_up, fetch_results, head_of
 from p2ptrain.swarm.certificates import check_certificate, check_vote, sign_vote
@@ -107,6 +107,10 @@ class SliceOwner:
             case Committed(certificate):
                 check_certificate(certificate, self._context.run, [self.slice])
         self._queue.put_nowait(rounds.Heard(sender, message))
+
+    def learn(self, certificate: Certificate, peer: PeerId) -> None:
+        """Another peer has this checked certificate of a newer version."""
+        self._queue.put_nowait(rounds.Heard(peer, self._committed_message(certificate)))
 
     def claims_changed(self) -> None:
         """The directory shows other claims than before."""
@@ -322,13 +326,19 @@ class SliceOwner:
     async def _catch_up(self, peer: PeerId) -> None:
         try:
             certificates = await self._context.caller.newer_certificates(peer, {self.slice: self._state.head.version})
+            if not certificates:  # it has a rival branch with fewer versions than ours
+                certificates = await self._context.caller.newer_certificates(peer, {self.slice: GENESIS})
             if certificates and self._is_staged(certificates[0]):
                 self._handle(rounds.Heard(peer, self._committed_message(certificates[0])))
             steps = await catch_up(self._context, self.slice, self.replica, certificates, peer)
         finally:
             self._catching_up = False
+        # The machine may have committed the same meanwhile.
+        steps = [step for step in steps if rounds.Head.of(step.certificate).outranks(head_of(self.replica))]
         for step in steps:
             self._move(step.certificate, step.replica, step.blobs)
+        if certificates and not steps and not rounds.Head.of(certificates[-1]).outranks(self._state.head):
+            self._tell_head(peer)
         if steps:
             self._handle(rounds.HeadMoved(head_of(self.replica)))
             self._settle()

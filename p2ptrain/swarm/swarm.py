@@ -16,7 +16,7 @@ from p2ptrain.errors import BadMessage, BadRecord, PeerUnreachable, WireError
 from p2ptrain.events import Refused, SlicesClaimed
 from p2ptrain.ids import COMMON, PeerId, SliceId, Version, slice_order
 from p2ptrain.swarm.catch_up import catch_up, head_of
-from p2ptrain.swarm.certificates import check_certificate, supersedes
+from p2ptrain.swarm.certificates import check_certificate
 from p2ptrain.swarm.claims import choose_slice
 from p2ptrain.swarm.context import Context, Replica
 from p2ptrain.swarm.directory import Claim, Directory
@@ -302,10 +302,12 @@ class Swarm:
             if not others:
                 continue
             peer = random.choice(others)  # noqa: S311 - spreads the load; nobody gains by guessing it
-            have = {slice_id: part.replica.published.version for slice_id, part in self.followers.items()}
+            have = {slice_id: part.replica.published.version for slice_id, part in self._parts()}
             for slice_id, certificates in _by_slice(await self.newer_certificates(peer, have)).items():
-                if slice_id in self.followers:
-                    await self.followers[slice_id].learn(certificates, peer)
+                if follower := self.followers.get(slice_id):
+                    await follower.learn(certificates, peer)
+                elif owner := self.owners.get(slice_id):
+                    owner.learn(certificates[-1], peer)
 
     async def _follow(self, follower: SliceFollower, certificate: Certificate, sender: PeerId) -> None:
         missed = certificate.value.version - follower.replica.published.version
@@ -327,7 +329,7 @@ class Swarm:
             best: tuple[Head, list[Certificate], PeerId] | None = None
             for peer, answer in zip(others, answers, strict=True):
                 certificates = [c for c in answer if c.value.slice == slice_id]
-                if certificates and (best is None or supersedes(Head.of(certificates[-1]), best[0])):
+                if certificates and (best is None or Head.of(certificates[-1]).outranks(best[0])):
                     best = (Head.of(certificates[-1]), certificates, peer)
             if best:
                 steps = await catch_up(self._context, slice_id, replica, best[1], best[2])
