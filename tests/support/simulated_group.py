@@ -419,7 +419,7 @@ class SimulatedGroup:
         assert len(set(voters)) == len(voters) >= len(ballot.members) // 2 + 1
         assert set(voters) <= self._voters[value.version, ballot, value.value_hash]
         assert (value.version, value.previous) == (node.disk.head.version + 1, node.disk.head.value_hash)
-        assert set(result.average.sha256 for result in value.results) <= node.blobs, "committed what was not staged"
+        assert {result.average.sha256 for result in value.results} <= node.blobs, "committed what was not staged"
         self._go_to(node, Head.of(certificate), certificate)
         self.commits.append(CommitSeen(self.now_s, node.peer, certificate))
 
