@@ -92,7 +92,8 @@ def test_command_keeps_its_pid_and_status_and_gets_default_signals(tmp_path: Pat
         assert child.stdout is not None
         ignored, pid = child.stdout.read().splitlines()
     assert (int(pid), child.returncode) == (child.pid, 7)
-    assert int(ignored.split()[1], 16) == 0
+    # Of the 31 ordinary signals; what becomes of the C library's own above them is up to whoever started the tests.
+    assert int(ignored.split()[1], 16) & 0x7FFF_FFFF == 0
 
 
 def test_command_that_does_not_exist_is_one_sentence_and_status_127() -> None:
