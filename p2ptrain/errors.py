@@ -9,6 +9,7 @@
     │   ├── IdentityError         a key file that is not a key, or that others can read
     │   └── NetworkSetupError     no bootstrap answers, or the port is taken
     ├── StorageError              a file could not be written; what was saved before is intact
+    ├── NodeDied                  libp2p's daemon has ended under a running peer
     ├── NonFiniteUpdate           training produced NaN or infinity; the contribution is withheld
     └── WireError                 bytes from the network that break the protocol
         ├── BadRecord             a directory record with a wrong signature, owner or form
@@ -54,6 +55,10 @@ class NetworkSetupError(UsageError):
 
 class StorageError(P2PTrainError):
     """A file could not be written, for example because the disk is full; what was saved before is intact."""
+
+
+class NodeDied(P2PTrainError):
+    """libp2p's daemon has ended under a running peer."""
 
 
 class NonFiniteUpdate(P2PTrainError):

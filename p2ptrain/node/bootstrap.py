@@ -44,6 +44,9 @@ async def run_bootstrap(
     )
     try:
         on_listening(node.addresses)
-        await stop.wait()
+        async with asyncio.TaskGroup() as group:
+            watching = group.create_task(node.watch())
+            await stop.wait()
+            watching.cancel()
     finally:
         await node.stop()

@@ -133,6 +133,7 @@ class Peer:
                 group.create_task(self._keep_checkpoint()),
                 group.create_task(self._report_traffic()),
                 group.create_task(self._watch_trainer()),
+                group.create_task(node.watch()),
             ]
             self._go_on()
             await stop.wait()

@@ -35,6 +35,7 @@ CALL_TIMEOUT_S = 5.0
 _PULL_EVERY_S = 2.0
 _MAX_DIRECTORY_INTERVAL_S = 2.0
 """Longest pause between looks at the directory; a look costs a few milliseconds."""
+_MAX_ACQUAINTANCES = 32
 _SETTLE_S = 1.0
 """Pause between announcing that we are undecided and choosing, so that peers that start together see each other."""
 
@@ -60,6 +61,8 @@ class Swarm:
         self._context = context
         self._directory = directory
         self._condition = condition
+        self._acquaintances: list[PeerId] = []
+        """Peers that we have known, newest first; some of them may be gone."""
         self._tasks: set[asyncio.Task[None]] = set()
 
     # Life.
@@ -251,6 +254,8 @@ class Swarm:
             await asyncio.sleep(interval_s)
             if clock.monotonic_s() - published_s > lease_s / 3:
                 published_s = clock.monotonic_s()
+                self._acquaintances = [*self._context.claims, *self._acquaintances][:_MAX_ACQUAINTANCES]
+                await self._context.node.keep_acquaintance(set(self._acquaintances))
                 await self._publish(ready=_sorted(self.owners), joining=())
             await self._look()
 

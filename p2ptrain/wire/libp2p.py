@@ -13,7 +13,7 @@ import shutil
 import socket
 import tempfile
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,12 +27,13 @@ from hivemind.p2p.p2p_daemon_bindings.utils import ControlFailure, P2PDaemonErro
 from hivemind.utils import MSGPackSerializer
 from hivemind.utils.multiaddr import Multiaddr
 
-from p2ptrain.errors import NetworkSetupError, PeerUnreachable, WireError
+from p2ptrain.errors import NetworkSetupError, NodeDied, PeerUnreachable, WireError
 from p2ptrain.ids import PeerId, short
 
 _CALL_FAILED = (P2PDaemonError, P2PHandlerError, ControlFailure, OSError, EOFError, TimeoutError)
 _BOOTSTRAP_TIMEOUT_S = 15.0
 """A relayed first contact took up to 3 s in the lab; five times that is somebody who is not there."""
+_WATCH_EVERY_S = 1.0
 _CALLER_CLOSES_WITHIN_S = 60.0
 """How long a stream is kept for a caller that has been sent everything: the drain of a slow link's buffers."""
 
@@ -107,8 +108,11 @@ def record_key(name: str) -> bytes:
 class Libp2pNode:
     """A running libp2p node; ``start`` makes one, ``stop`` ends it and its daemon."""
 
-    def __init__(self, peer: PeerId, p2p: P2P, dht: DHTNode, sockets: Path, addresses: list[str]) -> None:
+    def __init__(
+        self, peer: PeerId, p2p: P2P, dht: DHTNode, sockets: Path, addresses: list[str], bootstraps: list[Multiaddr]
+    ) -> None:
         self.peer = peer
+        self._bootstraps = bootstraps
         self.addresses = addresses
         self.traffic = Traffic()
         self._p2p = p2p
@@ -146,6 +150,7 @@ class Libp2pNode:
             except P2PDaemonError as error:
                 raise NetworkSetupError(_start_failure(options, str(error))) from error
             undo.push_async_callback(p2p.shutdown)
+            p2p._client.control._pending_calls = _PendingCalls()
             try:
                 async with asyncio.timeout(_BOOTSTRAP_TIMEOUT_S):
                     dht = await DHTNode.create(
@@ -159,13 +164,43 @@ class Libp2pNode:
                 raise NetworkSetupError(_no_bootstrap(options, str(error))) from error
             addresses = [str(address) for address in await p2p.get_visible_maddrs()]
             undo.pop_all()
-        return cls(options.peer, p2p, dht, sockets, addresses)
+        return cls(options.peer, p2p, dht, sockets, addresses, bootstraps)
 
     async def stop(self) -> None:
         """Leave the DHT and end the daemon."""
         await self._dht.shutdown()
         await self._p2p.shutdown()
         shutil.rmtree(self._sockets, ignore_errors=True)
+
+    async def watch(self) -> None:
+        """Never returns.
+
+        Raises:
+            NodeDied: p2pd has ended, or hivemind has lost touch with it.
+        """
+        while True:
+            await asyncio.sleep(_WATCH_EVERY_S)
+            child, reader = self._p2p._child, self._p2p._client.control._read_task
+            if child.returncode is not None:
+                raise NodeDied(f"libp2p's daemon p2pd ended with status {child.returncode}; start the peer again")
+            if reader.done():
+                raise NodeDied("the connection to libp2p's daemon p2pd broke; start the peer again")
+
+    async def keep_acquaintance(self, peers: Collection[PeerId]) -> None:
+        """Ask these peers and the bootstraps for a sign of life, so that the DHT goes on knowing whom to ask.
+
+        hivemind drops a node from its routing table when a call fails, and looks for it never again: after a cut of the
+        network a node stays alone with nobody to ask (seen in the lab after 60 s).
+        """
+        with contextlib.suppress(*_CALL_FAILED):
+            await asyncio.gather(*(self._dial(address) for address in self._bootstraps))
+        known = {*peers, *(PeerId(address["p2p"]) for address in self._bootstraps)} - {self.peer}
+        await asyncio.gather(*(self._dht.protocol.call_ping(_hivemind_id(peer)) for peer in known))
+
+    async def _dial(self, address: Multiaddr) -> None:
+        transport = Multiaddr(str(address).rpartition("/p2p/")[0])
+        with contextlib.suppress(*_CALL_FAILED):
+            await self._p2p._client.connect(_hivemind_id(PeerId(address["p2p"])), [transport])
 
     async def serve(
         self, name: str, request_type: type[_Request], handler: Callable[[PeerId, _Request], Awaitable[Message]]
@@ -257,6 +292,30 @@ class _Daemon(P2P):  # type: ignore[misc]  # hivemind has no type information
     @classmethod
     def _make_process_args(cls, *args: Any, **kwargs: Any) -> list[str]:
         return [*cls.launcher, *P2P._make_process_args(*args, **kwargs)]
+
+
+class _Answer(asyncio.Future[Any]):
+    """An answer that may come after its caller has given up."""
+
+    def set_result(self, result: Any) -> None:
+        if not self.done():
+            super().set_result(result)
+
+    def set_exception(self, exception: type | BaseException) -> None:
+        if not self.done():
+            super().set_exception(exception)
+
+
+class _PendingCalls(dict[Any, "asyncio.Future[Any]"]):
+    """hivemind's table of unanswered calls, made safe against late answers.
+
+    Its reader sets the result of a call whose deadline has just passed, which raises and ends the reader: no call of
+    this process is ever answered again (hivemind 1.1.12, control.py, _read_from_persistent_conn). A process that was
+    frozen hits this when it goes on, because then deadlines and answers are all due at once.
+    """
+
+    def __setitem__(self, call: Any, answer: "asyncio.Future[Any]") -> None:
+        super().__setitem__(call, _Answer(loop=answer.get_loop()))
 
 
 class _Validator(RecordValidatorBase):  # type: ignore[misc]  # hivemind has no type information

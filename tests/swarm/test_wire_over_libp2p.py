@@ -156,6 +156,31 @@ async def test_call_to_a_frozen_peer_ends_at_its_deadline(tmp_path: Path) -> Non
         assert 0.4 < time.monotonic() - started_s < 3.0
 
 
+async def test_answers_that_come_just_at_their_deadline_do_not_deafen_the_caller(tmp_path: Path) -> None:
+    async def answer(sender: PeerId, request: pb.StatusRequest) -> pb.Ack:
+        await asyncio.sleep(float(request.run))
+        return pb.Ack()
+
+    async with parties(tmp_path, 2) as (server, caller):
+        await server.node.serve("late", pb.StatusRequest, answer)
+
+        async def call(answer_s: float, timeout_s: float) -> bool:
+            try:
+                await caller.node.call(
+                    server.peer, "late", pb.StatusRequest(run=str(answer_s)), pb.Ack, timeout_s=timeout_s
+                )
+            except PeerUnreachable:
+                return False
+            return True
+
+        # As after a freeze: this loop is busy while answers and deadlines fall due, and then sees them all at once.
+        calls = [asyncio.create_task(call(0.05, 0.1)) for _ in range(50)]
+        await asyncio.sleep(0.01)
+        time.sleep(0.3)  # noqa: ASYNC251 - blocking is the point
+        await asyncio.gather(*calls)
+        assert await call(0.0, 5.0)
+
+
 async def _never(sender: PeerId, request: pb.StatusRequest) -> pb.Ack:
     await asyncio.sleep(3600)
     return pb.Ack()
