@@ -3,9 +3,11 @@
 import asyncio
 import contextlib
 import os
+import queue
 import signal
+import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,7 @@ from p2ptrain.ids import Digest, PeerId, RunId, SliceId
 from p2ptrain.node.child_processes import die_with_parent_prefix
 from p2ptrain.swarm.directory import Claim, DhtDirectory, _encode, _record_name, is_valid_record
 from p2ptrain.wire.blobs import BlobExchange
-from p2ptrain.wire.libp2p import Libp2pNode, NodeOptions, RecordCheck
+from p2ptrain.wire.libp2p import Libp2pNode, NodeOptions
 from p2ptrain.wire.messages import BlobRef
 from p2ptrain.wire.v1 import peer_pb2 as pb
 from tests.support.live_swarm import descendants
@@ -42,8 +44,8 @@ class Party:
 
 
 @contextlib.asynccontextmanager
-async def parties(folder: Path, count: int, check: RecordCheck = is_valid_record) -> AsyncIterator[list[Party]]:
-    """Nodes that know each other, the first as bootstrap."""
+async def parties(folder: Path, count: int, bootstraps: Sequence[str] = ()) -> AsyncIterator[list[Party]]:
+    """Nodes that know each other, the first as bootstrap unless others are given."""
     running: list[Party] = []
     try:
         for number in range(count):
@@ -55,8 +57,8 @@ async def parties(folder: Path, count: int, check: RecordCheck = is_valid_record
                     peer=identity.peer_id,
                     host="127.0.0.1",
                     port=0,
-                    bootstraps=running[0].node.addresses if running else [],
-                    check_record=check,
+                    bootstraps=running[0].node.addresses if running else bootstraps,
+                    check_record=is_valid_record,
                     launcher=die_with_parent_prefix(),
                 )
             )
@@ -161,24 +163,49 @@ async def test_answers_that_come_just_at_their_deadline_do_not_deafen_the_caller
         await asyncio.sleep(float(request.run))
         return pb.Ack()
 
-    async with parties(tmp_path, 2) as (server, caller):
-        await server.node.serve("late", pb.StatusRequest, answer)
+    with answering_thread(tmp_path, "late", answer) as (address, server):
+        async with parties(tmp_path, 1, bootstraps=[address]) as (caller,):
 
-        async def call(answer_s: float, timeout_s: float) -> bool:
-            try:
-                await caller.node.call(
-                    server.peer, "late", pb.StatusRequest(run=str(answer_s)), pb.Ack, timeout_s=timeout_s
-                )
-            except PeerUnreachable:
-                return False
-            return True
+            async def call(answer_s: float, timeout_s: float) -> bool:
+                request = pb.StatusRequest(run=str(answer_s))
+                try:
+                    await caller.node.call(server, "late", request, pb.Ack, timeout_s=timeout_s)
+                except PeerUnreachable:
+                    return False
+                return True
 
-        # As after a freeze: this loop is busy while answers and deadlines fall due, and then sees them all at once.
-        calls = [asyncio.create_task(call(0.05, 0.1)) for _ in range(50)]
-        await asyncio.sleep(0.01)
-        time.sleep(0.3)  # noqa: ASYNC251 - blocking is the point
-        await asyncio.gather(*calls)
-        assert await call(0.0, 5.0)
+            assert await call(0.0, 5.0)
+            # As after a freeze: this loop is busy while answers and deadlines fall due, and then sees them all at once.
+            calls = [asyncio.create_task(call(0.05, 0.1)) for _ in range(50)]
+            await asyncio.sleep(0.01)
+            time.sleep(0.4)  # noqa: ASYNC251 - blocking is the point
+            assert not all(await asyncio.gather(*calls))
+            assert await call(0.0, 5.0)
+
+
+@contextlib.contextmanager
+def answering_thread(
+    folder: Path, name: str, answer: Callable[[PeerId, pb.StatusRequest], Awaitable[pb.Ack]]
+) -> Iterator[tuple[str, PeerId]]:
+    """A node in an event loop of its own, so that it answers while the test's loop is busy; its address and peer."""
+    started: queue.Queue[tuple[str, PeerId, asyncio.AbstractEventLoop, asyncio.Event]] = queue.Queue()
+
+    async def serve() -> None:
+        (folder / "thread").mkdir()
+        async with parties(folder / "thread", 1) as (party,):
+            await party.node.serve(name, pb.StatusRequest, answer)
+            end = asyncio.Event()
+            started.put((party.node.addresses[0], party.peer, asyncio.get_running_loop(), end))
+            await end.wait()
+
+    thread = threading.Thread(target=lambda: asyncio.run(serve()))
+    thread.start()
+    address, peer, loop, end = started.get(timeout=30)
+    try:
+        yield address, peer
+    finally:
+        loop.call_soon_threadsafe(end.set)
+        thread.join()
 
 
 async def _never(sender: PeerId, request: pb.StatusRequest) -> pb.Ack:
