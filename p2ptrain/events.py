@@ -79,6 +79,18 @@ class StateFetched(Event):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class SliceTakenOver(Event):
+    """A slice had lost all its owners; this peer goes on from its published weights, with a fresh outer momentum."""
+
+    slice: SliceId
+    version: Version
+
+    def line(self) -> str:
+        """The event as one sentence for people."""
+        return f"takes over slice {self.slice} at v{self.version} from its published weights: no owner is left"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class StateChanged(Event):
     """What the peer is doing, and why, in one sentence each time it changes."""
 

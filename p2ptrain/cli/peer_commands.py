@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import os
 import signal
 import time
@@ -183,7 +184,7 @@ def _tables(report: "SwarmReport") -> "list[Table]":
             " ".join(map(short, s.owners)) or "none yet",
             f"{verdict} at v{s.digests_version}" if s.digests else "nobody answered",
             f"{s.tokens:,}",
-            f"{s.loss_nats:.3f}",
+            _nats(s.loss_nats),
         )
     peers = Table(title="peers", title_justify="left")
     for column in ("peer", "slices", "state", "tokens", "sent", "validation loss"):
@@ -195,11 +196,15 @@ def _tables(report: "SwarmReport") -> "list[Table]":
             f"{p.state}: {p.reason}",
             f"{p.tokens:,}",
             f"{p.sent_bytes / 1e6:.1f} MB",
-            f"{p.validation_loss_nats:.3f}",
+            _nats(p.validation_loss_nats),
         )
     for silent in report.silent:
         peers.add_row(short(silent), "", "has a claim but does not answer", "", "", "")
     return [slices, peers]
+
+
+def _nats(loss: float) -> str:
+    return "not measured" if math.isnan(loss) else f"{loss:.3f}"
 
 
 def _data_folder() -> Path:

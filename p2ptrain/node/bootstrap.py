@@ -40,6 +40,7 @@ async def run_bootstrap(
             bootstraps=network.bootstraps,
             check_record=is_valid_record,
             launcher=die_with_parent_prefix(),
+            sockets=key.parent / "sockets",
         )
     )
     try:

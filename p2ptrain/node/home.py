@@ -3,7 +3,8 @@
 - ``identity.key``: the peer's key, made on first use.
 - ``manifest.toml``: copy of the run's manifest; binds the folder to the run.
 - ``checkpoint.safetensors``: last committed state.
-- ``accepted-<slice>.bin``: what the peer last voted for; a crash must not make it vote twice.
+- ``promise-<slice>.bin``, ``accepted-<slice>.bin``: the ballot that the peer last took part in and what it last voted
+  for; a crash must not make it vote twice.
 - ``events.jsonl``: journal.
 - ``lock``: held while a process uses the folder; names its process id.
 """
@@ -155,6 +156,10 @@ class Home:
     def accepted_path(self, slice_id: SliceId) -> Path:
         """What the peer last voted for in the rounds of a slice."""
         return self.path / f"accepted-{slice_id}.bin"
+
+    def promise_path(self, slice_id: SliceId) -> Path:
+        """The ballot that the peer last took part in, for a slice."""
+        return self.path / f"promise-{slice_id}.bin"
 
     def close(self) -> None:
         """Let another process use the folder."""

@@ -125,6 +125,7 @@ async def observe(run: RunId, slices: Sequence[SliceId], network: NetworkConfig)
                 bootstraps=network.bootstraps,
                 check_record=is_valid_record,
                 launcher=die_with_parent_prefix(),
+                sockets=Path(folder) / "sockets",
                 serves_dht=False,
             )
         )

@@ -8,6 +8,7 @@ goes on. Slices that others own are swapped in whenever they arrive, between two
 import asyncio
 import contextlib
 import math
+from collections import Counter
 from collections.abc import Coroutine
 from dataclasses import replace
 from typing import Any
@@ -36,10 +37,11 @@ from p2ptrain.model.slicing import SlicePlan
 from p2ptrain.node.child_processes import die_with_parent_prefix
 from p2ptrain.node.home import Home
 from p2ptrain.node.listening import listen_host
-from p2ptrain.node.saved_state import load_accepted, load_replicas, save_accepted, save_replicas
+from p2ptrain.node.saved_state import load_past, load_replicas, save_accepted, save_promise, save_replicas
 from p2ptrain.node.trainer import Resume, RoundTrained, Swap, Trainer
 from p2ptrain.swarm.context import Context, Replica
 from p2ptrain.swarm.directory import DhtDirectory, is_valid_record
+from p2ptrain.swarm.rounds import Promise
 from p2ptrain.swarm.state import OwnedState, genesis
 from p2ptrain.swarm.swarm import Condition, Swarm
 from p2ptrain.training.inner_loop import InnerLoop
@@ -84,6 +86,8 @@ class Peer:
         """Slices whose other owners are ready for a round that we have not contributed to."""
         self._stand_on: dict[SliceId, OwnedState] = {}
         """Per owned slice, the state whose anchor the training thread's weights stand on."""
+        self._tokens_since_commit: Counter[SliceId] = Counter()
+        """What weighs our next contribution: a void round's tokens are still in it."""
         self._moved = asyncio.Event()
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -119,7 +123,7 @@ class Peer:
         await self._swarm.start()
         owned = await self._swarm.choose(self._wanted_slices())
         self._enter("JOINING", "fetching what the others have")
-        await self._swarm.join(owned, self._starting_replicas(owned), load_accepted(self._home, owned))
+        await self._swarm.join(owned, self._starting_replicas(owned), load_past(self._home, owned))
         values = {slice_id: self._values(slice_id) for slice_id in self._plan.slice_ids}
         inner = InnerLoop(self._run, self._plan, owned, values, self._corpus, self._identity.peer_id)
         self._stand_on = {s: owner.replica.owned for s, owner in self._swarm.owners.items() if owner.replica.owned}
@@ -159,7 +163,8 @@ class Peer:
             self._spawn(self._contribute(slice_id, local, trained))
 
     async def _contribute(self, slice_id: SliceId, local: Float32, trained: RoundTrained) -> None:
-        tokens = trained.tokens
+        self._tokens_since_commit[slice_id] += trained.tokens
+        tokens = self._tokens_since_commit[slice_id] if trained.tokens else 0
         try:
             gradient = await asyncio.to_thread(pseudo_gradient, self._stand_on[slice_id].anchor, local)
         except NonFiniteUpdate as error:
@@ -203,6 +208,7 @@ class Peer:
         assert owned is not None
         if owned.digest != before.digest:
             self._stand_on[slice_id] = owned
+            self._tokens_since_commit[slice_id] = 0
             self._trainer.send(Swap(slice_id, owned.anchor, shift_from=before.anchor if keep_progress else None))
 
     def cut_off_wanted(self, slice_id: SliceId, within_s: float) -> None:
@@ -216,6 +222,10 @@ class Peer:
     def _contribute_nothing(self, slice_id: SliceId) -> None:
         nothing = np.zeros(self._plan.numel(slice_id), np.float32)
         self._spawn(self._swarm.owners[slice_id].contribute(nothing, 0, math.nan))
+
+    def save_promise(self, slice_id: SliceId, promise: Promise) -> None:
+        """Put the ballot that we take part in on disk before we say so."""
+        save_promise(self._home, slice_id, promise)
 
     def save_accepted(self, slice_id: SliceId, accepted: Accepted) -> None:
         """Put what we are about to vote for on disk before the vote leaves."""
@@ -312,6 +322,7 @@ class Peer:
             bootstraps=network.bootstraps,
             check_record=is_valid_record,
             launcher=die_with_parent_prefix(),
+            sockets=self._home.path / "sockets",
         )
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:

@@ -3,13 +3,14 @@
 from collections.abc import Iterable, Mapping
 
 from p2ptrain.errors import BadMessage, HomeError
-from p2ptrain.ids import SliceId
+from p2ptrain.ids import SliceId, Version
 from p2ptrain.node import checkpoint
 from p2ptrain.node.atomic_file import replace_file
 from p2ptrain.node.home import Home
-from p2ptrain.swarm.context import Replica
+from p2ptrain.swarm.context import Past, Replica
+from p2ptrain.swarm.rounds import Promise
 from p2ptrain.swarm.state import OwnedState, PublishedState
-from p2ptrain.wire.messages import Accepted, Certificate
+from p2ptrain.wire.messages import Accepted, Ballot, Certificate
 
 
 def save_replicas(home: Home, replicas: Mapping[SliceId, Replica]) -> None:
@@ -71,24 +72,37 @@ def save_accepted(home: Home, slice_id: SliceId, accepted: Accepted) -> None:
     replace_file(home.accepted_path(slice_id), [data], size_bytes=len(data))
 
 
-def load_accepted(home: Home, slices: Iterable[SliceId]) -> dict[SliceId, Accepted]:
-    """What this peer last voted for, for those slices that have a vote on disk.
+def save_promise(home: Home, slice_id: SliceId, promise: Promise) -> None:
+    """Remember which ballot we take part in; on disk when this returns."""
+    data = promise.version.to_bytes(8, "little") + promise.ballot.encode()
+    replace_file(home.promise_path(slice_id), [data], size_bytes=len(data))
+
+
+def load_past(home: Home, slices: Iterable[SliceId]) -> dict[SliceId, Past]:
+    """What this peer last promised and voted for in the rounds of these slices.
 
     Raises:
         HomeError: a file is damaged.
     """
-    accepted = {}
-    for slice_id in slices:
+    return {slice_id: _load_past(home, slice_id) for slice_id in slices}
+
+
+def _load_past(home: Home, slice_id: SliceId) -> Past:
+    promise, accepted = None, None
+    path = home.promise_path(slice_id)
+    try:
+        if path.exists():
+            data = path.read_bytes()
+            promise = Promise(Version(int.from_bytes(data[:8], "little")), Ballot.decode(data[8:]))
         path = home.accepted_path(slice_id)
         if path.exists():
-            try:
-                vote = Certificate.decode(path.read_bytes())
-            except BadMessage as error:
-                raise HomeError(
-                    f"{path} is damaged: {error}. Delete it if this peer has been stopped for longer than a round"
-                ) from error
-            accepted[slice_id] = Accepted(vote.ballot, vote.value)
-    return accepted
+            vote = Certificate.decode(path.read_bytes())
+            accepted = Accepted(vote.ballot, vote.value)
+    except BadMessage as error:
+        raise HomeError(
+            f"{path} is damaged: {error}. Delete it if this peer has been stopped for longer than a round"
+        ) from error
+    return Past(promise, accepted)
 
 
 def _replica(saved: checkpoint.Checkpoint, slice_id: SliceId) -> Replica:

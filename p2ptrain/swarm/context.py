@@ -10,6 +10,7 @@ from p2ptrain.identity.keys import Identity
 from p2ptrain.ids import PeerId, RunId, SliceId
 from p2ptrain.swarm.directory import Claim
 from p2ptrain.swarm.reduce import part_bounds
+from p2ptrain.swarm.rounds import Promise
 from p2ptrain.swarm.state import OuterRule, OwnedState, PublishedState
 from p2ptrain.wire.blobs import BlobExchange
 from p2ptrain.wire.libp2p import Libp2pNode
@@ -27,6 +28,9 @@ class Listener(Protocol):
 
     def slice_moved(self, slice_id: SliceId) -> None:
         """A slice, owned or not, is at a new version."""
+
+    def save_promise(self, slice_id: SliceId, promise: Promise) -> None:
+        """Put the ballot that we take part in on disk before we say so."""
 
     def save_accepted(self, slice_id: SliceId, accepted: Accepted) -> None:
         """Put what we are about to vote for on disk before the vote leaves; a crash must not make us vote twice."""
@@ -81,6 +85,14 @@ class Context:
         """Whom to ask for a slice's bytes: ``first``, then its owners, then everybody else; each once, never us."""
         order = [*first, *sorted(self.holders(slice_id)), *sorted(self.claims)]
         return [peer for peer in dict.fromkeys(order) if peer != self.me]
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """What an owner said about the next version of a slice before it was stopped, from its disk."""
+
+    promise: Promise | None = None
+    accepted: Accepted | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from p2ptrain.ids import GENESIS, PeerId, SliceId
 from p2ptrain.swarm import rounds
 from p2ptrain.swarm.catch_up import catch_up, fetch_results, head_of
 from p2ptrain.swarm.certificates import check_certificate, check_vote, sign_vote
-from p2ptrain.swarm.context import Context, Replica
+from p2ptrain.swarm.context import Context, Past, Replica
 from p2ptrain.swarm.history import History
 from p2ptrain.swarm.reduce import weighted_mean
 from p2ptrain.swarm.state import StagedState, outer_step
@@ -50,7 +50,7 @@ class _Pending:
 class SliceOwner:
     """One slice that this peer owns, from version to version."""
 
-    def __init__(self, context: Context, slice_id: SliceId, replica: Replica, accepted: Accepted | None = None) -> None:
+    def __init__(self, context: Context, slice_id: SliceId, replica: Replica, past: Past) -> None:
         assert replica.owned is not None
         self.slice = slice_id
         self.replica = replica
@@ -59,8 +59,11 @@ class SliceOwner:
         """Of the last committed round."""
         self._context = context
         exchange = context.exchange
-        if accepted and accepted.value.previous != head_of(replica).value_hash:
+        head = head_of(replica)
+        accepted, promise = past.accepted, past.promise
+        if accepted and accepted.value.previous != head.value_hash:
             accepted = None  # a vote on a version that has been decided since
+        promised = promise.ballot if promise and promise.version == head.version + 1 else None
         self._state = rounds.begin(
             run=context.run,
             slice_id=slice_id,
@@ -68,12 +71,13 @@ class SliceOwner:
             timing=rounds.Timing(
                 gather_s=exchange.gather_timeout_s, reduce_s=exchange.reduce_timeout_s, vote_s=exchange.vote_timeout_s
             ),
-            head=head_of(replica),
+            head=head,
             claims=context.holders(slice_id),
             accepted=accepted,
+            promised=promised,
         )
         self._queue: asyncio.Queue[rounds.Event] = asyncio.Queue()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._group: asyncio.TaskGroup
         self._staged: tuple[tuple[PartResult, ...], StagedState, list[bytes | memoryview]] | None = None
         self._residual: Float32 = np.zeros(context.numel[slice_id], np.float32)
         """What int8 rounded away from our contributions so far; added to the next one (error feedback)."""
@@ -86,12 +90,9 @@ class SliceOwner:
 
     async def run(self) -> None:
         """Drive the rounds until cancelled."""
-        try:
+        async with asyncio.TaskGroup() as self._group:
             while True:
                 self._handle(await self._next_event())
-        finally:
-            for task in self._tasks:
-                task.cancel()
 
     def heard(self, sender: PeerId, message: RoundMessage) -> None:
         """A round message arrived.
@@ -189,6 +190,8 @@ class SliceOwner:
                     self._spawn(self._reduce(part, contributions))
             case rounds.StageResults(results):
                 self._spawn(self._stage(results))
+            case rounds.Promise():
+                self._context.listener.save_promise(self.slice, command)
             case rounds.SignVote(ballot, value):
                 self._context.listener.save_accepted(self.slice, Accepted(ballot, value))
                 vote = CastVote(value.value_hash, sign_vote(self._context.identity, ballot, value))
@@ -388,14 +391,7 @@ class SliceOwner:
         return RoundMessage(self._context.run, self.slice, value.version, certificate.ballot, Committed(certificate))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._done)
-
-    def _done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled():
-            task.result()
+        self._group.create_task(work)
 
     @property
     def _contribution_label(self) -> str:

@@ -11,19 +11,22 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from p2ptrain import __version__, clock
 from p2ptrain.errors import BadMessage, BadRecord, PeerUnreachable, WireError
-from p2ptrain.events import Refused, SlicesClaimed
+from p2ptrain.events import Refused, SlicesClaimed, SliceTakenOver
 from p2ptrain.ids import COMMON, PeerId, SliceId, Version, slice_order
 from p2ptrain.swarm.catch_up import catch_up, head_of
 from p2ptrain.swarm.certificates import check_certificate
 from p2ptrain.swarm.claims import choose_slice
-from p2ptrain.swarm.context import Context, Replica
+from p2ptrain.swarm.context import Context, Past, Replica
 from p2ptrain.swarm.directory import Claim, Directory
 from p2ptrain.swarm.follower import SliceFollower
 from p2ptrain.swarm.owner import SliceOwner
 from p2ptrain.swarm.rounds import Head
-from p2ptrain.wire.messages import Accepted, Certificate, Committed, RoundMessage
+from p2ptrain.swarm.state import OwnedState
+from p2ptrain.wire.messages import Certificate, Committed, RoundMessage
 from p2ptrain.wire.v1 import peer_pb2 as pb
 
 ROUND = "p2ptrain/1/round"
@@ -63,7 +66,7 @@ class Swarm:
         self._condition = condition
         self._acquaintances: list[PeerId] = []
         """Peers that we have known, newest first; some of them may be gone."""
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._group: asyncio.TaskGroup | None = None
 
     # Life.
 
@@ -92,22 +95,27 @@ class Swarm:
         return owned
 
     async def join(
-        self, owned: frozenset[SliceId], replicas: Mapping[SliceId, Replica], accepted: Mapping[SliceId, Accepted]
+        self, owned: frozenset[SliceId], replicas: Mapping[SliceId, Replica], pasts: Mapping[SliceId, Past]
     ) -> None:
         """Bring every slice to the newest version that the others have, and become their owner or follower.
 
         Args:
             owned: the slices that this peer owns.
             replicas: what it holds of every slice: from disk, or version 0.
-            accepted: what it voted for before it was stopped, from disk.
+            pasts: what it said as an owner before it was stopped, from disk.
         """
         await self._look()
-        current = dict(replicas)
+        orphans = {s for s in owned if not self._context.holders(s) - {self._context.me}}
+        # Nobody can give us an orphan's state, so we follow its published weights, which every peer holds.
+        current = {s: replace(r, owned=None) if s in orphans else r for s, r in replicas.items()}
         while moved := await self._catch_up_all(current):
             current |= moved
+        for slice_id in orphans:
+            current[slice_id] = self._take_over(slice_id, current[slice_id], replicas[slice_id])
         for slice_id in _sorted(self._context.numel):
             if slice_id in owned:
-                self.owners[slice_id] = SliceOwner(self._context, slice_id, current[slice_id], accepted.get(slice_id))
+                past = pasts.get(slice_id, Past())
+                self.owners[slice_id] = SliceOwner(self._context, slice_id, current[slice_id], past)
             else:
                 self.followers[slice_id] = SliceFollower(self._context, slice_id, current[slice_id])
         await self._publish(ready=_sorted(owned), joining=())
@@ -115,13 +123,22 @@ class Swarm:
         await asyncio.sleep(_SETTLE_S)
         await self._look()
 
+    def _take_over(self, slice_id: SliceId, found: Replica, ours: Replica) -> Replica:
+        """A slice without living owners: our own state if it is the newest, else the published weights as anchor."""
+        if head_of(found) == head_of(ours):
+            return ours
+        version = found.published.version
+        self._context.events.emit(SliceTakenOver(slice=slice_id, version=version))
+        values = found.published.values
+        return replace(found, owned=OwnedState.of(version, values, np.zeros_like(values)))
+
     async def run(self) -> None:
         """Keep claims fresh, rounds going and news flowing until cancelled."""
-        async with asyncio.TaskGroup() as group:
+        async with asyncio.TaskGroup() as self._group:
             for owner in self.owners.values():
-                group.create_task(owner.run())
-            group.create_task(self._keep_directory())
-            group.create_task(self._pull_news())
+                self._spawn(owner.run())
+            self._spawn(self._keep_directory())
+            self._spawn(self._pull_news())
 
     async def leave(self) -> None:
         """Withdraw the claim, so that nobody waits for us."""
@@ -184,7 +201,8 @@ class Swarm:
             elif isinstance(message.body, Committed):
                 certificate = message.body.certificate
                 check_certificate(certificate, self._context.run, self._context.numel)
-                if follower := self.followers.get(message.slice):
+                follower = self.followers.get(message.slice)
+                if follower and self._group:  # before run() we are joining, and ask for ourselves
                     self._spawn(self._follow(follower, certificate, sender))
             else:
                 return pb.Ack(refusal=f"this peer does not own slice {message.slice[:64]}")
@@ -354,9 +372,8 @@ class Swarm:
         await self._directory.publish(claim)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        assert self._group is not None, "nothing runs beside the rounds before run()"
+        self._group.create_task(work)
 
 
 def _by_slice(certificates: Sequence[Certificate]) -> dict[SliceId, list[Certificate]]:

@@ -34,6 +34,8 @@ _CALL_FAILED = (P2PDaemonError, P2PHandlerError, ControlFailure, OSError, EOFErr
 _BOOTSTRAP_TIMEOUT_S = 15.0
 """A relayed first contact took up to 3 s in the lab; five times that is somebody who is not there."""
 _WATCH_EVERY_S = 1.0
+_MAX_SOCKET_FOLDER_BYTES = 107 - len("/p2pclient-0123456789a.sock")
+"""The path of a Unix socket has at most 107 bytes, unix(7)."""
 _CALLER_CLOSES_WITHIN_S = 60.0
 """How long a stream is kept for a caller that has been sent everything: the drain of a slow link's buffers."""
 
@@ -70,6 +72,8 @@ class NodeOptions:
     check_record: RecordCheck
     launcher: Sequence[str]
     """Goes before the daemon's command line, so that the daemon cannot outlive this process."""
+    sockets: Path
+    """For the daemon's Unix sockets, made and removed by the node; below /tmp if its path is too long for them."""
     serves_dht: bool = True
     """False: reads the DHT without keeping records for others (observers)."""
 
@@ -128,8 +132,9 @@ class Libp2pNode:
         """
         bootstraps = [_bootstrap_address(text) for text in options.bootstraps]
         _check_can_listen(options)
-        # Unix socket paths have at most 107 bytes, so a folder below the home would not always do.
-        sockets = Path(tempfile.gettempdir()) / f"p2ptrain-{os.getuid()}-{options.peer[-12:]}"
+        sockets = options.sockets.absolute()
+        if len(os.fsencode(sockets)) > _MAX_SOCKET_FOLDER_BYTES:
+            sockets = Path(tempfile.gettempdir()) / f"p2ptrain-{os.getuid()}-{options.peer[-12:]}"
         shutil.rmtree(sockets, ignore_errors=True)
         sockets.mkdir(mode=0o700)
         daemon: Any = type(

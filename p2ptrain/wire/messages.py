@@ -72,6 +72,19 @@ class Ballot:
         """How many members commit."""
         return len(self.members) // 2 + 1
 
+    def encode(self) -> bytes:
+        """The ballot as bytes, for disk."""
+        return _ballot_to_pb(self).SerializeToString(deterministic=True)
+
+    @classmethod
+    def decode(cls, data: bytes) -> "Ballot":
+        """The ballot in ``data``.
+
+        Raises:
+            BadMessage: not an encoded ballot.
+        """
+        return _ballot_from_pb(_parse(pb.Ballot, data))
+
 
 @dataclass(frozen=True, slots=True)
 class Value:
@@ -305,7 +318,7 @@ class RoundMessage:
         return cls(RunId(m.run), SliceId(m.slice), Version(m.version), _ballot_from_pb(m.ballot), body)
 
 
-_M = TypeVar("_M", pb.Value, pb.Certificate)
+_M = TypeVar("_M", pb.Ballot, pb.Value, pb.Certificate)
 
 
 def _parse(kind: type[_M], data: bytes) -> _M:

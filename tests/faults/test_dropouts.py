@@ -6,7 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from p2ptrain.events import Event, RoundCommitted, RoundStage, RoundVoid
+from p2ptrain.events import (
+    Evaluated,
+    Event,
+    RoundCommitted,
+    RoundStage,
+    RoundVoid,
+    SliceTakenOver,
+    UpdateApplied,
+)
 from tests.support.live_swarm import START_S, LivePeer, LiveSwarm, eventually, is_running
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(240)]
@@ -103,7 +111,7 @@ def test_frozen_peer_comes_back_without_a_fork(frozen_s: float, tmp_path: Path) 
         swarm.assert_same_digests()
 
 
-def test_all_owners_of_a_slice_die_and_the_others_go_on(tmp_path: Path) -> None:
+def test_all_owners_of_a_slice_die_and_a_newcomer_takes_it_over(tmp_path: Path) -> None:
     with LiveSwarm(tmp_path) as swarm:
         lost, stays = swarm.start_peer("lost", "0"), swarm.start_peer("stays", "1")
         lost.wait_for_version("0", 4)
@@ -111,6 +119,18 @@ def test_all_owners_of_a_slice_die_and_the_others_go_on(tmp_path: Path) -> None:
         version = stays.committed("common")[-1].version
         stays.wait_for_version("common", version + 3, within_s=RECOVERY_S)
         swarm.assert_same_digests()
+
+        reached = swarm.slice_report("0")["version"]
+        heir = swarm.start_peer("heir")
+        heir.wait_for_version("0", reached + 2)
+        assert heir.events(SliceTakenOver)[0].version == reached, "from the published weights, not from the beginning"
+        eventually(
+            lambda: any(event.slice == "0" and event.version > reached for event in stays.events(UpdateApplied)),
+            within_s=START_S,
+            what="the other peer receives the slice again",
+        )
+        losses = [event.loss_nats for event in stays.events(Evaluated)]
+        assert losses[-1] < losses[0] - 0.5
 
 
 def test_running_swarm_does_not_notice_that_the_bootstrap_died(tmp_path: Path) -> None:

@@ -60,6 +60,7 @@ async def parties(folder: Path, count: int, bootstraps: Sequence[str] = ()) -> A
                     bootstraps=running[0].node.addresses if running else bootstraps,
                     check_record=is_valid_record,
                     launcher=die_with_parent_prefix(),
+                    sockets=folder / f"{number}.sockets",
                 )
             )
             party = Party(node, identity)
