@@ -9,6 +9,7 @@
     │   ├── IdentityError         a key file that is not a key, or that others can read
     │   └── NetworkSetupError     no bootstrap answers, or the port is taken
     ├── StorageError              a file could not be written; what was saved before is intact
+    ├── OutOfMemory               the device's memory is too small for one window
     ├── NonFiniteUpdate           training produced NaN or infinity; the contribution is withheld
     └── WireError                 bytes from the network that break the protocol
         ├── BadRecord             a directory record with a wrong signature, owner or form
@@ -54,6 +55,10 @@ class NetworkSetupError(UsageError):
 
 class StorageError(P2PTrainError):
     """A file could not be written, for example because the disk is full; what was saved before is intact."""
+
+
+class OutOfMemory(P2PTrainError):
+    """Memory ran out even with the lightest way to compute; nothing was changed."""
 
 
 class NonFiniteUpdate(P2PTrainError):
