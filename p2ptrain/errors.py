@@ -4,6 +4,7 @@
     ├── UsageError                what the user gave cannot work; nothing was started or written (exit status 2)
     │   ├── ConfigError           a manifest or profile, with every problem listed
     │   ├── SlicingError          the model cannot be cut into that many slices
+    │   ├── DoesNotFit            the memory given is too small for any way to train
     │   ├── DataError             the text of the run is missing or differs from the manifest's
     │   ├── HomeError             a home folder of another run, in use, or with a corrupt checkpoint
     │   ├── IdentityError         a key file that is not a key, or that others can read
@@ -35,6 +36,10 @@ class ConfigError(UsageError):
 
 class SlicingError(UsageError):
     """The model cannot be cut into that many slices."""
+
+
+class DoesNotFit(UsageError):
+    """The memory given is too small for any way to train; the message says how much would do."""
 
 
 class DataError(UsageError):

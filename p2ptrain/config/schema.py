@@ -132,14 +132,15 @@ class EngineConfig:
     device: str = "cpu"
     """``cpu``, ``cuda``, ``cuda:1``, ``mps``: what torch calls it."""
     precision: Precision = "float32"
-    """``bfloat16`` halves weights and activations; owned rows keep float32 masters. Faster on processors that have it."""
+    """``bfloat16`` halves weights and activations; owned rows keep float32 masters. Faster where the
+    processor has it."""
     lean: bool = False
-    """Backward passes that keep about half of what autograd keeps; gradients equal to rounding, no longer to the bit."""
+    """Backward passes that keep about half of what autograd keeps; equal to rounding, no longer to the bit."""
     recompute: Recompute = "nothing"
-    """``mlp`` or whole ``blocks`` are computed twice instead of kept, for about a fifth or a third more time. Raise when
-    memory runs out at ``micro_batch = 1``. Implies ``lean``."""
+    """``mlp`` or whole ``blocks`` are computed twice instead of kept, for about a fifth or a third more time. For
+    when memory runs out at ``micro_batch = 1``. Implies ``lean``."""
     micro_batch: int = 0
-    """Windows in one forward pass; gradients of the batch's micro-batches add up in float32. 0 takes the batch whole."""
+    """Windows in one forward pass; gradients of micro-batches add up in float32. 0 takes the batch whole."""
     compile: bool = False
     """Compile the blocks with ``torch.compile``, once, for some minutes. Implies ``lean``."""
     deterministic: bool = False

@@ -1,6 +1,6 @@
 """Pieces of the decoder whose backward passes keep little and compute gradients for owned rows alone.
 
-What plain autograd keeps of one block for the backward pass, and what these keep, in widths D and MLP sizes H per token:
+What plain autograd keeps of a block for the backward pass, and what these keep, in widths D and MLP sizes H a token:
 
                                     plain autograd          here
     both norms                      inputs, outputs: 4D     inputs: 2D       outputs are computed again
@@ -9,7 +9,7 @@ What plain autograd keeps of one block for the backward pass, and what these kee
     loss                            logits, 3 times         nothing          gradient computed in the forward pass
 
 Nothing that costs a matrix product is computed twice, so this adds no FLOPs. Savings in the docstrings are of the 1.3B
-model with 8 x 1024 tokens in bfloat16, where plain autograd peaks at 35.2 GiB (docs/results/engine.md).
+model with 8 x 1024 tokens in bfloat16, where plain autograd peaks at 33.8 GiB (docs/results/engine.md).
 
 Shapes: n tokens, D width, H MLP hidden units, V vocabulary.
 """
@@ -24,7 +24,7 @@ from torch import Tensor
 from p2ptrain.model.sliced_linear import RowRanges, SlicedTensor
 
 _LOSS_CHUNK_ELEMENTS = 1 << 24
-"""Logits that exist at a time: 64 MiB in float32, about 500 tokens of a vocabulary of 32000."""
+"""Logits that exist at a time at least: 64 MiB in float32, about 500 tokens of a vocabulary of 32000."""
 
 _WIDE_CHUNK_ELEMENTS = 1 << 22
 """Elements that exist as float32 at a time beside bfloat16: 16 MiB, a few chunks for the norm of a large batch."""
@@ -238,7 +238,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
         loss = x.new_zeros((), dtype=wide)
         dx = torch.empty_like(x) if ctx.needs_input_grad[0] else None
         dweight: Tensor | None = None
-        chunk = max(1, _LOSS_CHUNK_ELEMENTS // vocabulary)
+        # With D/2 tokens the logits are half as large as the float32 sums that more chunks would need.
+        chunk = max(x.shape[1] // 2, _LOSS_CHUNK_ELEMENTS // vocabulary, 1)
         for first in range(0, tokens, chunk):
             x_chunk, wanted = x[first : first + chunk], targets[first : first + chunk, None]
             scores = (x_chunk @ full.t()).to(wide)
@@ -284,7 +285,7 @@ class _Embedding(torch.autograd.Function):
         dweight = dx.new_empty((ctx.rows, dx.shape[-1]))
         # In columns, so that the float32 sums of a large vocabulary never exist whole: 0.5 GB of a 7B model.
         columns = max(1, _WIDE_CHUNK_ELEMENTS // ctx.rows)
-        for into, part in zip(dweight.split(columns, dim=1), dx.split(columns, dim=-1), strict=True):
+        for into, part in zip(torch.split(dweight, columns, 1), torch.split(dx, columns, -1), strict=True):
             into.copy_(torch.ops.aten.embedding_dense_backward(part.to(wide), tokens, ctx.rows, -1, False))
         return None, None, dweight
 
@@ -338,7 +339,7 @@ def _normed(x: Tensor, scale: Tensor, eps: float) -> Tensor:
 def _rms_norm_backward(
     dy: Tensor, x: Tensor, scale: Tensor, eps: float, *, needs_dscale: bool, into: Tensor
 ) -> Tensor | None:
-    """Gradients of ``x̂ * scale`` where ``x̂ = x r`` and ``r = 1 / rms(x)``: ``dx = r (g - x̂ mean(g x̂))``, ``g = dy scale``.
+    """Gradients of ``x̂ * scale`` with ``x̂ = x r``, ``r = 1 / rms(x)``: ``dx = r (g - x̂ mean(g x̂))``, ``g = dy scale``.
 
     Done for some rows at a time, so that float32 copies of bfloat16 tensors stay small.
 
@@ -370,8 +371,7 @@ def _rms_norm_backward(
 
 
 def _in_rows(x: Tensor) -> tuple[Tensor, ...]:
-    flat = x.view(-1, x.shape[-1])
-    return flat.split(max(1, _WIDE_CHUNK_ELEMENTS // x.shape[-1]))
+    return torch.split(x.view(-1, x.shape[-1]), max(1, _WIDE_CHUNK_ELEMENTS // x.shape[-1]))
 
 
 def _accumulator(dtype: torch.dtype) -> torch.dtype:

@@ -150,9 +150,7 @@ class Transformer(nn.Module):
             else:
                 x_BTD = self._block(x_BTD, weights, self._cos_T1E, self._sin_T1E, settings)
         x_BTD = lean_ops.rms_norm(x_BTD, self._parts["final_norm"].whole, self.config.norm_eps)
-        return lean_ops.linear_cross_entropy(
-            x_BTD.flatten(0, 1), self._parts["embedding"], windows[:, 1:].flatten()
-        )
+        return lean_ops.linear_cross_entropy(x_BTD.flatten(0, 1), self._parts["embedding"], windows[:, 1:].flatten())
 
     def _norm(self, name: str, x_BTD: Tensor) -> Tensor:
         return F.rms_norm(x_BTD, (self.config.width,), self._parts[name].whole, self.config.norm_eps)

@@ -26,7 +26,7 @@ def batch_gradients(model: Transformer, windows: Tensor, micro_batch: int) -> tu
     parameters = model.owned_parameters()
     for parameter in parameters:
         parameter.grad = None
-    pieces = windows.split(micro_batch) if micro_batch else (windows,)
+    pieces = torch.split(windows, micro_batch) if micro_batch else (windows,)
     if len(pieces) == 1:
         loss = model.loss(windows)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -41,7 +41,10 @@ def batch_gradients(model: Transformer, windows: Tensor, micro_batch: int) -> tu
         else:
             sums[parameter] = gradient.to(wide)
 
-    hooks = [parameter.register_post_accumulate_grad_hook(add) for parameter in parameters]  # type: ignore[arg-type]
+    hooks = [
+        parameter.register_post_accumulate_grad_hook(add)  # type: ignore[no-untyped-call]
+        for parameter in parameters
+    ]
     try:
         losses = []
         for piece in pieces:
@@ -57,7 +60,8 @@ def batch_gradients(model: Transformer, windows: Tensor, micro_batch: int) -> tu
 def gradient_norm(gradients: Sequence[Tensor]) -> Tensor:
     """The 2-norm of all gradients together, a float32 scalar."""
     norms = [torch.linalg.vector_norm(gradient, dtype=torch.float32) for gradient in gradients]
-    return torch.linalg.vector_norm(torch.stack(norms))
+    norm: Tensor = torch.linalg.vector_norm(torch.stack(norms))
+    return norm
 
 
 def clip_scale(norm: Tensor, limit: float) -> Tensor:

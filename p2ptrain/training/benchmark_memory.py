@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed._tools.mem_tracker import MemTracker
-from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+from torch.utils.flop_counter import FlopCounterMode
 
 from p2ptrain.config.schema import EngineConfig, InnerConfig, ModelConfig, Recompute, SlicedParts, SlicingConfig
 from p2ptrain.ids import COMMON, SliceId, numbered_slices
@@ -24,12 +24,22 @@ from p2ptrain.training.optimizer import inner_optimizer
 
 GIB = 1 << 30
 _INNER = InnerConfig(steps=1, batch=1, lr=1e-4)
+
+
+def _attention_flop(q: Sequence[int], *_: object, **__: object) -> int:
+    batch, heads, tokens, head_size = q
+    return 4 * batch * heads * tokens * tokens * head_size
+
+
+def _attention_backward_flop(dy: Sequence[int], *_: object, **__: object) -> int:
+    # Scores are computed again, then four products; torch's own formula for CUDA's kernels.
+    return _attention_flop(dy) * 5 // 2
+
+
 _NOT_COUNTED_BY_TORCH: dict[Any, Any] = {
     torch.ops.aten.addmm_: lambda _, a, b, **__: 2 * a[0] * a[1] * b[1],
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: (
-        lambda dy, q, k, v, *_, **__: sdpa_backward_flop_count(dy, q, k, v)
-    ),
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flop,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward_flop,
 }
 
 
@@ -78,7 +88,7 @@ def plain_cost(model: ModelConfig, *, batch: int, engine: EngineConfig) -> StepC
 
         return step
 
-    return _counted(prepare)
+    return _counted(prepare, warm_up=True)
 
 
 def sliced_cost(
@@ -109,7 +119,7 @@ def sliced_cost(
 
         return step
 
-    return _counted(prepare)
+    return _counted(prepare, warm_up=engine.precision == "float32")
 
 
 def memory_rows(
@@ -168,13 +178,14 @@ def _windows(model: ModelConfig, batch: int) -> Tensor:
     return torch.zeros((batch, model.context + 1), dtype=torch.int64)
 
 
-def _counted(prepare: Callable[[], Callable[[], None]]) -> StepCost:
-    """Two steps are done, since torch's AdamW makes its state in the first; FLOPs are the second's."""
+def _counted(prepare: Callable[[], Callable[[], None]], *, warm_up: bool) -> StepCost:
+    """Count one step, after another if the optimizer makes its state in the first, as torch's AdamW does."""
     flops = FlopCounterMode(display=False, custom_mapping=_NOT_COUNTED_BY_TORCH)
     tracker = MemTracker()
     with FakeTensorMode(), tracker:
         step = prepare()
-        step()
+        if warm_up:
+            step()
         with flops:
             step()
         del step

@@ -41,7 +41,9 @@ class PlainTransformer(nn.Module):
     float32 tensors that torch keeps on the CPU: the baseline is not to look worse than it is on a GPU.
     """
 
-    def __init__(self, config: ModelConfig, *, dtype: torch.dtype, device: str = "cpu", norm: Norm = lean_ops.rms_norm) -> None:
+    def __init__(
+        self, config: ModelConfig, *, dtype: torch.dtype, device: str = "cpu", norm: Norm = lean_ops.rms_norm
+    ) -> None:
         super().__init__()
         self.config = config
         self._dtype = dtype
@@ -66,7 +68,7 @@ class PlainTransformer(nn.Module):
         for layer in range(self.config.layers):
             prefix = f"layers.{layer}."
             y_BTD = self._norm(x_BTD, self._weight(prefix + "attention_norm"), eps)
-            q, k, v = (F.linear(y_BTD, self._weight(prefix + name)).unflatten(-1, (-1, self.head_size)) for name in "qkv")
+            q, k, v = (self._heads(F.linear(y_BTD, self._weight(prefix + name))) for name in "qkv")
             mixed = F.scaled_dot_product_attention(
                 self._rotated(q).transpose(1, 2),
                 self._rotated(k).transpose(1, 2),
@@ -85,9 +87,9 @@ class PlainTransformer(nn.Module):
         weight: Tensor = getattr(self, self._names[name])
         return weight.to(self._dtype)
 
+    def _heads(self, x_BTF: Tensor) -> Tensor:
+        return x_BTF.view(*x_BTF.shape[:2], -1, self.head_size)
+
     def _rotated(self, x_BTQE: Tensor) -> Tensor:
         tokens = x_BTQE.shape[1]
-        return (
-            x_BTQE * self._cos_T1E[:tokens]
-            + x_BTQE.roll(self.head_size // 2, dims=-1) * self._sin_T1E[:tokens]
-        )
+        return x_BTQE * self._cos_T1E[:tokens] + x_BTQE.roll(self.head_size // 2, dims=-1) * self._sin_T1E[:tokens]

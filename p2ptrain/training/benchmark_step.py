@@ -109,7 +109,7 @@ def _plain_step(model: ModelConfig, windows: torch.Tensor, engine: EngineConfig)
 
     def step() -> None:
         adamw.zero_grad(set_to_none=True)
-        loss(windows).backward()
+        loss(windows).backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(plain.parameters(), _INNER.clip)
         adamw.step()
 

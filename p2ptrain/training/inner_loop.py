@@ -161,7 +161,7 @@ class InnerLoop:
         if lighter is None:
             raise OutOfMemory(
                 f"round {self.round} inner step {self.inner_step}: memory ran out ({reason}) with one window at a time"
-                " and everything computed twice that can be. Own fewer slices, or ask what fits with: p2ptrain bench fit"
+                " and all computed twice that can be. Own fewer slices, or see what fits with: p2ptrain bench fit"
             )
         logger.warning("memory ran out (%s); going on with %s", reason, describe(lighter))
         self.engine = lighter

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from p2ptrain.config.schema import InnerConfig
 from p2ptrain.model.sliced_linear import joined_master, split_master
 
-_CHUNK_ELEMENTS = 1 << 24
-"""Elements whose master exists as float32 at a time: 64 MiB, where the embedding of a 7B model would take 0.5 GiB."""
+_CHUNK_ELEMENTS = 1 << 22
+"""Elements whose master exists as float32 at a time, 16 MiB with half a dozen temporary tensors beside it, where the
+embedding of a 7B model would take 0.5 GiB each."""
 
 
 class SplitAdamW:
@@ -46,7 +47,7 @@ class SplitAdamW:
             whole = (parameter.detach(), self._low_bits[index], gradients[index], self._means[index])
             columns = max(1, parameter.numel() // parameter.shape[0])
             rows = max(1, _CHUNK_ELEMENTS // columns)
-            pieces = zip(*(tensor.split(rows) for tensor in (*whole, self._squares[index])), strict=True)
+            pieces = zip(*(torch.split(tensor, rows) for tensor in (*whole, self._squares[index])), strict=True)
             self._done[index] += 1
             for high, low, gradient, mean, square in pieces:
                 master = joined_master(high, low)

@@ -57,7 +57,14 @@ def filled(plan: SlicePlan, dtype: torch.dtype) -> dict[str, Tensor]:
     return {n: (torch.randn(s, generator=chance, dtype=torch.float64) * 0.3).to(dtype) for n, s in plan.shapes.items()}
 
 
-def plain_gradients(config: ModelConfig, weights: dict[str, Tensor], windows: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+def random_windows(config: ModelConfig, batch: int) -> Tensor:
+    chance = torch.Generator().manual_seed(6)
+    return torch.randint(0, config.vocabulary, (batch, config.context + 1), generator=chance)
+
+
+def plain_gradients(
+    config: ModelConfig, weights: dict[str, Tensor], windows: Tensor
+) -> tuple[Tensor, dict[str, Tensor]]:
     """Of a model in plain autograd whose parameters and arithmetic have the weights' dtype."""
     dtype = next(iter(weights.values())).dtype
     plain = PlainTransformer(config, dtype=dtype, norm=lambda x, w, eps: F.rms_norm(x, w.shape, w, eps)).to(dtype)
@@ -109,7 +116,9 @@ def test_gradients_are_plain_autograds_for_any_shape_cut_ownership_and_micro_bat
     plan = SlicePlan.of(config, SlicingConfig(slices=cut[0], parts=cut[1]))
     owned = data.draw(st.frozensets(st.sampled_from(plan.slice_ids), min_size=1))
     batch = data.draw(st.integers(1, 3))
-    windows = torch.randint(0, config.vocabulary, (batch, config.context + 1), generator=torch.Generator().manual_seed(6))
+    windows = torch.randint(
+        0, config.vocabulary, (batch, config.context + 1), generator=torch.Generator().manual_seed(6)
+    )
     weights = filled(plan, torch.float64)
     expected_loss, expected = plain_gradients(config, weights, windows)
     loss, found = lean_gradients(
@@ -131,7 +140,7 @@ def test_in_bfloat16_gradients_are_as_close_to_the_exact_ones_as_plain_autograds
 ) -> None:
     plan = SlicePlan.of(config, SlicingConfig(slices=4, parts=("mlp", "heads")))
     owned = frozenset(plan.slice_ids)
-    windows = torch.randint(0, config.vocabulary, (3, config.context + 1), generator=torch.Generator().manual_seed(6))
+    windows = random_windows(config, 3)
     weights = filled(plan, torch.bfloat16)
     _, exact = plain_gradients(config, {name: weight.double() for name, weight in weights.items()}, windows)
     _, plain = plain_gradients(config, weights, windows)
