@@ -81,8 +81,8 @@ def fit(
             accumulation=math.ceil(batch / micro_batch),
             predicted_bytes=peak_bytes,
             budget_bytes=budget_bytes,
-            reason=f"{slices} of {slicing.slices} slices, {describe(task.engine_for(micro_batch))}: {_gib(peak_bytes)} of"
-            f" {_gib(usable_bytes)} usable ({_USABLE:.0%} of {_gib(budget_bytes)}){against}{refused}",
+            reason=f"{slices} of {slicing.slices} slices, {describe(task.engine_for(micro_batch))}: {_gib(peak_bytes)}"
+            f" of {_gib(usable_bytes)} usable ({_USABLE:.0%} of {_gib(budget_bytes)}){against}{refused}",
         )
     least = _Task(model, slicing, batch, replace(wanted, recompute="blocks")).count(1, 1)
     smallest_gib = math.ceil(least / _USABLE / GIB * 10) / 10
