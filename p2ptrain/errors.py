@@ -4,12 +4,16 @@
     ├── UsageError                what the user gave cannot work; nothing was started or written (exit status 2)
     │   ├── ConfigError           a manifest or profile, with every problem listed
     │   ├── SlicingError          the model cannot be cut into that many slices
+    │   ├── DoesNotFit            the memory given is too small for any way to train
     │   ├── DataError             the text of the run is missing or differs from the manifest's
     │   ├── HomeError             a home folder of another run, in use, or with a corrupt checkpoint
     │   ├── IdentityError         a key file that is not a key, or that others can read
     │   └── NetworkSetupError     no bootstrap answers, or the port is taken
     ├── StorageError              a file could not be written; what was saved before is intact
     ├── NodeDied                  libp2p's daemon has ended under a running peer
+
+
+    ├── OutOfMemory               the device's memory is too small for one window
     ├── NonFiniteUpdate           training produced NaN or infinity; the contribution is withheld
     └── WireError                 bytes from the network that break the protocol
         ├── BadRecord             a directory record with a wrong signature, owner or form
@@ -37,6 +41,10 @@ class SlicingError(UsageError):
     """The model cannot be cut into that many slices."""
 
 
+class DoesNotFit(UsageError):
+    """The memory given is too small for any way to train; the message says how much would do."""
+
+
 class DataError(UsageError):
     """The run's text is missing, too short or differs from what the manifest says."""
 
@@ -59,6 +67,10 @@ class StorageError(P2PTrainError):
 
 class NodeDied(P2PTrainError):
     """libp2p's daemon has ended under a running peer."""
+
+
+class OutOfMemory(P2PTrainError):
+    """Memory ran out even with the lightest way to compute; nothing was changed."""
 
 
 class NonFiniteUpdate(P2PTrainError):

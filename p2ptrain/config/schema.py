@@ -12,6 +12,8 @@ from p2ptrain.ids import SliceId
 SlicedParts = Literal["mlp", "heads"]
 Codec = Literal["int8", "float32"]
 DataSource = Literal["python-stdlib", "folder"]
+Precision = Literal["float32", "bfloat16"]
+Recompute = Literal["nothing", "mlp", "blocks"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,6 +123,28 @@ class RunConfig:
     exchange: ExchangeConfig = field(default_factory=ExchangeConfig)
     format: int = 1
     """Version of the manifest's form and of the protocol it implies."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineConfig:
+    """How one peer computes its inner steps: a choice of time and memory that no other peer sees."""
+
+    device: str = "cpu"
+    """``cpu``, ``cuda``, ``cuda:1``, ``mps``: what torch calls it."""
+    precision: Precision = "float32"
+    """``bfloat16`` halves weights and activations; owned rows keep float32 masters. Faster where the
+    processor has it."""
+    lean: bool = False
+    """Backward passes that keep about half of what autograd keeps; equal to rounding, no longer to the bit."""
+    recompute: Recompute = "nothing"
+    """``mlp`` or whole ``blocks`` are computed twice instead of kept, for about a fifth or a third more time. For
+    when memory runs out at ``micro_batch = 1``. Implies ``lean``."""
+    micro_batch: int = 0
+    """Windows in one forward pass; gradients of micro-batches add up in float32. 0 takes the batch whole."""
+    compile: bool = False
+    """Compile the blocks with ``torch.compile``, once, for some minutes. Implies ``lean``."""
+    deterministic: bool = False
+    """Refuse operations whose result depends on timing, for tests; matters on GPUs. Sets it for the whole process."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,12 +1,13 @@
 """Which parameters belong to which slice: an exact partition, cut across the width of every block.
 
 A hidden unit of an MLP is one row of ``gate``, ``up`` and ``down``; a key/value group of an attention is some rows of
-``q``, ``k``, ``v`` and ``o``. All of them are stored with the sliced dimension first, so that a slice is a block of
+``q``, ``k``, ``v`` and ``o``, and where there are more slices than groups, a group's rows are shared out among several
+slices. All of them are stored with the sliced dimension first, so that a slice is a block of
 contiguous rows: copying it is cheap, and the optimizer can update it in place.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 
@@ -102,7 +103,7 @@ class SlicePlan:
             The slice's elements, shape [numel], float32, in the order of ``regions``.
         """
         flat = np.empty(self.numel(slice_id), dtype=np.float32)
-        for region, begin, end in self._layout(slice_id):
+        for region, begin, end in self.layout(slice_id):
             torch.from_numpy(flat[begin:end]).copy_(
                 tensors[region.tensor].detach()[region.first : region.stop].flatten()
             )
@@ -119,7 +120,7 @@ class SlicePlan:
         assert values.shape == (self.numel(slice_id),), f"slice {slice_id} has {self.numel(slice_id)} elements"
         assert values.dtype == np.float32, f"slice {slice_id} must be float32, not {values.dtype}"
         source = torch.from_numpy(values if values.flags.writeable else values.copy())
-        for region, begin, end in self._layout(slice_id):
+        for region, begin, end in self.layout(slice_id):
             rows = tensors[region.tensor].detach()[region.first : region.stop]
             rows.copy_(source[begin:end].view(rows.shape))
 
@@ -130,7 +131,8 @@ class SlicePlan:
             self.scatter(tensors, slice_id, values[slice_id])
         return tensors
 
-    def _layout(self, slice_id: SliceId) -> Iterator[tuple[Region, int, int]]:
+    def layout(self, slice_id: SliceId) -> Iterator[tuple[Region, int, int]]:
+        """Where each region of a slice lies in its flat form, as (region, first element, stop)."""
         begin = 0
         for region in self.regions_of[slice_id]:
             end = begin + self._count(region)
@@ -187,13 +189,23 @@ def _check(model: ModelConfig, slicing: SlicingConfig) -> None:
             " (for plain DiLoCo set slicing.slices = 1)"
         )
     counts = {"mlp": ("model.mlp_hidden", model.mlp_hidden), "heads": ("model.kv_heads", model.kv_heads)}
-    cut = [counts[part] for part in slicing.parts]
-    possible = _divisors(math.gcd(*(count for _, count in cut)))
-    if slicing.slices < 1 or any(count % slicing.slices for _, count in cut):
-        named = " and ".join(f"{name} = {count}" for name, count in cut)
+    possible = [n for n in range(1, max(model.mlp_hidden, model.heads) + 1) if _divides(model, slicing.parts, n)]
+    if slicing.slices not in possible:
+        named = " and ".join(f"{name} = {count}" for name, count in (counts[part] for part in slicing.parts))
         raise SlicingError(
-            f"slicing.slices = {slicing.slices} cannot cut {named} into equal slices; these numbers can: {possible}"
+            f"slicing.slices = {slicing.slices} cannot cut {named} into equal slices; these numbers can:"
+            f" {', '.join(map(str, possible))}"
         )
+
+
+def _divides(model: ModelConfig, parts: Collection[str], slices: int) -> bool:
+    if "mlp" in parts and model.mlp_hidden % slices:
+        return False
+    if "heads" not in parts or model.kv_heads % slices == 0:
+        return True
+    # More slices than key/value groups: whole query heads, and as many rows of their group's keys and values.
+    kv_rows = model.kv_heads * (model.width // model.heads)
+    return slices % model.kv_heads == 0 and model.heads % slices == 0 and kv_rows % slices == 0
 
 
 def _divisors(number: int) -> str:

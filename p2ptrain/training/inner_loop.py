@@ -1,21 +1,27 @@
 """Inner steps: local AdamW on the owned slices, while everything else of the model only computes."""
 
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from p2ptrain import clock
-from p2ptrain.config.schema import InnerConfig, RunConfig
+from p2ptrain.config.schema import EngineConfig, RunConfig
 from p2ptrain.data.corpus import Corpus
 from p2ptrain.data.sampler import require_window, training_windows
-from p2ptrain.errors import NonFiniteUpdate
+from p2ptrain.errors import NonFiniteUpdate, OutOfMemory
 from p2ptrain.ids import PeerId, SliceId, Version
 from p2ptrain.model.slicing import SlicePlan
-from p2ptrain.model.transformer import Transformer
 from p2ptrain.training import evaluation
+from p2ptrain.training.backward import batch_gradients, clip_scale, gradient_norm
+from p2ptrain.training.engine import describe, engine_transformer, is_out_of_memory, lighter_engine
+from p2ptrain.training.optimizer import inner_optimizer
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,6 +50,7 @@ class InnerLoop:
         values: weights of all slices, each [numel], float32.
         corpus: the run's text.
         peer: whose batches to draw.
+        engine: where and how to compute.
 
     Raises:
         DataError: the text is shorter than one window.
@@ -57,6 +64,7 @@ class InnerLoop:
         values: Mapping[SliceId, np.ndarray],
         corpus: Corpus,
         peer: PeerId,
+        engine: EngineConfig = EngineConfig(),  # noqa: B008 - frozen
     ) -> None:
         assert owned, "a peer without a slice has nothing to train"
         assert set(values) == set(plan.slice_ids), "the forward pass needs the values of every slice"
@@ -69,11 +77,14 @@ class InnerLoop:
         self.round = Version(0)
         self.inner_step = 0
         """Inner steps done in this round."""
+        self.engine = engine
+        """Lighter than what was given, once memory has run out."""
         self._corpus = corpus
-        self._model = Transformer(run.model, plan, owned)
+        if engine.deterministic:
+            torch.use_deterministic_algorithms(True)
+        self._model = engine_transformer(run.model, plan, owned, engine)
         self._model.load(values)
-        self._parameters = self._model.owned_parameters()
-        self._optimizer = _adamw(self._parameters, run.inner)
+        self._optimizer = inner_optimizer(self._model, run.inner)
 
     def begin_round(self, round: Version) -> None:
         """Count inner steps from 0 again if ``round`` is another than the present one."""
@@ -86,6 +97,7 @@ class InnerLoop:
 
         Raises:
             NonFiniteUpdate: the loss or a gradient is NaN or infinite; weights, optimizer and counter are as before.
+            OutOfMemory: even the lightest way to compute the step needs more than there is; nothing has changed.
         """
         started_s = clock.monotonic_s()
         self.begin_round(round)
@@ -99,19 +111,16 @@ class InnerLoop:
             batch=inner.batch,
             length=self.run.model.context,
         )
-        loss = self._model.loss(torch.from_numpy(windows))
+        loss, gradients = self._gradients(torch.from_numpy(windows).to(self.engine.device))
         loss_nats = loss.item()
         if not math.isfinite(loss_nats):
             raise NonFiniteUpdate(self._sentence(f"the training loss is {loss_nats}"))
-        self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        grad_norm = float(torch.nn.utils.clip_grad_norm_(self._parameters, inner.clip))
+        norm = gradient_norm(gradients)
+        grad_norm = norm.item()
         if not math.isfinite(grad_norm):
             raise NonFiniteUpdate(self._sentence(f"the gradient's norm is {grad_norm}"))
         lr = learning_rate(self.run, round * inner.steps + self.inner_step)
-        for group in self._optimizer.param_groups:
-            group["lr"] = lr
-        self._optimizer.step()
+        self._optimizer.update(gradients, lr, clip_scale(norm, inner.clip))
         report = StepReport(
             round=round,
             inner_step=self.inner_step,
@@ -126,15 +135,39 @@ class InnerLoop:
 
     def local_values(self, slice_id: SliceId) -> np.ndarray:
         """A copy of a slice as it is now, shape [numel], float32."""
-        return self.plan.gather(self._model.tensors(), slice_id)
+        return self._model.read(slice_id)
 
     def replace(self, slice_id: SliceId, values: np.ndarray) -> None:
         """Swap in a slice, owned or not, between two inner steps; [numel], float32. AdamW's moments stay."""
-        self.plan.scatter(self._model.tensors(), slice_id, values)
+        self._model.write(slice_id, values)
 
     def validation_loss(self, num_windows: int) -> float:
         """Loss of the model as it is now on held-out text, nats per token."""
         return evaluation.validation_loss(self._model, self._corpus, num_windows)
+
+    def _gradients(self, windows: Tensor) -> tuple[Tensor, list[Tensor]]:
+        while True:
+            try:
+                return batch_gradients(self._model, windows, self.engine.micro_batch)
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                reason = str(error).partition("\n")[0]
+            # Outside the except block, whose traceback keeps the tensors of the failed pass alive.
+            self._lighten(len(windows), reason)
+
+    def _lighten(self, batch: int, reason: str) -> None:
+        lighter = lighter_engine(self.engine, batch)
+        if lighter is None:
+            raise OutOfMemory(
+                f"round {self.round} inner step {self.inner_step}: memory ran out ({reason}) with one window at a time"
+                " and all computed twice that can be. Own fewer slices, or see what fits with: p2ptrain bench fit"
+            )
+        logger.warning("memory ran out (%s); going on with %s", reason, describe(lighter))
+        self.engine = lighter
+        self._model.lean, self._model.recompute = lighter.lean, lighter.recompute
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
     def _sentence(self, what: str) -> str:
         return (
@@ -156,14 +189,3 @@ def learning_rate(run: RunConfig, inner_step: int) -> float:
     decay_steps = max(1, run.rounds * inner.steps - inner.warmup_steps)
     progress = min(1.0, (inner_step - inner.warmup_steps) / decay_steps)
     return inner.lr * (0.1 + 0.9 * (1 + math.cos(math.pi * progress)) / 2)
-
-
-def _adamw(parameters: list[torch.nn.Parameter], inner: InnerConfig) -> torch.optim.AdamW:
-    # Decay would pull the norms towards 0, where they silence a layer, so it is for matrices alone.
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": inner.weight_decay},
-        {"params": [p for p in parameters if p.ndim == 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]], lr=inner.lr, betas=(inner.beta1, inner.beta2), fused=True
-    )

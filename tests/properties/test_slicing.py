@@ -114,3 +114,12 @@ def test_a_key_value_group_stays_with_its_query_heads() -> None:
     plan = SlicePlan.of(model, SlicingConfig(slices=2, parts=("heads",)))
     rows = {r.tensor.rpartition(".")[2]: (r.first, r.stop) for r in plan.regions(SliceId("1"))}
     assert rows == {"q": (8, 16), "k": (4, 8), "v": (4, 8), "o": (8, 16)}
+
+
+def test_more_slices_than_key_value_groups_share_a_groups_rows_and_keep_query_heads_whole() -> None:
+    model = ModelConfig(layers=1, width=32, heads=8, kv_heads=2, mlp_hidden=8)
+    plan = SlicePlan.of(model, SlicingConfig(slices=4, parts=("heads",)))
+    rows = {r.tensor.rpartition(".")[2]: (r.first, r.stop) for r in plan.regions(SliceId("1"))}
+    assert rows == {"q": (8, 16), "k": (2, 4), "v": (2, 4), "o": (8, 16)}
+    with pytest.raises(SlicingError, match=r"these numbers can: 1, 2, 4, 8$"):
+        SlicePlan.of(model, SlicingConfig(slices=3, parts=("heads",)))

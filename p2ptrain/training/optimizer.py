@@ -1,0 +1,50 @@
+"""The inner optimizer: AdamW on what a peer owns, for any precision."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from p2ptrain.config.schema import InnerConfig
+from p2ptrain.model.transformer import Transformer
+from p2ptrain.training.split_adamw import SplitAdamW
+
+
+class InnerOptimizer(Protocol):
+    """What changes the owned parameters."""
+
+    def update(self, gradients: Sequence[Tensor], lr: float, scale: Tensor) -> None:
+        """Update each parameter with its gradient times ``scale``."""
+
+
+def inner_optimizer(model: Transformer, inner: InnerConfig) -> InnerOptimizer:
+    """The optimizer for the model's dtype: torch's own, or one that keeps float32 masters of bfloat16 parameters."""
+    low_bits = model.low_bits()
+    if low_bits:
+        return SplitAdamW(model.owned_parameters(), low_bits, inner)
+    return TorchAdamW(model.owned_parameters(), inner)
+
+
+class TorchAdamW(torch.optim.AdamW):
+    """``torch.optim.AdamW``, clipping in place as ``clip_grad_norm_`` does, so that both have the same bits."""
+
+    def __init__(self, parameters: list[nn.Parameter], inner: InnerConfig) -> None:
+        self._parameters = parameters
+        # Decay would pull the norms towards 0, where they silence a layer, so it is for matrices alone.
+        groups = [
+            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": inner.weight_decay},
+            {"params": [p for p in parameters if p.ndim == 1], "weight_decay": 0.0},
+        ]
+        filled = [group for group in groups if group["params"]]
+        super().__init__(filled, lr=inner.lr, betas=(inner.beta1, inner.beta2), fused=True)
+
+    def update(self, gradients: Sequence[Tensor], lr: float, scale: Tensor) -> None:
+        """Update each parameter with its gradient times ``scale``; the gradients are scaled in place."""
+        for parameter, gradient in zip(self._parameters, gradients, strict=True):
+            parameter.grad = gradient.mul_(scale)
+        for group in self.param_groups:
+            group["lr"] = lr
+        self.step()
+        for parameter in self._parameters:
+            parameter.grad = None
