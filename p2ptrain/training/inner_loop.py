@@ -81,8 +81,13 @@ class InnerLoop:
             self.round = round
             self.inner_step = 0
 
-    def step(self, round: Version) -> StepReport:
+    def step(self, round: Version, *, position: int | None = None) -> StepReport:
         """Train on one batch, which depends on (run seed, peer, round, inner step) alone.
+
+        Args:
+            round: version that the step's round would commit after.
+            position: inner steps from the start of the run, for the learning rate; None counts ``inner.steps`` for
+                each round before this one.
 
         Raises:
             NonFiniteUpdate: the loss or a gradient is NaN or infinite; weights, optimizer and counter are as before.
@@ -108,7 +113,7 @@ class InnerLoop:
         grad_norm = float(torch.nn.utils.clip_grad_norm_(self._parameters, inner.clip))
         if not math.isfinite(grad_norm):
             raise NonFiniteUpdate(self._sentence(f"the gradient's norm is {grad_norm}"))
-        lr = learning_rate(self.run, round * inner.steps + self.inner_step)
+        lr = learning_rate(self.run, round * inner.steps + self.inner_step if position is None else position)
         for group in self._optimizer.param_groups:
             group["lr"] = lr
         self._optimizer.step()
@@ -131,6 +136,19 @@ class InnerLoop:
     def replace(self, slice_id: SliceId, values: np.ndarray) -> None:
         """Swap in a slice, owned or not, between two inner steps; [numel], float32. AdamW's moments stay."""
         self.plan.scatter(self._model.tensors(), slice_id, values)
+
+    def optimizer_state(self) -> dict[str, torch.Tensor]:
+        """AdamW's memory by name, copied; with ``restore_optimizer`` another loop goes on with the same bits."""
+        state = self._optimizer.state_dict()["state"]
+        return {f"{index}.{key}": value.clone() for index, entry in state.items() for key, value in entry.items()}
+
+    def restore_optimizer(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Take over what ``optimizer_state`` of a loop with the same model and owned slices gave."""
+        entries: dict[int, dict[str, torch.Tensor]] = {}
+        for name, value in state.items():
+            index, _, key = name.partition(".")
+            entries.setdefault(int(index), {})[key] = value
+        self._optimizer.load_state_dict({**self._optimizer.state_dict(), "state": entries})
 
     def validation_loss(self, num_windows: int) -> float:
         """Loss of the model as it is now on held-out text, nats per token."""
