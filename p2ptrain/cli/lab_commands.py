@@ -81,7 +81,7 @@ def quality(
     import torch
 
     from p2ptrain.data.corpus import load_corpus
-    from p2ptrain.node.lab import Lab, Study
+    from p2ptrain.node.lab import Lab, Study, at_the_edge
 
     lrs = _list("--outer-lr", outer_lr, float, lambda lr: lr > 0)
     momenta = _list("--outer-momentum", outer_momentum, float, lambda momentum: 0 <= momentum < 1)
@@ -106,6 +106,8 @@ def quality(
     corpus = load_corpus(base.data, base=run.parent if run else Path())
     lab = Lab(base=base, corpus=corpus, folder=out, report=_progress)
     rows, tuning = lab.study(study)
+    for sentence in at_the_edge(study, tuning):
+        typer.echo(f"note: {sentence}", err=True)
     if plot:
         plot.write_text(curves_svg(*_picture(base.name, study, rows)), encoding="utf-8")
     if as_json:

@@ -274,6 +274,23 @@ class Lab:
         return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:12]
 
 
+def at_the_edge(study: Study, tuning: Sequence[Row]) -> list[str]:
+    """A sentence for each variant that did best with the lowest or highest value tried: a better one may lie beyond."""
+    found = []
+    for num_slices, parts in study.variants():
+        tried = [row for row in tuning if (row.trial.slices, row.trial.sliced_parts) == (num_slices, parts)]
+        if not tried:
+            continue
+        best = min(tried, key=_end_loss).trial
+        for option, value, values in (
+            ("--outer-lr", best.outer_lr, study.outer_lrs),
+            ("--outer-momentum", best.outer_momentum, study.outer_momenta),
+        ):
+            if len(values) > 1 and value in (min(values), max(values)):
+                found.append(f"{best.name} has the best loss at the edge of what was tried: add values to {option}")
+    return found
+
+
 def compared(rows: Sequence[Row]) -> list[Row]:
     """The rows with their distance to the baseline: one slice with the outer setting that is best over the seeds."""
     settings: dict[tuple[float, float], dict[int, Row]] = {}
@@ -313,24 +330,32 @@ class _Kept:
     fingerprint: str
 
     def load(self) -> tuple[list[Point], bytes | None]:
-        """The curve so far, and the swarm's state at its last point; a finished trial has no state."""
+        """The curve so far, and the swarm's state at its last point; a finished trial has no state.
+
+        Without a sound state a trial starts again.
+        """
         if self.folder is None or not self._curve.exists():
             return [], None
-        curve = [Point(**point) for point in json.loads(self._curve.read_text())["curve"]]
+        kept = json.loads(self._curve.read_text())
+        curve = [Point(**point) for point in kept["curve"]]
         if curve[-1].rounds >= self.trial.rounds:
             return curve, None
         # Written before the curve that names it, and removed after the next.
-        if (state := self._state(curve[-1].rounds)).exists():
-            return curve, state.read_bytes()
+        path = self._state(curve[-1].rounds)
+        state = path.read_bytes() if path.exists() else b""
+        if hashlib.sha256(state).hexdigest() == kept["state_sha256"]:
+            return curve, state
         return [], None
 
     def save(self, curve: Sequence[Point], state: bytes | None) -> None:
         """Replace what was kept; a crash in between leaves the one or the other."""
         if self.folder is None:
             return
+        kept: dict[str, Any] = {"trial": asdict(self.trial), "curve": [asdict(point) for point in curve]}
         if state is not None:
+            kept["state_sha256"] = hashlib.sha256(state).hexdigest()
             replace_file(self._state(curve[-1].rounds), [state], len(state))
-        text = json.dumps({"trial": asdict(self.trial), "curve": [asdict(point) for point in curve]}, indent=1)
+        text = json.dumps(kept, indent=1)
         replace_file(self._curve, [text.encode()], len(text))
         if len(curve) > 1:
             self._state(curve[-2].rounds).unlink(missing_ok=True)

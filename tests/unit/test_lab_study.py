@@ -12,7 +12,7 @@ from p2ptrain.config.schema import InnerConfig, ModelConfig, OuterConfig, RunCon
 from p2ptrain.data.corpus import Corpus
 from p2ptrain.errors import UsageError
 from p2ptrain.ids import Digest
-from p2ptrain.node.lab import Lab, Point, Row, Study, Trial, compared
+from p2ptrain.node.lab import Lab, Point, Row, Study, Trial, at_the_edge, compared
 
 BASE = RunConfig(
     name="study",
@@ -80,6 +80,21 @@ def test_an_interrupted_trial_goes_on_and_ends_as_one_that_was_not(tmp_path: Pat
     assert len(seen) == len(whole.curve), "a finished trial is read and not trained again"
 
 
+@pytest.mark.parametrize("damage", ["cut", "gone"])
+def test_a_trial_whose_state_is_damaged_starts_again(tmp_path: Path, damage: str) -> None:
+    def interrupt(trial: Trial, point: Point) -> None:
+        raise _Interrupted
+
+    with pytest.raises(_Interrupted):
+        Lab(base=BASE, corpus=CORPUS, folder=tmp_path, report=interrupt).run(TRIAL)
+    (state,) = tmp_path.glob("*.safetensors")
+    if damage == "cut":
+        state.write_bytes(state.read_bytes()[:-8])
+    else:
+        state.unlink()
+    assert Lab(base=BASE, corpus=CORPUS, folder=tmp_path).run(TRIAL) == Lab(base=BASE, corpus=CORPUS).run(TRIAL)
+
+
 def test_a_trial_kept_under_other_settings_is_not_taken_for_this_one(tmp_path: Path) -> None:
     short = replace(TRIAL, rounds=2)
     lab = Lab(base=BASE, corpus=CORPUS, folder=tmp_path)
@@ -129,6 +144,20 @@ def test_rows_are_compared_with_the_best_baseline_of_their_seed() -> None:
     assert [r.vs_baseline_percent for r in found] == [25.0, 4.167, 0.0, 0.0, 5.0, -12.5, None]
     # 1.5 TFLOP are half way between the baseline's points.
     assert found[4].vs_baseline_percent_equal_flops == pytest.approx(100 * (2.1 / 2.5 - 1), abs=1e-3)
+
+
+def test_a_best_value_at_the_edge_of_the_grid_is_pointed_out() -> None:
+    study = replace(STUDY, sliced_parts=(("mlp",),), outer_lrs=(0.2, 0.4, 0.8), tune_rounds=2)
+
+    def tuning(slices: int, best: float) -> list[Row]:
+        losses = {lr: 2.0 + (lr != best) for lr in study.outer_lrs}
+        rows = [row(slices, 0, (loss,), lr=lr) for lr, loss in losses.items()]
+        return [replace(r, trial=replace(r.trial, sliced_parts=("mlp",))) for r in rows]
+
+    (sentence,) = at_the_edge(study, [*tuning(1, 0.4), *tuning(2, 0.8)])
+    assert sentence.startswith("n2-mlp-h2-lr0.8")
+    assert sentence.endswith("add values to --outer-lr")
+    assert not at_the_edge(study, [])
 
 
 def test_a_diverged_trial_is_a_row_without_a_loss(tmp_path: Path) -> None:
