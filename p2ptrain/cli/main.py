@@ -13,6 +13,7 @@ import typer
 
 from p2ptrain.cli.bench_commands import bench_app
 from p2ptrain.cli.demo_command import demo
+from p2ptrain.cli.lab_commands import lab_app
 from p2ptrain.cli.manifest_commands import run_app
 from p2ptrain.cli.model_commands import export, generate
 from p2ptrain.cli.peer_commands import bootstrap, peer, swarm
@@ -21,6 +22,7 @@ from p2ptrain.errors import P2PTrainError, UsageError
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(run_app, name="run")
 app.add_typer(bench_app, name="bench")
+app.add_typer(lab_app, name="lab")
 for command in (demo, bootstrap, peer, swarm):
     app.command()(command)
 app.command()(generate)

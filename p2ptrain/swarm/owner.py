@@ -20,6 +20,7 @@ from p2ptrain.swarm import rounds
 from p2ptrain.swarm.catch_up import catch_up, fetch_results, head_of
 from p2ptrain.swarm.certificates import check_certificate, check_vote, sign_vote
 from p2ptrain.swarm.context import Context, Past, Replica
+from p2ptrain.swarm.error_feedback import EncodedContribution, encode_contribution, keep_rounded_away
 from p2ptrain.swarm.history import History
 from p2ptrain.swarm.reduce import weighted_mean
 from p2ptrain.swarm.state import StagedState, outer_step
@@ -40,11 +41,10 @@ _REDUCE_SHARE = 0.6
 
 @dataclass(frozen=True, slots=True)
 class _Pending:
-    """Our part in a round that is not settled: when it began, what was to be sent in full, and its encoding."""
+    """Our part in a round that is not settled: when it began and what we sent."""
 
     started_s: float
-    total: Float32 | None = None
-    parts: list[bytes] | None = None
+    sent: EncodedContribution | None = None
 
 
 class SliceOwner:
@@ -129,18 +129,17 @@ class SliceOwner:
         self._pending = _Pending(clock.monotonic_s())
         if tokens > 0:
             exchange, bounds = self._context.exchange, self._context.bounds(self.slice)
-            total = pseudo_gradient + self._residual
             try:
-                parts = await asyncio.to_thread(
-                    lambda: [encode(exchange.codec, total[start:stop]) for start, stop in bounds]
+                sent = await asyncio.to_thread(
+                    encode_contribution, exchange.codec, pseudo_gradient, self._residual, bounds
                 )
             except NonFiniteUpdate as error:
                 self._pending = None
                 self._settle_void(f"the pseudo-gradient is withheld: {error}")
                 return
-            refs = tuple(self._context.blobs.store.hold(self._contribution_label, part) for part in parts)
+            refs = tuple(self._context.blobs.store.hold(self._contribution_label, part) for part in sent.parts)
             contribution = Contribution(self._context.me, tokens, loss_nats, refs)
-            self._pending = _Pending(clock.monotonic_s(), total, parts)
+            self._pending = _Pending(clock.monotonic_s(), sent)
         self._held = rounds.CutOff(contribution)
         self._release_cut_off()
 
@@ -316,15 +315,13 @@ class SliceOwner:
         self._settle()
 
     def _keep_what_was_rounded_away(self, certificate: Certificate) -> None:
-        """Error feedback (1-bit SGD, Seide et al. 2014; EF-SGD, arXiv:1901.09847): the codec's error is not lost."""
-        pending = self._pending
-        if pending is None or pending.total is None or pending.parts is None:
+        """The codec's error is not lost: see ``error_feedback``."""
+        if self._pending is None or self._pending.sent is None:
             return
-        bounds = self._context.bounds(self.slice)
-        for result, data, (start, stop) in zip(certificate.value.results, pending.parts, bounds, strict=True):
-            if self._context.me in result.contributors:
-                sent = decode(self._context.exchange.codec, data, stop - start)
-                self._residual[start:stop] = pending.total[start:stop] - sent
+        results = certificate.value.results
+        used = [part for part, result in enumerate(results) if self._context.me in result.contributors]
+        codec, bounds = self._context.exchange.codec, self._context.bounds(self.slice)
+        keep_rounded_away(self._residual, codec, self._pending.sent, bounds, used)
 
     async def _catch_up(self, peer: PeerId) -> None:
         try:

@@ -92,8 +92,13 @@ class InnerLoop:
             self.round = round
             self.inner_step = 0
 
-    def step(self, round: Version) -> StepReport:
+    def step(self, round: Version, *, position: int | None = None) -> StepReport:
         """Train on one batch, which depends on (run seed, peer, round, inner step) alone.
+
+        Args:
+            round: version that the step's round would commit after.
+            position: inner steps from the start of the run, for the learning rate; None counts ``inner.steps`` for
+                each round before this one.
 
         Raises:
             NonFiniteUpdate: the loss or a gradient is NaN or infinite; weights, optimizer and counter are as before.
@@ -119,7 +124,7 @@ class InnerLoop:
         grad_norm = norm.item()
         if not math.isfinite(grad_norm):
             raise NonFiniteUpdate(self._sentence(f"the gradient's norm is {grad_norm}"))
-        lr = learning_rate(self.run, round * inner.steps + self.inner_step)
+        lr = learning_rate(self.run, round * inner.steps + self.inner_step if position is None else position)
         self._optimizer.update(gradients, lr, clip_scale(norm, inner.clip))
         report = StepReport(
             round=round,
@@ -140,6 +145,14 @@ class InnerLoop:
     def replace(self, slice_id: SliceId, values: np.ndarray) -> None:
         """Swap in a slice, owned or not, between two inner steps; [numel], float32. AdamW's moments stay."""
         self._model.write(slice_id, values)
+
+    def optimizer_state(self) -> dict[str, torch.Tensor]:
+        """AdamW's memory by name, copied; with ``restore_optimizer`` another loop goes on with the same bits."""
+        return self._optimizer.memory()
+
+    def restore_optimizer(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Take over what ``optimizer_state`` of a loop with the same model and owned slices gave."""
+        self._optimizer.restore(state)
 
     def validation_loss(self, num_windows: int) -> float:
         """Loss of the model as it is now on held-out text, nats per token."""

@@ -1,6 +1,6 @@
 """The inner optimizer: AdamW on what a peer owns, for any precision."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import torch
@@ -16,6 +16,12 @@ class InnerOptimizer(Protocol):
 
     def update(self, gradients: Sequence[Tensor], lr: float, scale: Tensor) -> None:
         """Update each parameter with its gradient times ``scale``."""
+
+    def memory(self) -> dict[str, Tensor]:
+        """What it remembers of past gradients, by name, copied."""
+
+    def restore(self, memory: Mapping[str, Tensor]) -> None:
+        """Take over what ``memory`` of an optimizer of the same parameters gave."""
 
 
 def inner_optimizer(model: Transformer, inner: InnerConfig) -> InnerOptimizer:
@@ -48,3 +54,16 @@ class TorchAdamW(torch.optim.AdamW):
         self.step()
         for parameter in self._parameters:
             parameter.grad = None
+
+    def memory(self) -> dict[str, Tensor]:
+        """Moments and step counts by parameter index and name, copied; empty before the first update."""
+        state = self.state_dict()["state"]
+        return {f"{index}.{key}": value.clone() for index, entry in state.items() for key, value in entry.items()}
+
+    def restore(self, memory: Mapping[str, Tensor]) -> None:
+        """Take over what ``memory`` of an optimizer of the same parameters gave."""
+        entries: dict[int, dict[str, Tensor]] = {}
+        for name, value in memory.items():
+            index, _, key = name.partition(".")
+            entries.setdefault(int(index), {})[key] = value
+        self.load_state_dict({**self.state_dict(), "state": entries})

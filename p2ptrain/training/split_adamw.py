@@ -1,6 +1,6 @@
 """AdamW for bfloat16 parameters whose float32 masters are kept as two halves."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -67,3 +67,20 @@ class SplitAdamW:
                     maximize=False,
                 )
                 split_master(master, high, low)
+
+    def memory(self) -> dict[str, Tensor]:
+        """Moments and step counts by name and parameter index, copied."""
+        return {
+            f"{name}.{index}": tensor.clone()
+            for name, tensors in self._remembered().items()
+            for index, tensor in enumerate(tensors)
+        }
+
+    def restore(self, memory: Mapping[str, Tensor]) -> None:
+        """Take over what ``memory`` of an optimizer of the same parameters gave."""
+        for name, tensors in self._remembered().items():
+            for index, tensor in enumerate(tensors):
+                tensor.copy_(memory[f"{name}.{index}"])
+
+    def _remembered(self) -> dict[str, list[Tensor]]:
+        return {"mean": self._means, "square": self._squares, "done": self._done}

@@ -251,7 +251,7 @@ def test_voters_that_all_restart_before_the_commit_still_commit_what_they_voted_
 
 
 def test_a_group_of_eight_that_loses_a_member_every_15_seconds_keeps_most_of_its_pace() -> None:
-    """Measured over 10 minutes and five seeds: 77 to 83 versions against 100 in calm; no round of the owners was void."""
+    # Measured over 10 minutes and five seeds: 77 to 83 versions, against 100 in calm, and no round was void.
     group = SimulatedGroup(peer_ids(8), seed=3, lease_s=8)
     chance = random.Random(3)
     for turn in range(16):

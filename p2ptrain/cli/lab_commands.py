@@ -1,0 +1,186 @@
+"""``p2ptrain lab``: what slicing does to quality, measured without a network."""
+
+import dataclasses
+import json
+import statistics
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
+
+import typer
+
+from p2ptrain.config.schema import SlicedParts
+from p2ptrain.errors import UsageError
+
+if TYPE_CHECKING:
+    from p2ptrain.node.lab import Point, Row, Study, Trial
+
+lab_app = typer.Typer(no_args_is_help=True, help="Experiments with many virtual peers in one process.")
+
+_TUNE_SHARE = 3
+"""Trials that choose the outer setting are this much shorter than the others, unless --tune-rounds says otherwise."""
+_T = TypeVar("_T")
+
+
+@lab_app.callback()
+def lab() -> None:
+    """Experiments with many virtual peers in one process."""
+
+
+@lab_app.command()
+def quality(
+    peers: Annotated[int, typer.Option(min=1, help="Virtual peers, K.")] = 4,
+    slices: Annotated[
+        str, typer.Option(help="Each N to train with, separated by commas; 1 is the baseline.")
+    ] = "1,2,4",
+    sliced_parts: Annotated[
+        list[str] | None, typer.Option(help="What is cut: mlp, or mlp,heads; give it twice to compare  [default: mlp]")
+    ] = None,
+    inner_steps: Annotated[int, typer.Option(min=1, help="Inner steps of a round, H.")] = 20,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds of each run.")] = 50,
+    seeds: Annotated[str, typer.Option(help="Each seed to train with.")] = "0",
+    outer_lr: Annotated[str, typer.Option(help="Outer learning rates; several are tried with every N.")] = "0.5",
+    outer_momentum: Annotated[str, typer.Option(help="Outer momenta; several are tried with every N.")] = "0.7",
+    tune: Annotated[
+        bool, typer.Option("--tune", help="Choose lr and momentum for each N by shorter runs with the first seed.")
+    ] = False,
+    tune_rounds: Annotated[int | None, typer.Option(min=1, help="Rounds of those runs  [default: a third]")] = None,
+    common_lr_ratio: Annotated[
+        float | None, typer.Option(help="Outer lr of the common part, as a multiple of the slices'.")
+    ] = None,
+    first_inner_steps: Annotated[
+        int | None,
+        typer.Option(min=1, help="H of the first round; it then changes evenly, with --inner-steps as mean."),
+    ] = None,
+    run: Annotated[
+        Path | None, typer.Option(help="Manifest with model, text and inner steps, instead of a preset.")
+    ] = None,
+    preset: Annotated[str, typer.Option(help="Preset with model, text and inner steps: tiny or nano.")] = "tiny",
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads; another number gives other bits.")] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
+    plot: Annotated[Path | None, typer.Option(help="Draw the curves to this file, as SVG.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for progress; the same command goes on where it was.")
+    ] = None,
+) -> None:
+    """Train the same model with other numbers of slices, and compare losses at equal tokens.
+
+    Every virtual peer owns one slice, dealt round robin, and the common part. The baseline, N = 1, is plain DiLoCo.
+
+    Example: p2ptrain lab quality --peers 4 --slices 1,2,4 --rounds 24 --out lab
+    """
+    from p2ptrain.cli.lab_plot import curves_svg
+    from p2ptrain.config.load import load_run, parse_run
+    from p2ptrain.config.presets import preset_text
+
+    base = load_run(run) if run else parse_run(preset_text(preset), preset)
+    for file in (plot, out):
+        if file and not file.absolute().parent.is_dir():
+            raise UsageError(f"{file.parent} is not a folder; make it first, or choose another")
+
+    import torch
+
+    from p2ptrain.data.corpus import load_corpus
+    from p2ptrain.node.lab import Lab, Study, at_the_edge
+
+    lrs = _list("--outer-lr", outer_lr, float, lambda lr: lr > 0)
+    momenta = _list("--outer-momentum", outer_momentum, float, lambda momentum: 0 <= momentum < 1)
+    shorter = tune_rounds or max(1, rounds // _TUNE_SHARE)
+    study = Study(
+        slices=_list("--slices", slices, int, lambda number: number >= 1),
+        sliced_parts=tuple(_parts(text) for text in sliced_parts or ["mlp"]),
+        peers=peers,
+        inner_steps=inner_steps,
+        rounds=rounds,
+        seeds=_list("--seeds", seeds, int, lambda seed: seed >= 0),
+        outer_lrs=lrs,
+        outer_momenta=momenta,
+        tune_rounds=shorter if tune else 0,
+        common_lr_ratio=common_lr_ratio,
+        first_inner_steps=first_inner_steps,
+    )
+    study.check()
+    torch.set_num_threads(threads)
+    if out:
+        out.mkdir(exist_ok=True)
+    corpus = load_corpus(base.data, base=run.parent if run else Path())
+    lab = Lab(base=base, corpus=corpus, folder=out, report=_progress)
+    rows, tuning = lab.study(study)
+    for sentence in at_the_edge(study, tuning):
+        typer.echo(f"note: {sentence}", err=True)
+    if plot:
+        plot.write_text(curves_svg(*_picture(base.name, study, rows)), encoding="utf-8")
+    if as_json:
+        config = {"base": dataclasses.asdict(base), "study": dataclasses.asdict(study), "threads": threads}
+        config |= {"text": corpus.fingerprint, **_versions()}
+        listed = {"rows": [row.as_json() for row in rows], "tuning": [row.as_json() for row in tuning]}
+        typer.echo(json.dumps({"config": config, **listed}, indent=2))
+        return
+    for line in _table(rows):
+        typer.echo(line)
+
+
+def _list(option: str, text: str, kind: Callable[[str], _T], fits: Callable[[_T], bool]) -> tuple[_T, ...]:
+    try:
+        numbers = tuple(kind(number) for number in text.split(","))
+    except ValueError:
+        numbers = ()
+    if not numbers or not all(map(fits, numbers)):
+        raise UsageError(f"{option} {text} is not a list of sensible numbers; write for example {option} 1,2")
+    return tuple(dict.fromkeys(numbers))
+
+
+def _parts(text: str) -> tuple[SlicedParts, ...]:
+    parts = tuple(text.split(","))
+    if not set(parts) <= {"mlp", "heads"} or len(set(parts)) < len(parts):
+        raise UsageError(f"--sliced-parts {text} is not known; choose mlp, heads or mlp,heads")
+    return cast("tuple[SlicedParts, ...]", parts)
+
+
+def _progress(trial: "Trial", point: "Point") -> None:
+    loss = "diverged" if point.val_loss is None else f"{point.val_loss:.4f} nats"
+    typer.echo(f"{trial.name}: {point.rounds} of {trial.rounds} rounds, {loss}", err=True)
+
+
+def _table(rows: "Sequence[Row]") -> list[str]:
+    groups: dict[Any, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(dataclasses.replace(row.trial, seed=0), []).append(row)
+    lines = [f"{'N':>3}  {'cut':10}{'H':>4}{'lr':>6}{'mom':>5}{'seeds':>6}{'Mtokens':>9}{'TFLOP':>8}  loss (spread)"]
+    for trial, group in groups.items():
+        end, cut = group[0].curve[-1], ",".join(trial.sliced_parts) if trial.slices > 1 else "-"
+        losses = [row.val_loss for row in group if row.val_loss is not None]
+        found = f"{statistics.fmean(losses):.4f} ({max(losses) - min(losses):.4f})" if losses else ""
+        found += f" {len(group) - len(losses)} diverged" if len(losses) < len(group) else ""
+        against = [row.vs_baseline_percent for row in group if row.vs_baseline_percent is not None]
+        equal_flops = [
+            r.vs_baseline_percent_equal_flops for r in group if r.vs_baseline_percent_equal_flops is not None
+        ]
+        if against and trial.slices > 1:
+            found += f"  {statistics.fmean(against):+.2f} % at equal tokens"
+            found += f", {statistics.fmean(equal_flops):+.2f} % at equal FLOPs"
+        lines.append(
+            f"{trial.slices:>3}  {cut:10}{trial.inner_steps:>4}{trial.outer_lr:>6g}{trial.outer_momentum:>5g}"
+            f"{len(group):>6}{end.tokens / 1e6:>9.2f}{end.tflop:>8.2f}  {found}"
+        )
+    return lines
+
+
+def _picture(
+    name: str, study: "Study", rows: "Sequence[Row]"
+) -> tuple[str, str, dict[str, list[list[tuple[float, float]]]]]:
+    curves: dict[str, list[list[tuple[float, float]]]] = {}
+    for row in rows:
+        trial = row.trial
+        cut = f"N={trial.slices} {' + '.join(trial.sliced_parts)}" if trial.slices > 1 else "N=1 (DiLoCo)"
+        points = [(point.tokens / 1e6, point.val_loss) for point in row.curve if point.val_loss is not None]
+        if points:
+            curves.setdefault(f"{cut}, lr {trial.outer_lr:g}, {trial.outer_momentum:g}", []).append(points)
+    title = f"{name}: K={study.peers}, H={study.inner_steps}, one curve a seed; validation loss, nats per token"
+    return title, "million tokens, all peers together", curves
+
+
+def _versions() -> dict[str, str]:
+    from importlib import metadata
+
+    return {package: metadata.version(package) for package in ("p2ptrain", "torch", "numpy")}

@@ -1,0 +1,222 @@
+"""A whole swarm in one process, without a network: the same functions as real peers, in the same order.
+
+A virtual peer computes with the anchors of the slices that it owns and the published weights of the others, exactly as
+``node.peer`` does. What a network changes is left out: everybody's updates arrive before the next round begins.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from safetensors.torch import load, save
+
+from p2ptrain.config.schema import OuterConfig, RunConfig
+from p2ptrain.data.corpus import Corpus
+from p2ptrain.ids import COMMON, GENESIS, Digest, PeerId, SliceId, Version, numbered_slices
+from p2ptrain.model.initial_weights import initial_values
+from p2ptrain.model.slicing import SlicePlan
+from p2ptrain.model.transformer import Transformer
+from p2ptrain.swarm.error_feedback import EncodedContribution, encode_contribution, keep_rounded_away
+from p2ptrain.swarm.reduce import part_bounds, weighted_mean
+from p2ptrain.swarm.state import OwnedState, PublishedState, genesis
+from p2ptrain.swarm.state import outer_step as slice_outer_step
+from p2ptrain.training.evaluation import validation_loss
+from p2ptrain.training.inner_loop import InnerLoop
+from p2ptrain.training.outer_step import OuterState, outer_step
+from p2ptrain.training.pseudo_gradient import pseudo_gradient
+from p2ptrain.wire.codec import Float32, decode, encode
+
+_FLOPS_PER_WEIGHT = 2
+"""A multiplication and an addition for each weight and token, in each of the three products."""
+
+
+@dataclass(slots=True)
+class _Slice:
+    """The slice as all its owners hold it."""
+
+    owned: OwnedState
+    published: PublishedState
+    residuals: dict[PeerId, Float32]
+    """Per owner what was rounded away from its contributions so far."""
+
+
+class VirtualSwarm:
+    """Peers that train together, round by round.
+
+    Args:
+        run: what all of them share.
+        corpus: its text.
+        owned: per peer the slices that it owns, the common part among them.
+        outer: per slice its outer optimizer where it is another than ``run.outer``.
+    """
+
+    def __init__(
+        self,
+        run: RunConfig,
+        corpus: Corpus,
+        owned: Mapping[PeerId, frozenset[SliceId]],
+        outer: Mapping[SliceId, OuterConfig] | None = None,
+    ) -> None:
+        self.run = run
+        self.plan = SlicePlan.of(run.model, run.slicing)
+        self.version: Version = GENESIS
+        """Rounds committed."""
+        self._corpus = corpus
+        self._outer = dict.fromkeys(self.plan.slice_ids, run.outer) | dict(outer or {})
+        self._slices: dict[SliceId, _Slice] = {}
+        for slice_id, initial in initial_values(run, self.plan).items():
+            owners = [peer for peer in sorted(owned) if slice_id in owned[peer]]
+            assert owners, f"slice {slice_id} has no owner"
+            state, published = genesis(initial)
+            self._slices[slice_id] = _Slice(state, published, {peer: np.zeros_like(initial) for peer in owners})
+        self._inner = {
+            peer: InnerLoop(run, self.plan, slices, self.values(slices), corpus, peer)
+            for peer, slices in sorted(owned.items())
+        }
+        self._whole = Transformer(run.model, self.plan, frozenset())
+
+    @property
+    def peers(self) -> list[PeerId]:
+        """In the order in which their contributions are summed."""
+        return list(self._inner)
+
+    def train_round(self, inner_steps: Mapping[PeerId, int] | None = None, *, position: int | None = None) -> int:
+        """Everybody's inner steps, then the next version of every slice.
+
+        Args:
+            inner_steps: of each peer; None is ``run.inner.steps`` for all. A peer without any contributes nothing.
+            position: inner steps from the start of the run for the learning rate, where rounds differ in length.
+
+        Returns:
+            Tokens that all peers trained on.
+
+        Raises:
+            NonFiniteUpdate: training diverged.
+            BadMessage: the outer step did.
+        """
+        tokens: dict[PeerId, int] = {}
+        for peer, inner in self._inner.items():
+            count = self.run.inner.steps if inner_steps is None else inner_steps[peer]
+            tokens[peer] = sum(
+                inner.step(self.version, position=None if position is None else position + done).tokens
+                for done in range(count)
+            )
+        for slice_id in self.plan.slice_ids:
+            self._commit(slice_id, tokens)
+        self.version = Version(self.version + 1)
+        self._swap_in()
+        return sum(tokens.values())
+
+    def inner(self, peer: PeerId) -> InnerLoop:
+        """The peer's model."""
+        return self._inner[peer]
+
+    def digest(self, slice_id: SliceId) -> Digest:
+        """What the slice's owners would sign."""
+        return self._slices[slice_id].owned.digest
+
+    def published_digest(self, slice_id: SliceId) -> Digest:
+        """The hash of what everybody else computes with."""
+        return self._slices[slice_id].published.digest
+
+    def values(self, owned: frozenset[SliceId]) -> dict[SliceId, Float32]:
+        """What a peer with these slices computes with."""
+        return {
+            slice_id: state.owned.anchor if slice_id in owned else state.published.values
+            for slice_id, state in self._slices.items()
+        }
+
+    def validation_loss(self, num_windows: int) -> float:
+        """Loss of the anchors of all slices on held-out text, nats per token."""
+        self._whole.load({slice_id: state.owned.anchor for slice_id, state in self._slices.items()})
+        return validation_loss(self._whole, self._corpus, num_windows)
+
+    def flops(self, tokens: int) -> float:
+        """Floating point operations in products with weights when the peers share ``tokens`` evenly.
+
+        For each token the forward pass and the input gradient see all matrices, the weight gradient the owned ones.
+        Attention's own products are not counted: slicing does not change them.
+        """
+        matrices = {
+            slice_id: sum(
+                (region.stop - region.first) * math.prod(columns)
+                for region in self.plan.regions(slice_id)
+                if (columns := self.plan.shapes[region.tensor][1:])
+            )
+            for slice_id in self.plan.slice_ids
+        }
+        owned = [sum(matrices[slice_id] for slice_id in inner.owned) for inner in self._inner.values()]
+        return _FLOPS_PER_WEIGHT * tokens * (2 * sum(matrices.values()) + sum(owned) / len(owned))
+
+    def save(self) -> bytes:
+        """Everything that the next rounds depend on, as a safetensors file."""
+        tensors: dict[str, torch.Tensor] = {"version": torch.tensor(self.version)}
+        for slice_id, state in self._slices.items():
+            tensors[f"slice.{slice_id}.owned"] = torch.frombuffer(bytearray(state.owned.blob), dtype=torch.uint8)
+            tensors[f"slice.{slice_id}.published"] = torch.from_numpy(state.published.bits.view(np.int16).copy())
+            for peer, residual in state.residuals.items():
+                tensors[f"residual.{slice_id}.{peer}"] = torch.from_numpy(residual)
+        for peer, inner in self._inner.items():
+            for name, value in inner.optimizer_state().items():
+                tensors[f"adamw.{peer}.{name}"] = value
+        return save(tensors)
+
+    def restore(self, saved: bytes) -> None:
+        """Go on where the swarm that gave ``saved``, made with the same arguments, was."""
+        tensors = load(saved)
+        self.version = Version(int(tensors["version"]))
+        for slice_id, state in self._slices.items():
+            state.owned = OwnedState.from_blob(memoryview(tensors[f"slice.{slice_id}.owned"].numpy().tobytes()))
+            bits = tensors[f"slice.{slice_id}.published"].numpy().view(np.uint16)
+            state.published = PublishedState.of(state.owned.version, bits)
+            for peer in state.residuals:
+                state.residuals[peer] = tensors[f"residual.{slice_id}.{peer}"].numpy()
+        for peer, inner in self._inner.items():
+            prefix = f"adamw.{peer}."
+            inner.restore_optimizer(
+                {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+            )
+        self._swap_in()
+
+    def _commit(self, slice_id: SliceId, tokens: Mapping[PeerId, int]) -> None:
+        """What ``swarm.owner`` does in a round that nobody drops out of."""
+        state, exchange = self._slices[slice_id], self.run.exchange
+        codec, bounds = exchange.codec, part_bounds(state.owned.numel, exchange.part_elements)
+        sent: dict[PeerId, EncodedContribution] = {}
+        for peer, residual in state.residuals.items():
+            if tokens[peer] > 0:
+                gradient = pseudo_gradient(state.owned.anchor, self._inner[peer].local_values(slice_id))
+                sent[peer] = encode_contribution(codec, gradient, residual, bounds)
+        assert sent, f"nobody trained slice {slice_id}"
+        averages = []
+        for part, (start, stop) in enumerate(bounds):
+            arrived = {peer: (tokens[peer], decode(codec, c.parts[part], stop - start)) for peer, c in sent.items()}
+            averages.append(encode(codec, weighted_mean(arrived)))
+        rule = partial(_outer_rule, self._outer[slice_id])
+        staged = slice_outer_step(state.owned, state.published, averages, bounds, codec, rule)
+        for peer, contribution in sent.items():
+            keep_rounded_away(state.residuals[peer], codec, contribution, bounds, range(len(bounds)))
+        state.owned, state.published = staged.owned, staged.published
+
+    def _swap_in(self) -> None:
+        for inner in self._inner.values():
+            for slice_id, values in self.values(inner.owned).items():
+                inner.replace(slice_id, values)
+
+
+def dealt_slices(num_peers: int, num_slices: int) -> dict[PeerId, frozenset[SliceId]]:
+    """Virtual peers with one slice each, dealt round robin, beside the common part."""
+    numbered = numbered_slices(num_slices)
+    digits = len(str(num_peers - 1))
+    return {
+        PeerId(f"virtual-{index:0{digits}}"): frozenset({COMMON, numbered[index % num_slices]})
+        for index in range(num_peers)
+    }
+
+
+def _outer_rule(config: OuterConfig, anchor: Float32, momentum: Float32, gradient: Float32) -> tuple[Float32, Float32]:
+    state = outer_step(OuterState(anchor, momentum), gradient, config)
+    return state.anchor, state.momentum

@@ -1,0 +1,174 @@
+"""The swarm in one process: what it computes, and that it computes it again."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from p2ptrain.config.schema import (
+    ExchangeConfig,
+    InnerConfig,
+    ModelConfig,
+    OuterConfig,
+    RunConfig,
+    SlicingConfig,
+)
+from p2ptrain.data.corpus import Corpus
+from p2ptrain.errors import NonFiniteUpdate
+from p2ptrain.ids import COMMON, Digest, PeerId, SliceId, Version
+from p2ptrain.model.initial_weights import initial_values
+from p2ptrain.model.slicing import SlicePlan
+from p2ptrain.node.virtual_swarm import VirtualSwarm, dealt_slices
+from p2ptrain.training.inner_loop import InnerLoop
+from p2ptrain.training.outer_step import OuterState, outer_step
+from p2ptrain.training.pseudo_gradient import pseudo_gradient
+
+RUN = RunConfig(
+    name="lab",
+    seed=1,
+    rounds=6,
+    model=ModelConfig(layers=2, width=32, heads=4, kv_heads=2, mlp_hidden=64, context=32),
+    slicing=SlicingConfig(slices=2, parts=("mlp", "heads")),
+    inner=InnerConfig(steps=3, batch=2, lr=4e-3, warmup_steps=4),
+    outer=OuterConfig(lr=0.5, momentum=0.7),
+    exchange=ExchangeConfig(part_elements=3000),
+)
+TEXT = np.frombuffer(Path(__file__).read_bytes(), dtype=np.uint8)
+CORPUS = Corpus(train=TEXT[1000:], validation=TEXT[:1000], fingerprint=Digest("0" * 64))
+ZERO = SliceId("0")
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def swarm(run: RunConfig = RUN, peers: int = 4) -> VirtualSwarm:
+    return VirtualSwarm(run, CORPUS, dealt_slices(peers, run.slicing.slices))
+
+
+def digests(of: VirtualSwarm) -> list[str]:
+    return [digest for s in of.plan.slice_ids for digest in (of.digest(s), of.published_digest(s))]
+
+
+def test_slices_are_dealt_round_robin_and_everybody_has_the_common_part() -> None:
+    dealt = dealt_slices(4, 2)
+    assert [sorted(slices) for slices in dealt.values()] == [["0", "common"], ["1", "common"]] * 2
+    assert list(dealt_slices(12, 1)) == sorted(dealt_slices(12, 1))
+
+
+def test_two_swarms_of_one_seed_hold_the_same_bits_and_another_seed_does_not() -> None:
+    first, second, other = swarm(), swarm(), swarm(replace(RUN, seed=2))
+    for _ in range(3):
+        assert first.train_round() == 4 * 3 * 2 * 32
+        second.train_round()
+        other.train_round()
+        assert digests(first) == digests(second)
+    assert not set(digests(first)) & set(digests(other))
+    assert first.validation_loss(8) == second.validation_loss(8)
+
+
+def test_a_swarm_restored_from_its_file_goes_on_with_the_same_bits() -> None:
+    whole, first, second = swarm(), swarm(), swarm()
+    for _ in range(4):
+        whole.train_round()
+    for _ in range(2):
+        first.train_round()
+    second.restore(first.save())
+    assert (second.version, digests(second)) == (first.version, digests(first))
+    for _ in range(2):
+        second.train_round()
+    assert digests(second) == digests(whole)
+
+
+def test_the_loss_falls() -> None:
+    trained = swarm()
+    before = trained.validation_loss(8)
+    for _ in range(6):
+        trained.train_round()
+    assert trained.validation_loss(8) < before - 0.5
+
+
+def test_one_slice_without_rounding_is_the_diloco_that_is_checked_against_plain_autograd() -> None:
+    run = replace(RUN, slicing=SlicingConfig(slices=1), exchange=ExchangeConfig(codec="float32"))
+    lab = swarm(run, peers=2)
+    plan = SlicePlan.of(run.model, run.slicing)
+    values = initial_values(run, plan)
+    loops = [InnerLoop(run, plan, frozenset(plan.slice_ids), values, CORPUS, peer) for peer in lab.peers]
+    states = {slice_id: OuterState.initial(values[slice_id]) for slice_id in plan.slice_ids}
+    for version in range(3):
+        lab.train_round()
+        for loop in loops:
+            for _ in range(run.inner.steps):
+                loop.step(Version(version))
+        for slice_id, state in states.items():
+            first, second = (pseudo_gradient(state.anchor, loop.local_values(slice_id)) for loop in loops)
+            halves = first * np.float32(0.5) + second * np.float32(0.5)
+            states[slice_id] = outer_step(state, halves, run.outer)
+            for loop in loops:
+                loop.replace(slice_id, states[slice_id].anchor)
+            assert lab.digest(slice_id) == states[slice_id].digest(Version(version + 1))
+
+
+def test_non_owners_compute_with_the_published_weights_and_owners_with_anchors() -> None:
+    trained = swarm()
+    trained.train_round()
+    anchors, published = trained.values(frozenset(trained.plan.slice_ids)), trained.values(frozenset())
+    owner, other = (trained.inner(peer) for peer in trained.peers[:2])
+    assert np.array_equal(owner.local_values(ZERO), anchors[ZERO])
+    assert np.array_equal(other.local_values(ZERO), published[ZERO])
+    assert not np.array_equal(anchors[ZERO], published[ZERO])
+    assert hashlib.sha256(published[ZERO].view(np.uint32).__rshift__(16).astype("<u2").tobytes()).hexdigest() == (
+        trained.published_digest(ZERO)
+    )
+
+
+def test_a_peer_with_fewer_steps_counts_less_and_one_without_any_counts_nothing() -> None:
+    alone, beside, slow = (VirtualSwarm(RUN, CORPUS, dealt_slices(3, 2)) for _ in range(3))
+    a, b, c = alone.peers  # a and c own slice 0
+    alone.train_round({a: 3, b: 3, c: 0})
+    beside.train_round({a: 3, b: 3, c: 3})
+    slow.train_round({a: 3, b: 3, c: 1})
+    assert len({lab.digest(ZERO) for lab in (alone, beside, slow)}) == 3
+    only = VirtualSwarm(
+        RUN, CORPUS, {PeerId(a): frozenset({COMMON, ZERO}), PeerId(b): frozenset({COMMON, SliceId("1")})}
+    )
+    only.train_round()
+    assert digests(only) == digests(alone)
+
+
+def test_a_slice_may_have_its_own_outer_optimizer() -> None:
+    still = VirtualSwarm(RUN, CORPUS, dealt_slices(2, 2), {COMMON: OuterConfig(lr=1e-30, momentum=0.0)})
+    before, moving = still.values(frozenset({COMMON, ZERO})), swarm(peers=2)
+    still.train_round()
+    moving.train_round()
+    assert np.array_equal(still.values(frozenset({COMMON}))[COMMON], before[COMMON])
+    assert still.digest(ZERO) == moving.digest(ZERO)
+
+
+def test_flops_are_those_that_torch_counts_without_attention() -> None:
+    lab = swarm()
+    counted = 0
+    for peer in lab.peers:
+        with FlopCounterMode(display=False) as counter:
+            lab.inner(peer).step(Version(0))
+        counts = counter.get_flop_counts()["Global"]
+        counted += sum(
+            flops for name, flops in counts.items() if "attention" not in str(name) and "bmm" not in str(name)
+        )
+    assert lab.flops(4 * 2 * 32) == pytest.approx(counted, rel=1e-3)
+
+
+def test_training_that_diverges_is_an_error_and_not_a_number() -> None:
+    wild = swarm(replace(RUN, outer=OuterConfig(lr=1e30, momentum=0.0)))
+    wild.train_round()
+    with pytest.raises(NonFiniteUpdate):
+        wild.train_round()
