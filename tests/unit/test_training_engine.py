@@ -23,6 +23,7 @@ from p2ptrain.model.transformer import Transformer
 from p2ptrain.training import split_adamw
 from p2ptrain.training.engine import lighter_engine
 from p2ptrain.training.inner_loop import InnerLoop
+from p2ptrain.training.split_adamw import SplitAdamW
 
 ONE = SliceId("1")
 RUN = RunConfig(
@@ -183,3 +184,25 @@ def test_deterministic_mode_is_torchs() -> None:
         assert torch.are_deterministic_algorithms_enabled()
     finally:
         torch.use_deterministic_algorithms(False)
+
+
+def test_split_optimizer_goes_on_with_the_same_bits_after_its_memory_moved_to_another() -> None:
+    inner = InnerConfig(steps=1, batch=1, lr=0.01)
+    generator = torch.Generator().manual_seed(1)
+    gradients = [torch.randn(6, 4, generator=generator, dtype=torch.float32) for _ in range(3)]
+
+    def fresh() -> tuple[torch.nn.Parameter, SplitAdamW]:
+        parameter = torch.nn.Parameter(torch.ones(6, 4, dtype=torch.bfloat16), requires_grad=False)
+        return parameter, SplitAdamW([parameter], [torch.zeros(6, 4, dtype=torch.int16)], inner)
+
+    (one, first), (other, second) = fresh(), fresh()
+    first.update(gradients[:1], 0.01, torch.ones(()))
+    second.update(gradients[1:2], 0.01, torch.ones(()))
+    second.restore(first.memory())
+    assert all(torch.equal(a, b) for a, b in zip(first.memory().values(), second.memory().values(), strict=True))
+    with torch.no_grad():
+        other.copy_(one)
+    first.update(gradients[2:], 0.01, torch.ones(()))
+    assert not torch.equal(first.memory()["mean.0"], second.memory()["mean.0"])
+    second.update(gradients[2:], 0.01, torch.ones(()))
+    assert all(torch.equal(a, b) for a, b in zip(first.memory().values(), second.memory().values(), strict=True))
