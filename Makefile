@@ -14,7 +14,7 @@ check: .venv/.installed  ## lint, types, import contracts, fast tests
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -m "not swarm and not faults"
+	$(BIN)/pytest -n 2 -m "not swarm and not faults"
 
 fmt: .venv/.installed  ## make the tree tidy
 	$(BIN)/ruff check --fix .

@@ -170,5 +170,7 @@ class PeerConfig:
     """Slices to claim; None claims the one that needs an owner most."""
     threads: int = 0
     """CPU threads for training; 0 leaves torch's default."""
+    engine: EngineConfig = EngineConfig()
+    """How to compute inner steps."""
     refetch: bool = False
     """Put a corrupt checkpoint aside and fetch the state from the swarm instead."""

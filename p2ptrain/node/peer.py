@@ -125,7 +125,9 @@ class Peer:
         self._enter("JOINING", "fetching what the others have")
         await self._swarm.join(owned, self._starting_replicas(owned), load_past(self._home, owned))
         values = {slice_id: self._values(slice_id) for slice_id in self._plan.slice_ids}
-        inner = InnerLoop(self._run, self._plan, owned, values, self._corpus, self._identity.peer_id)
+        inner = InnerLoop(
+            self._run, self._plan, owned, values, self._corpus, self._identity.peer_id, engine=self._config.engine
+        )
         self._stand_on = {s: owner.replica.owned for s, owner in self._swarm.owners.items() if owner.replica.owned}
         self._trainer = Trainer(inner, self._round_trained, self._note, self._config.threads)
         self._trainer.start()

@@ -46,14 +46,12 @@ class TorchAdamW(torch.optim.AdamW):
         super().__init__(filled, lr=inner.lr, betas=(inner.beta1, inner.beta2), fused=True)
 
     def update(self, gradients: Sequence[Tensor], lr: float, scale: Tensor) -> None:
-        """Update each parameter with its gradient times ``scale``; the gradients are scaled in place."""
+        """Update each parameter with its gradient times ``scale``; they are scaled in place and stay in ``grad``."""
         for parameter, gradient in zip(self._parameters, gradients, strict=True):
             parameter.grad = gradient.mul_(scale)
         for group in self.param_groups:
             group["lr"] = lr
         self.step()
-        for parameter in self._parameters:
-            parameter.grad = None
 
     def memory(self) -> dict[str, Tensor]:
         """Moments and step counts by parameter index and name, copied; empty before the first update."""

@@ -80,7 +80,7 @@ def test_a_small_budget_computes_twice_and_a_smaller_one_is_told_what_would_do()
         fit(SMALL, cut, batch=1, budget_bytes=least // 2)
 
 
-def test_bench_memory_prints_the_json_of_the_issue(
+def test_bench_memory_prints_json_for_programs(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(named_model.__globals__["MODELS"], "step", SMALL)
@@ -94,7 +94,7 @@ def test_bench_memory_prints_the_json_of_the_issue(
     assert [row["variant"] for row in report["rows"]] == ["plain", "sliced"]
 
 
-def test_bench_step_prints_the_json_of_the_issue(
+def test_bench_step_prints_json_for_programs(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(named_model.__globals__["MODELS"], "step", SMALL)
