@@ -481,7 +481,7 @@ class _Turn:
 
     def unreachable(self, peer: PeerId) -> None:
         s = self.state
-        if peer in s.suspects or peer not in s.ballot.members or s.stage is Stage.IDLE:
+        if peer == s.me or peer in s.suspects or peer not in s.ballot.members or s.stage is Stage.IDLE:
             return
         self._suspect(peer, "its link is broken")
         if s.proposer == s.me:
@@ -834,8 +834,9 @@ class _Turn:
             self._void(f"{reason}; {s.attempts} attempts failed")
             return
         ballot = replace(s.ballot, attempt=s.ballot.attempt + 1)
-        while _proposer(s.version, ballot) in s.suspects:
-            ballot = replace(ballot, attempt=ballot.attempt + 1)
+        for _ in s.ballot.members:  # once around, in case that everybody is suspected
+            if _proposer(s.version, ballot) in s.suspects:
+                ballot = replace(ballot, attempt=ballot.attempt + 1)
         self._adopt(ballot)
 
     def _void(self, reason: str, ballot: Ballot | None = None) -> None:
