@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -48,6 +49,9 @@ def quality(
     common_lr_ratio: Annotated[
         float | None, typer.Option(help="Outer lr of the common part, as a multiple of the slices'.")
     ] = None,
+    last_outer_lr_ratio: Annotated[
+        float | None, typer.Option(help="Outer lr of the last round, as a multiple of the first's; it changes evenly.")
+    ] = None,
     first_inner_steps: Annotated[
         int | None,
         typer.Option(min=1, help="H of the first round; it then changes evenly, with --inner-steps as mean."),
@@ -83,6 +87,9 @@ def quality(
     from p2ptrain.data.corpus import load_corpus
     from p2ptrain.node.lab import Lab, Study, at_the_edge
 
+    for option, ratio in (("--common-lr-ratio", common_lr_ratio), ("--last-outer-lr-ratio", last_outer_lr_ratio)):
+        if ratio is not None and not 0 < ratio < math.inf:
+            raise UsageError(f"{option} {ratio} is not a number above 0; 1 changes nothing")
     lrs = _list("--outer-lr", outer_lr, float, lambda lr: lr > 0)
     momenta = _list("--outer-momentum", outer_momentum, float, lambda momentum: 0 <= momentum < 1)
     shorter = tune_rounds or max(1, rounds // _TUNE_SHARE)
@@ -97,6 +104,7 @@ def quality(
         outer_momenta=momenta,
         tune_rounds=shorter if tune else 0,
         common_lr_ratio=common_lr_ratio,
+        last_outer_lr_ratio=last_outer_lr_ratio,
         first_inner_steps=first_inner_steps,
     )
     study.check()

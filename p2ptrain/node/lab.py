@@ -19,7 +19,7 @@ from p2ptrain.config.load import run_id
 from p2ptrain.config.schema import OuterConfig, RunConfig, SlicedParts, SlicingConfig
 from p2ptrain.data.corpus import Corpus
 from p2ptrain.errors import BadMessage, NonFiniteUpdate, UsageError
-from p2ptrain.ids import COMMON
+from p2ptrain.ids import COMMON, SliceId
 from p2ptrain.node.atomic_file import replace_file
 from p2ptrain.node.virtual_swarm import VirtualSwarm, dealt_slices
 
@@ -44,6 +44,8 @@ class Trial:
     seed: int
     common_lr: float | None = None
     """Outer lr of the common part, where it is another."""
+    last_outer_lr: float | None = None
+    """Outer lr of the last round, where it is another; it changes by the same amount from round to round."""
     first_inner_steps: int | None = None
     """H of the first round, where it is another; it then changes by the same amount from round to round."""
 
@@ -65,6 +67,15 @@ class Trial:
             return self.inner_steps * round
         growth = 2 * (self.inner_steps - self.first_inner_steps) / last
         return int(self.first_inner_steps * round + growth * round * (round - 1) / 2 + 0.5)
+
+    def outer_at(self, round: int, slice_id: SliceId) -> OuterConfig:
+        """The slice's outer optimizer in a round, from 0."""
+        lr = self.outer_lr
+        if self.last_outer_lr is not None:
+            lr += (self.last_outer_lr - self.outer_lr) * round / max(1, self.rounds - 1)
+        if slice_id == COMMON and self.common_lr is not None:
+            lr *= self.common_lr / self.outer_lr
+        return OuterConfig(lr=lr, momentum=self.outer_momentum)
 
     @property
     def name(self) -> str:
@@ -135,6 +146,8 @@ class Study:
     and every combination is trained in full with every seed."""
     common_lr_ratio: float | None = None
     """Outer lr of the common part over that of the slices, where slices > 1."""
+    last_outer_lr_ratio: float | None = None
+    """Outer lr of the last round over that of the first."""
     first_inner_steps: int | None = None
 
     def check(self) -> None:
@@ -166,6 +179,7 @@ class Study:
         """One of the study's trials."""
         num_slices, parts = variant
         common_lr = lr * self.common_lr_ratio if self.common_lr_ratio is not None and num_slices > 1 else None
+        last_lr = lr * self.last_outer_lr_ratio if self.last_outer_lr_ratio is not None else None
         return Trial(
             slices=num_slices,
             sliced_parts=parts,
@@ -176,6 +190,7 @@ class Study:
             outer_momentum=momentum,
             seed=seed,
             common_lr=common_lr,
+            last_outer_lr=last_lr,
             first_inner_steps=self.first_inner_steps,
         )
 
@@ -230,8 +245,7 @@ class Lab:
         if curve and curve[-1].rounds >= trial.rounds:
             return Row(trial=trial, curve=tuple(curve))
         run = trial.run(self.base)
-        outer = {COMMON: replace(run.outer, lr=trial.common_lr)} if trial.common_lr is not None else {}
-        swarm = VirtualSwarm(run, self.corpus, dealt_slices(trial.peers, trial.slices), outer)
+        swarm = VirtualSwarm(run, self.corpus, dealt_slices(trial.peers, trial.slices))
         if saved is not None:
             swarm.restore(saved)
         tokens = curve[-1].tokens if curve else 0
@@ -251,6 +265,8 @@ class Lab:
         return Row(trial=trial, curve=tuple(curve))
 
     def _round(self, trial: Trial, swarm: VirtualSwarm) -> int:
+        for slice_id in swarm.outer:
+            swarm.outer[slice_id] = trial.outer_at(swarm.version, slice_id)
         if trial.first_inner_steps is None:
             return swarm.train_round()
         begin, end = trial.steps_before(swarm.version), trial.steps_before(swarm.version + 1)

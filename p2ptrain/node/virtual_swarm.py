@@ -65,7 +65,8 @@ class VirtualSwarm:
         self.version: Version = GENESIS
         """Rounds committed."""
         self._corpus = corpus
-        self._outer = dict.fromkeys(self.plan.slice_ids, run.outer) | dict(outer or {})
+        self.outer = dict.fromkeys(self.plan.slice_ids, run.outer) | dict(outer or {})
+        """Each slice's outer optimizer in the next round."""
         self._slices: dict[SliceId, _Slice] = {}
         for slice_id, initial in initial_values(run, self.plan).items():
             owners = [peer for peer in sorted(owned) if slice_id in owned[peer]]
@@ -195,7 +196,7 @@ class VirtualSwarm:
         for part, (start, stop) in enumerate(bounds):
             arrived = {peer: (tokens[peer], decode(codec, c.parts[part], stop - start)) for peer, c in sent.items()}
             averages.append(encode(codec, weighted_mean(arrived)))
-        rule = partial(_outer_rule, self._outer[slice_id])
+        rule = partial(_outer_rule, self.outer[slice_id])
         staged = slice_outer_step(state.owned, state.published, averages, bounds, codec, rule)
         for peer, contribution in sent.items():
             keep_rounded_away(state.residuals[peer], codec, contribution, bounds, range(len(bounds)))

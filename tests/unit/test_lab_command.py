@@ -115,6 +115,7 @@ def test_tuned_rows_say_what_was_tried(manifest: Path, capsys) -> None:
         (["--slices", "0"], "--slices 0 is not"),
         (["--slices", "3"], "choose --peers 3 or more"),
         (["--slices", "1", "--seeds", "-1"], "--seeds -1 is not"),
+        (["--last-outer-lr-ratio", "-1"], "--last-outer-lr-ratio -1.0 is not a number above 0"),
         (["--sliced-parts", "tail"], "choose mlp, heads or mlp,heads"),
         (["--plot", "/nowhere/at/all.svg"], "/nowhere/at is not a folder"),
     ],

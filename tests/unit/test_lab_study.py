@@ -11,7 +11,7 @@ import torch
 from p2ptrain.config.schema import InnerConfig, ModelConfig, OuterConfig, RunConfig, SlicingConfig
 from p2ptrain.data.corpus import Corpus
 from p2ptrain.errors import UsageError
-from p2ptrain.ids import Digest
+from p2ptrain.ids import COMMON, Digest, SliceId
 from p2ptrain.node.lab import Lab, Point, Row, Study, Trial, at_the_edge, compared
 
 BASE = RunConfig(
@@ -99,8 +99,8 @@ def test_a_trial_kept_under_other_settings_is_not_taken_for_this_one(tmp_path: P
     short = replace(TRIAL, rounds=2)
     lab = Lab(base=BASE, corpus=CORPUS, folder=tmp_path)
     row = lab.run(short)
-    for changed in (replace(short, common_lr=0.1), replace(short, first_inner_steps=1), replace(short, rounds=3)):
-        assert lab.run(changed).curve != row.curve
+    for changes in ({"common_lr": 0.1}, {"last_outer_lr": 0.8}, {"first_inner_steps": 1}, {"rounds": 3}):
+        assert lab.run(replace(short, **changes)).curve != row.curve
     other_base = replace(BASE, inner=replace(BASE.inner, lr=1e-3))
     assert Lab(base=other_base, corpus=CORPUS, folder=tmp_path).run(short).curve != row.curve
 
@@ -186,6 +186,18 @@ def test_a_trial_with_growing_rounds_sees_as_many_tokens() -> None:
     plain, grown = (Lab(base=BASE, corpus=CORPUS).run(trial) for trial in (short, growing))
     assert grown.curve[-1].tokens == plain.curve[-1].tokens
     assert [point.tokens for point in grown.curve] == [tokens * 2 * 2 * 16 for tokens in (1, 3, 7, 12)]
+
+
+def test_outer_lr_may_change_during_the_run_and_be_another_for_the_common_part() -> None:
+    trial = replace(TRIAL, rounds=5, outer_lr=0.2, last_outer_lr=0.6, common_lr=0.4)
+    lrs = [[trial.outer_at(r, s).lr for r in range(5)] for s in (SliceId("0"), COMMON)]
+    assert lrs[0] == pytest.approx([0.2, 0.3, 0.4, 0.5, 0.6])
+    assert lrs[1] == pytest.approx([0.4, 0.6, 0.8, 1.0, 1.2])
+    assert TRIAL.outer_at(3, COMMON) == OuterConfig(lr=0.4, momentum=0.7)
+    study = replace(STUDY, common_lr_ratio=0.5, last_outer_lr_ratio=2.0)
+    sliced, whole = (study.trial((n, ("mlp",)), 0.4, 0.7, 0, 3) for n in (2, 1))
+    assert (sliced.common_lr, sliced.last_outer_lr) == (0.2, 0.8)
+    assert (whole.common_lr, whole.last_outer_lr) == (None, 0.8)
 
 
 @pytest.mark.parametrize(
