@@ -2,7 +2,8 @@
 
 ``int8``: per block of 256 elements a float32 scale ``s = max|x| / 127`` and elements ``q = rint(x / s)``, ties to
 even, as int8; decoded as ``q * s``. Layout: all scales (little-endian float32), then all elements. A block of zeros
-has scale 0. The error of an element is at most ``s / 2``. ``float32``: the elements themselves, little endian.
+has scale 0. The error of an element is at most ``s / 2``, or 1e-43 where ``s`` is subnormal. ``float32``: the elements
+themselves, little endian.
 
 bf16 values travel and rest as uint16 bit patterns; ``round_to_bf16`` rounds to nearest, ties to even, as IEEE 754 does.
 """
@@ -20,6 +21,8 @@ Bf16Bits = npt.NDArray[np.uint16]
 
 BLOCK = 256
 """Elements under one int8 scale: 1.6 % more bytes than the elements alone."""
+_LARGEST_SCALE = np.nextafter(np.finfo(np.float32).max / np.float32(127), np.float32(0))
+"""127 times the next larger number is infinite."""
 
 
 def encoded_bytes(codec: Codec, numel: int) -> int:
@@ -42,7 +45,7 @@ def encode(codec: Codec, values: Float32) -> bytes:
     if codec == "int8":
         padded = np.zeros((_num_blocks(values.size), BLOCK), np.float32)
         padded.reshape(-1)[: values.size] = values
-        scales = np.abs(padded).max(axis=1) / np.float32(127)
+        scales = np.minimum(np.abs(padded).max(axis=1) / np.float32(127), _LARGEST_SCALE)
         # A zero scale would divide by zero; its elements are all zero, so any divisor will do.
         divisors = np.where(scales > 0, scales, np.float32(1))
         padded /= divisors[:, None]
@@ -68,7 +71,8 @@ def decode(codec: Codec, data: bytes | memoryview, numel: int) -> Float32:
         scales = np.frombuffer(data, "<f4", count=_num_blocks(numel)).astype(np.float32)
         padded = np.zeros((scales.size, BLOCK), np.float32)
         padded.reshape(-1)[:numel] = np.frombuffer(data, np.int8, offset=scales.nbytes)
-        padded *= scales[:, None]
+        with np.errstate(over="ignore", invalid="ignore"):  # somebody else's scales: checked below
+            padded *= scales[:, None]
         values = padded.reshape(-1)[:numel]
     if not np.isfinite(values).all():
         raise BadMessage(f"{np.count_nonzero(~np.isfinite(values))} of {numel} decoded elements are NaN or infinite")

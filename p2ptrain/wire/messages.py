@@ -20,6 +20,8 @@ PROTOCOL = 1
 MAX_MEMBERS = 1024
 """Owners that one group may name; bounds what a message can make us allocate."""
 MAX_PARTS = 65536
+MAX_TOKENS = 2**40
+"""Of one contribution: above what anybody trains on in a round, and sums of many still fit in the field's 64 bits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +34,7 @@ class BlobRef:
     @classmethod
     def of(cls, data: bytes | memoryview) -> "BlobRef":
         """The name of ``data``."""
-        return cls(Digest(hashlib.sha256(data).hexdigest()), len(data))
+        return cls(Digest(hashlib.sha256(data).hexdigest()), memoryview(data).nbytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,8 +143,10 @@ class Value:
             BadMessage: not an encoded value.
         """
         m = _parse(pb.Value, data)
-        if m.version < 1 or len(m.results) > MAX_PARTS or not 1 <= len(m.owners) <= MAX_MEMBERS:
+        if m.version < 1 or not 1 <= len(m.owners) <= MAX_MEMBERS:
             raise BadMessage(f"value of slice {m.slice!r}: version {m.version}, {len(m.owners)} owners")
+        if len(m.results) > MAX_PARTS or len(m.contributions) > MAX_MEMBERS:
+            raise BadMessage(f"value with {len(m.results)} parts, {len(m.contributions)} contributions")
         return cls(
             run=RunId(m.run),
             slice=SliceId(m.slice),
@@ -351,6 +355,8 @@ def _contribution_to_pb(c: Contribution) -> pb.Contribution:
 def _contribution_from_pb(m: pb.Contribution) -> Contribution:
     if len(m.parts) > MAX_PARTS:
         raise BadMessage(f"contribution with {len(m.parts)} parts")
+    if m.tokens > MAX_TOKENS:
+        raise BadMessage(f"contribution of {m.tokens} tokens; {MAX_TOKENS} are the most")
     return Contribution(PeerId(m.peer), m.tokens, m.loss_nats, tuple(map(_blob_from_pb, m.parts)))
 
 
@@ -359,6 +365,8 @@ def _result_to_pb(r: PartResult) -> pb.PartResult:
 
 
 def _result_from_pb(m: pb.PartResult) -> PartResult:
+    if m.part >= MAX_PARTS or len(m.contributors) > MAX_MEMBERS:
+        raise BadMessage(f"average of part {m.part} from {len(m.contributors)} contributors")
     return PartResult(m.part, _blob_from_pb(m.average), tuple(map(PeerId, m.contributors)))
 
 
@@ -381,5 +389,7 @@ def _certificate_to_pb(c: Certificate) -> pb.Certificate:
 
 
 def _certificate_from_pb(m: pb.Certificate) -> Certificate:
+    if len(m.votes) > MAX_MEMBERS:
+        raise BadMessage(f"certificate with {len(m.votes)} votes")
     votes = tuple(Vote(PeerId(v.peer), v.signature) for v in m.votes)
     return Certificate(Value.decode(m.value), _ballot_from_pb(m.ballot), votes)

@@ -32,8 +32,9 @@ MEGABYTE = 1_000_000
 class Party:
     """A node with its identity and blobs."""
 
-    def __init__(self, node: Libp2pNode, identity: Identity) -> None:
+    def __init__(self, node: Libp2pNode, identity: Identity, key: Path) -> None:
         self.node = node
+        self.key = key
         self.identity = identity
         self.liars: list[PeerId] = []
         self.blobs = BlobExchange(node, lambda peer, _: self.liars.append(peer))
@@ -63,7 +64,7 @@ async def parties(folder: Path, count: int, bootstraps: Sequence[str] = ()) -> A
                     sockets=folder / f"{number}.sockets",
                 )
             )
-            party = Party(node, identity)
+            party = Party(node, identity, key)
             await party.blobs.start()
             running.append(party)
         yield running
@@ -138,7 +139,7 @@ async def test_transfer_goes_on_at_the_next_holder_where_a_frozen_one_stopped(tm
 def _daemon_of(party: Party) -> int:
     """Process id of a party's p2pd, told by its identity file on the command line."""
     for pid in descendants(os.getpid()):
-        if party.identity.peer_id and f"{party.node.peer[-12:]}/" in Path(f"/proc/{pid}/cmdline").read_text():
+        if f"-id={party.key}" in Path(f"/proc/{pid}/cmdline").read_text():
             return pid
     raise AssertionError("no such daemon")
 

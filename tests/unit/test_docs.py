@@ -24,7 +24,8 @@ pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to
 
 
 def typed_lines(text: str) -> list[str]:
-    """Lines that readers are told to type: they stand alone, indented or in a fence."""
+    """Lines that readers are told to type: they stand alone, indented or in a fence; continued ones are joined."""
+    text = text.replace("\\\n", " ")
     fences = "\n".join(FENCE.findall(text)).splitlines()
     indented = [line for line in FENCE.sub("", text).splitlines() if line.startswith("    ")]
     return [line.strip() for line in (*fences, *indented) if re.match(r"\s*(p2ptrain|make) ", line)]

@@ -1,0 +1,113 @@
+"""Messages of strangers: limits before memory is taken, BadMessage and nothing else, names that never change."""
+
+import random
+from dataclasses import replace
+
+import pytest
+from google.protobuf.message import DecodeError
+
+from p2ptrain.errors import BadMessage
+from p2ptrain.ids import Digest, PeerId, RunId, SliceId, Version
+from p2ptrain.wire.messages import (
+    MAX_MEMBERS,
+    MAX_PARTS,
+    MAX_TOKENS,
+    Accepted,
+    Ballot,
+    BlobRef,
+    Certificate,
+    Committed,
+    Contribution,
+    PartResult,
+    Plan,
+    Propose,
+    Ready,
+    RoundBody,
+    RoundMessage,
+    Value,
+    Vote,
+)
+from p2ptrain.wire.v1 import peer_pb2 as pb
+
+A, B = PeerId("a"), PeerId("b")
+BLOB = BlobRef(Digest("11" * 32), 7)
+CROWD = tuple(PeerId(f"peer{i}") for i in range(MAX_MEMBERS + 1))
+BALLOT = Ballot(1, 2, (A, B))
+VALUE = Value(
+    run=RunId("run"),
+    slice=SliceId("0"),
+    version=Version(3),
+    previous=Digest("22" * 32),
+    digest=Digest("33" * 32),
+    published_digest=Digest("44" * 32),
+    update=BLOB,
+    results=(PartResult(0, BLOB, (A, B)),),
+    contributions=(Contribution(A, 30, 2.0), Contribution(B, 10, 4.0)),
+    owners=(A, B),
+    tokens=123,
+)
+CERTIFICATE = Certificate(VALUE, BALLOT, (Vote(A, b"x"), Vote(B, b"y")))
+
+
+def message(body: RoundBody, ballot: Ballot = BALLOT) -> RoundMessage:
+    return RoundMessage(RunId("run"), SliceId("0"), Version(3), ballot, body)
+
+
+def test_a_value_keeps_its_name_from_release_to_release() -> None:
+    assert VALUE.value_hash == "d5a16fc34b4c7a7608b1ec83b5e3609123bb66788a111aa5c7250824b72bc932"
+
+
+def test_the_loss_of_a_round_is_weighted_by_tokens() -> None:
+    assert VALUE.loss_nats == 2.5
+
+
+@pytest.mark.parametrize(
+    ("body", "problem"),
+    [
+        (Ready(Contribution(A, MAX_TOKENS + 1, 1.0), None), "tokens"),
+        (Ready(Contribution(A, 1, 1.0, (BLOB,) * (MAX_PARTS + 1)), None), "parts"),
+        (Ready(None, Accepted(Ballot(1, 0, CROWD), VALUE)), "members"),
+        (Plan(0, (), (A,) * (MAX_PARTS + 1)), "parts"),
+        (Plan(0, (Contribution(A, 1, 1.0),) * (MAX_MEMBERS + 1), (A,)), "contributions"),
+        (PartResult(MAX_PARTS, BLOB, (A,)), "part"),
+        (PartResult(0, BLOB, CROWD), "contributors"),
+        (Propose(replace(VALUE, owners=())), "0 owners"),
+        (Propose(replace(VALUE, owners=CROWD)), "owners"),
+        (Propose(replace(VALUE, version=Version(0))), "version 0"),
+        (Propose(replace(VALUE, contributions=(Contribution(A, 1, 1.0),) * (MAX_MEMBERS + 1))), "contributions"),
+        (Propose(replace(VALUE, digest=Digest("33"))), "32 bytes, this has 1"),
+        (Committed(replace(CERTIFICATE, votes=(Vote(A, b""),) * (MAX_MEMBERS + 1))), "votes"),
+    ],
+)
+def test_what_is_beyond_a_limit_is_refused_with_the_reason(body: RoundBody, problem: str) -> None:
+    with pytest.raises(BadMessage, match=problem):
+        RoundMessage.from_pb(message(body).to_pb())
+
+
+def test_a_ballot_of_too_many_and_an_unknown_kind_are_refused() -> None:
+    with pytest.raises(BadMessage, match="1025 members"):
+        RoundMessage.from_pb(message(Ready(None, None), Ballot(0, 0, CROWD)).to_pb())
+    with pytest.raises(BadMessage, match="kind"):
+        RoundMessage.from_pb(pb.RoundMessage(run="run", slice="0", version=3))
+
+
+def test_truncated_or_damaged_bytes_are_a_bad_message_and_nothing_else() -> None:
+    chance = random.Random(1)
+    for body in (
+        Ready(Contribution(A, 1, 1.0, (BLOB,)), Accepted(BALLOT, VALUE)),
+        Propose(VALUE),
+        Committed(CERTIFICATE),
+    ):
+        sent = message(body).to_pb().SerializeToString()
+        damaged = [sent[:stop] for stop in range(len(sent))]
+        for _ in range(500):
+            other = bytearray(sent)
+            other[chance.randrange(len(other))] = chance.randrange(256)
+            damaged.append(bytes(other))
+        refused = 0
+        for data in damaged:
+            try:
+                RoundMessage.from_pb(pb.RoundMessage.FromString(data))
+            except (DecodeError, BadMessage):  # protobuf's own error is the node's to handle
+                refused += 1
+        assert refused > len(damaged) / 4

@@ -1,0 +1,479 @@
+"""Transitions of the round machine, one sentence each; what holds in every order is in tests/properties."""
+
+from dataclasses import replace
+
+import pytest
+
+from p2ptrain.ids import PeerId, Version
+from p2ptrain.swarm import rounds
+from p2ptrain.swarm.rounds import (
+    AskCutOff,
+    CatchUp,
+    ClaimsSeen,
+    Command,
+    Commit,
+    CutOff,
+    Head,
+    HeadMoved,
+    Heard,
+    LeftOut,
+    PartReduced,
+    Promise,
+    Reduce,
+    Send,
+    SignVote,
+    Stage,
+    Staged,
+    StageFailed,
+    StageResults,
+    TellHead,
+    Tick,
+    Unreachable,
+    Void,
+)
+from p2ptrain.wire.messages import (
+    Accepted,
+    Ballot,
+    CastVote,
+    Certificate,
+    Committed,
+    Contribution,
+    PartResult,
+    Plan,
+    Propose,
+    Ready,
+    RoundBody,
+    RoundMessage,
+    Value,
+    Vote,
+)
+from tests.support.simulated_group import RUN, SLICE, TIMING, blob_of, digest_of, peer_ids
+
+A, B, C = MEMBERS = tuple(peer_ids(3))
+HEAD = Head(version=Version(4), value_hash=digest_of("v4"), epoch=1, owners=MEMBERS, tokens=1000)
+BALLOT = Ballot(1, 0, MEMBERS)  # of version 5: proposer C, in the next attempts A, then B
+NEXT, THIRD = replace(BALLOT, attempt=1), replace(BALLOT, attempt=2)
+
+
+class Owner:
+    """One state machine and the last commands that it gave."""
+
+    def __init__(self, me: PeerId, **known: object) -> None:
+        self.me = me
+        given = {"head": HEAD, "claims": frozenset(MEMBERS)} | known
+        self.state = rounds.begin(run=RUN, slice_id=SLICE, me=me, timing=TIMING, **given)  # type: ignore[arg-type]
+        self.now_s = 0.0
+        self.commands: list[Command] = []
+
+    def does(self, event: rounds.Event) -> "Owner":
+        self.state, self.commands = rounds.advance(self.state, event, self.now_s)
+        return self
+
+    def hears(self, sender: PeerId, body: RoundBody, ballot: Ballot = BALLOT, version: int = 5) -> "Owner":
+        return self.does(Heard(sender, RoundMessage(RUN, SLICE, Version(version), ballot, body)))
+
+    def cuts_off(self) -> "Owner":
+        return self.does(CutOff(contribution(self.me)))
+
+    def waits_for_its_deadline(self) -> "Owner":
+        assert self.state.deadline_s is not None
+        self.now_s = self.state.deadline_s
+        return self.does(Tick())
+
+    def stages(self) -> "Owner":
+        (command,) = self.told(StageResults)
+        return self.does(staged(command.results))
+
+    def told(self, kind: type) -> list:  # type: ignore[type-arg]
+        return [command for command in self.commands if isinstance(command, kind)]
+
+    def sent(self, kind: type) -> list:  # type: ignore[type-arg]
+        return [(send.to, send.body) for send in self.told(Send) if isinstance(send.body, kind)]
+
+
+def contribution(peer: PeerId, num_parts: int = 3) -> Contribution:
+    return Contribution(peer, 10, 1.0, tuple(blob_of(peer, j) for j in range(num_parts)))
+
+
+def ready(peer: PeerId, accepted: Accepted | None = None) -> Ready:
+    return Ready(contribution(peer), accepted)
+
+
+def result(part: int) -> PartResult:
+    return PartResult(part, blob_of("average", part), MEMBERS)
+
+
+RESULTS = tuple(result(part) for part in range(3))
+PLAN = Plan(0, tuple(map(contribution, MEMBERS)), MEMBERS)
+
+
+def staged(results: tuple[PartResult, ...]) -> Staged:
+    return Staged(results, digest_of("state", results), digest_of("published", results), blob_of("update", results))
+
+
+def value(results: tuple[PartResult, ...] = RESULTS, previous: Head = HEAD) -> Value:
+    outcome = staged(results)
+    return Value(
+        run=RUN,
+        slice=SLICE,
+        version=Version(previous.version + 1),
+        previous=previous.value_hash,
+        digest=outcome.digest,
+        published_digest=outcome.published_digest,
+        update=outcome.update,
+        results=results,
+        contributions=tuple(replace(contribution(peer), parts=()) for peer in MEMBERS),
+        owners=MEMBERS,
+        tokens=previous.tokens + 30,
+    )
+
+
+def vote(peer: PeerId, of: Value) -> CastVote:
+    return CastVote(of.value_hash, Vote(peer, b"signature"))
+
+
+def reducing_proposer() -> Owner:
+    return Owner(C).cuts_off().hears(A, ready(A)).hears(B, ready(B))
+
+
+# Gathering.
+
+
+def test_the_promise_is_on_disk_before_the_others_hear_that_we_are_ready() -> None:
+    owner = Owner(A).cuts_off()
+    kinds = [type(command) for command in owner.commands]
+    assert kinds.index(Promise) < kinds.index(Send)
+    assert owner.sent(Ready) == [((B, C), ready(A))]
+    assert owner.state.stage is Stage.GATHERING
+
+
+def test_the_first_ready_of_another_owner_asks_us_once_to_end_the_inner_steps() -> None:
+    owner = Owner(A).hears(B, ready(B))
+    assert owner.told(AskCutOff) == [AskCutOff(0.7 * TIMING.gather_s)]
+    assert owner.hears(C, ready(C)).commands == []
+
+
+def test_patience_counts_from_the_first_ready_and_not_from_our_own() -> None:
+    owner = Owner(C).hears(A, ready(A))
+    owner.now_s = 14.0
+    assert owner.cuts_off().state.deadline_s == TIMING.gather_s
+
+
+def test_the_proposer_plans_when_all_are_ready_and_deals_the_parts_around() -> None:
+    owner = Owner(C).cuts_off().hears(A, ready(A))
+    assert owner.sent(Plan) == []
+    owner.hears(B, ready(B))
+    assert owner.sent(Plan) == [((A, B), PLAN)]
+    assert owner.told(Reduce) == [Reduce((2,), PLAN.contributions)]
+
+
+def test_the_proposer_does_not_wait_for_an_owner_without_a_live_claim() -> None:
+    owner = Owner(C).cuts_off().hears(A, ready(A))
+    assert len(owner.does(ClaimsSeen(frozenset([A, C]))).sent(Plan)) == 1
+
+
+def test_after_the_deadline_the_proposer_goes_on_with_a_majority() -> None:
+    owner = Owner(C).cuts_off().hears(A, ready(A)).waits_for_its_deadline()
+    assert [left.peer for left in owner.told(LeftOut)] == [B]
+    assert [body.reducers for _, body in owner.sent(Plan)] == [(A, C, A)]
+
+
+def test_without_a_majority_the_round_is_void_and_says_so() -> None:
+    owner = Owner(C).cuts_off().waits_for_its_deadline()
+    assert owner.told(Void) == [Void(Version(5), 0, "1 of 3 owners are ready, 2 are needed")]
+    assert (owner.state.stage, owner.state.head) == (Stage.IDLE, HEAD)
+
+
+def test_a_round_that_nobody_contributes_to_is_void() -> None:
+    owner = Owner(C).does(CutOff(None)).hears(A, Ready(None, None)).hears(B, Ready(None, None))
+    assert [void.reason for void in owner.told(Void)] == ["no owner had anything to contribute"]
+
+
+def test_a_contribution_of_another_length_is_left_out_of_the_plan() -> None:
+    owner = Owner(C).cuts_off().hears(A, Ready(contribution(A, num_parts=1), None)).hears(B, ready(B))
+    ((_, plan),) = owner.sent(Plan)
+    assert [c.peer for c in plan.contributions] == [B, C]
+
+
+def test_a_contribution_in_somebody_elses_name_is_not_taken() -> None:
+    assert Owner(C).cuts_off().hears(A, ready(B)).state.ready.keys() == {C}
+
+
+def test_a_silent_proposer_costs_one_attempt() -> None:
+    owner = Owner(B).cuts_off().waits_for_its_deadline()
+    assert [left.peer for left in owner.told(LeftOut)] == [C]
+    assert (owner.state.ballot, owner.state.stage) == (NEXT, Stage.GATHERING)
+    assert owner.sent(Ready) == [((A, C), ready(B))]
+
+
+def test_a_proposer_that_is_known_to_be_gone_is_not_waited_for_again() -> None:
+    owner = Owner(B).cuts_off().does(Unreachable(A)).does(Unreachable(C))
+    assert owner.state.ballot == THIRD
+    assert owner.state.proposer == B
+
+
+def test_when_its_attempts_are_used_up_the_round_is_void() -> None:
+    owner = Owner(B).cuts_off()
+    owner.hears(A, ready(A), NEXT).hears(A, ready(A), THIRD).hears(A, ready(A), replace(BALLOT, attempt=3))
+    owner.waits_for_its_deadline()
+    assert [void.reason for void in owner.told(Void)] == [f"proposer {C} is silent; 4 attempts failed"]
+
+
+def test_an_owner_in_a_lower_ballot_is_told_ours() -> None:
+    owner = Owner(B).cuts_off().hears(A, ready(A), NEXT).hears(C, ready(C), BALLOT)
+    assert owner.told(Send) == [Send((C,), NEXT, ready(B), Version(5))]
+
+
+def test_an_owner_in_a_lower_ballot_makes_an_idle_one_cut_off() -> None:
+    owner = Owner(B, promised=Ballot(1, 4, MEMBERS)).hears(C, ready(C), BALLOT)
+    assert owner.told(AskCutOff)
+
+
+# Reducing.
+
+
+def test_averages_that_arrive_before_the_plan_count() -> None:
+    owner = Owner(A).cuts_off().hears(B, result(1)).hears(C, result(2)).hears(C, PLAN)
+    assert owner.told(StageResults) == []
+    owner.does(PartReduced(result(0)))
+    assert owner.sent(PartResult) == [((B, C), result(0))]
+    assert owner.told(StageResults) == [StageResults(RESULTS)]
+
+
+def test_an_owner_that_has_not_cut_off_reduces_and_votes_all_the_same() -> None:
+    owner = Owner(A).hears(C, PLAN)
+    assert owner.told(Reduce) == [Reduce((0,), PLAN.contributions)]
+    assert owner.hears(C, Propose(value())).stages().told(SignVote) == [SignVote(BALLOT, value())]
+
+
+def test_a_plan_counts_only_from_the_proposer_and_for_members() -> None:
+    assert Owner(A).hears(B, PLAN).state.plan is None
+    assert Owner(A).hears(C, replace(PLAN, reducers=(A, A, PeerId("X")))).state.plan is None
+
+
+def test_an_average_that_was_not_asked_for_in_this_ballot_is_dropped() -> None:
+    owner = Owner(A).cuts_off().hears(C, PLAN)
+    assert owner.does(PartReduced(result(1))).commands == []
+    assert owner.hears(B, ready(B), NEXT).does(PartReduced(result(0))).sent(PartResult) == []
+
+
+def test_only_the_parts_of_an_unreachable_reducer_go_to_others_in_the_same_ballot() -> None:
+    owner = reducing_proposer().does(Unreachable(A))
+    ((_, plan),) = owner.sent(Plan)
+    assert (plan.revision, plan.reducers) == (1, (B, B, C))
+    assert [left.peer for left in owner.told(LeftOut)] == [A]
+    assert owner.state.ballot == BALLOT
+
+
+def test_a_reducer_that_is_gone_after_it_delivered_costs_nothing() -> None:
+    owner = reducing_proposer().hears(A, result(0)).does(Unreachable(A))
+    assert owner.sent(Plan) == []
+    assert (owner.state.ballot, owner.state.stage) == (BALLOT, Stage.REDUCING)
+
+
+def test_parts_that_are_late_go_to_others_three_times_and_then_to_the_next_attempt() -> None:
+    owner = reducing_proposer()
+    owner.does(PartReduced(result(2))).waits_for_its_deadline()
+    assert [body.reducers for _, body in owner.sent(Plan)] == [(C, C, C)]
+    owner.waits_for_its_deadline().waits_for_its_deadline()
+    assert owner.state.ballot == BALLOT
+    assert owner.waits_for_its_deadline().state.ballot.attempt > 0
+
+
+def test_an_owner_that_is_late_gets_the_plan_and_in_the_vote_the_proposal() -> None:
+    owner = Owner(C).cuts_off().hears(A, ready(A)).waits_for_its_deadline()
+    ((_, plan),) = owner.sent(Plan)
+    assert owner.hears(B, ready(B)).sent(Plan) == [((B,), plan)]
+    for part in (0, 2):
+        owner.hears(A, result(part))
+    owner.does(PartReduced(result(1))).stages()
+    ((_, proposal),) = owner.sent(Propose)
+    assert owner.hears(B, ready(B)).sent(Propose) == [((B,), proposal)]
+
+
+# Proposing and voting.
+
+
+def test_a_round_goes_from_averages_to_a_commit_by_two_of_three() -> None:
+    owner = reducing_proposer().hears(A, result(0)).hears(B, result(1)).does(PartReduced(result(2))).stages()
+    assert owner.sent(Propose) == [((A, B), Propose(value()))]
+    assert owner.told(SignVote) == [SignVote(BALLOT, value())]
+    assert owner.hears(C, vote(C, value())).told(Commit) == []
+    (commit,) = owner.hears(A, vote(A, value())).told(Commit)
+    assert commit.certificate == Certificate(value(), BALLOT, (Vote(A, b"signature"), Vote(C, b"signature")))
+    assert (owner.state.head, owner.state.stage) == (Head.of(commit.certificate), Stage.IDLE)
+    assert owner.state.accepted is None
+
+
+def test_votes_that_arrive_before_the_proposal_count() -> None:
+    owner = Owner(A).cuts_off().hears(B, vote(B, value())).hears(C, vote(C, value())).hears(C, Propose(value()))
+    assert [type(command) for command in owner.stages().commands[-2:]] == [SignVote, Commit]
+
+
+def test_one_owner_voting_twice_is_no_majority() -> None:
+    owner = Owner(A).cuts_off().hears(C, Propose(value())).stages()
+    for _ in range(3):
+        assert owner.hears(C, vote(C, value())).told(Commit) == []
+
+
+def test_a_vote_in_the_name_of_a_stranger_is_not_counted() -> None:
+    owner = Owner(A).cuts_off().hears(C, Propose(value())).stages().hears(C, vote(C, value()))
+    assert owner.hears(B, vote(PeerId("X"), value())).told(Commit) == []
+
+
+def test_an_outer_step_that_is_reported_twice_is_voted_on_once() -> None:
+    owner = Owner(A).cuts_off().hears(C, Propose(value())).stages()
+    assert owner.does(staged(RESULTS)).told(SignVote) == []
+
+
+def test_an_outer_step_of_other_averages_that_ends_late_does_not_undo_the_vote() -> None:
+    owner = Owner(A).cuts_off().hears(C, Propose(value())).stages().does(staged(RESULTS[::-1]))
+    assert owner.hears(A, vote(A, value())).hears(B, vote(B, value())).told(Commit)
+
+
+def test_the_proposer_repeats_the_value_that_was_accepted_last() -> None:
+    older, newer = value(RESULTS[::-1]), value()
+    owner = Owner(B, promised=NEXT).cuts_off().hears(A, ready(A, Accepted(NEXT, newer)), THIRD)
+    owner.hears(C, ready(C, Accepted(BALLOT, older)), THIRD)
+    assert owner.sent(Propose) == [((A, C), Propose(newer))]
+    assert owner.told(StageResults) == [StageResults(newer.results)]
+
+
+def test_an_accepted_value_of_another_branch_binds_nobody() -> None:
+    rival = value(previous=replace(HEAD, value_hash=digest_of("rival")))
+    owner = Owner(A).cuts_off().hears(B, ready(B), NEXT).hears(C, ready(C, Accepted(BALLOT, rival)), NEXT)
+    assert owner.sent(Propose) == []
+    assert len(owner.sent(Plan)) == 1
+
+
+def test_who_cannot_have_the_averages_does_not_take_the_ballot_from_the_others() -> None:
+    owner = Owner(A).cuts_off().hears(C, Propose(value())).does(StageFailed(RESULTS, "nobody holds it"))
+    assert [left.peer for left in owner.told(LeftOut)] == [A]
+    assert (owner.state.ballot, owner.state.stage) == (BALLOT, Stage.VOTING)
+
+
+def test_who_computes_another_digest_does_not_vote() -> None:
+    owner = Owner(A).cuts_off().hears(C, Propose(replace(value(), digest=digest_of("wrong")))).stages()
+    assert owner.told(SignVote) == []
+    assert [left.peer for left in owner.told(LeftOut)] == [A]
+    assert owner.state.ballot == BALLOT
+
+
+@pytest.mark.parametrize("changes", [{"tokens": 5}, {"slice": "1"}, {"run": "other"}])
+def test_a_proposal_about_something_else_is_not_voted_on(changes: dict[str, object]) -> None:
+    wrong = replace(value(), **changes)  # type: ignore[arg-type]
+    assert Owner(A).cuts_off().hears(C, Propose(wrong)).state.stage is Stage.GATHERING
+
+
+def test_a_second_proposal_in_a_ballot_is_ignored() -> None:
+    owner = Owner(A).cuts_off().hears(C, Propose(value()))
+    assert owner.hears(C, Propose(value(RESULTS[::-1]))).state.proposal == value()
+
+
+# Membership, branches, restarts.
+
+
+def test_a_proposer_that_restarts_does_not_return_to_the_ballot_it_may_have_proposed_in() -> None:
+    assert Owner(C, promised=BALLOT).state.ballot == NEXT
+    assert Owner(A, promised=BALLOT).state.ballot == BALLOT
+
+
+def test_an_owner_that_restarts_after_its_vote_goes_on_above_it_and_names_it() -> None:
+    accepted = Accepted(BALLOT, value())
+    owner = Owner(A, accepted=accepted, promised=BALLOT).does(CutOff(None))
+    assert owner.state.ballot == NEXT
+    assert owner.sent(Ready) == [((B, C), Ready(None, accepted))]
+
+
+def test_a_newcomer_waits_for_the_commit_that_makes_it_an_owner() -> None:
+    owner = Owner(PeerId("N"), claims=frozenset([*MEMBERS, PeerId("N")])).cuts_off()
+    assert [void.reason for void in owner.told(Void)] == ["this peer becomes an owner with the next commit"]
+    assert owner.told(Send) == []
+
+
+def test_whoever_has_a_claim_at_the_proposal_is_an_owner_of_the_next_version() -> None:
+    owner = reducing_proposer().does(ClaimsSeen(frozenset([*MEMBERS, PeerId("N")])))
+    owner.hears(A, result(0)).hears(B, result(1)).does(PartReduced(result(2))).stages()
+    ((_, proposal),) = owner.sent(Propose)
+    assert proposal.value.owners == (*MEMBERS, "N")
+
+
+def test_when_the_majority_has_no_claims_those_who_remain_go_on_in_a_higher_epoch() -> None:
+    owner = Owner(A).cuts_off().does(ClaimsSeen(frozenset([A])))
+    assert owner.state.ballot == Ballot(2, 0, (A,))
+    assert owner.state.stage is Stage.REDUCING  # alone, it has nobody to wait for
+    assert {left.peer for left in owner.told(LeftOut)} == {B, C}
+
+
+def test_a_newcomer_gives_way_when_the_owners_are_back() -> None:
+    newcomer = PeerId("N")
+    owner = Owner(newcomer, claims=frozenset([newcomer, PeerId("M")])).cuts_off()
+    assert owner.state.stage is Stage.GATHERING
+    owner.does(ClaimsSeen(frozenset([*MEMBERS, newcomer])))
+    assert owner.told(Void)
+    assert owner.state.stage is Stage.IDLE
+
+
+def test_readiness_for_other_members_does_not_count_when_the_members_change() -> None:
+    founder = Owner(A, head=Head(), claims=frozenset([A, B]))
+    founder.hears(B, ready(B), Ballot(1, 0, (A, B)), version=1)
+    assert founder.state.ready
+    assert not founder.does(ClaimsSeen(frozenset(MEMBERS))).state.ready
+
+
+def test_an_owner_that_is_behind_is_told_and_late_votes_need_no_answer() -> None:
+    owner = Owner(A)
+    assert owner.hears(B, ready(B), version=4).commands == [TellHead(B)]
+    assert owner.hears(B, vote(B, value()), version=4).commands == []
+    assert owner.hears(B, result(0), version=4).commands == []
+
+
+def test_a_message_from_the_future_is_kept_until_we_have_caught_up() -> None:
+    after = Head(version=Version(5), value_hash=value().value_hash, epoch=1, owners=MEMBERS, tokens=1030)
+    owner = Owner(A).hears(B, ready(B), version=6)
+    assert owner.commands == [CatchUp(B)]
+    assert owner.does(HeadMoved(after)).state.ready == {B: ready(B)}
+
+
+def test_what_one_peer_says_too_early_cannot_push_out_what_another_said() -> None:
+    owner = Owner(A).hears(B, ready(B), version=6)
+    for attempt in range(rounds.MAX_EARLY + 5):
+        owner.hears(C, ready(C), replace(BALLOT, attempt=attempt), version=6)
+    assert [heard.sender for heard in owner.state.early] == [B] + [C] * rounds.MAX_EARLY_PER_SENDER
+
+
+def test_an_old_head_that_arrives_late_is_ignored_and_a_branch_of_higher_rank_is_followed() -> None:
+    old = replace(HEAD, version=Version(3), value_hash=digest_of("v3"), tokens=900)
+    assert Owner(A).does(HeadMoved(old)).state.head == HEAD
+    rival = replace(old, epoch=2, value_hash=digest_of("rival"))
+    assert Owner(A).does(HeadMoved(rival)).state.head == rival
+
+
+def test_a_proposal_or_certificate_of_another_branch_lets_the_edge_settle_it() -> None:
+    rival = replace(HEAD, value_hash=digest_of("rival"))
+    assert Owner(A).cuts_off().hears(C, Propose(value(previous=rival))).commands == [CatchUp(C)]
+    before = replace(HEAD, version=Version(3), value_hash=digest_of("v3"), tokens=900)
+    lost = Committed(Certificate(value(previous=before), BALLOT, ()))
+    assert Owner(A).hears(C, lost, version=4).commands == [TellHead(C)]
+    won = Committed(Certificate(value(previous=before), replace(BALLOT, epoch=2), ()))
+    assert Owner(A).hears(C, won, version=4).commands == [CatchUp(C)]
+
+
+def test_a_certificate_for_what_we_have_staged_commits_it() -> None:
+    owner = Owner(A).cuts_off().hears(C, Propose(value())).stages()
+    certificate = Certificate(value(), BALLOT, (Vote(B, b""), Vote(C, b"")))
+    assert owner.hears(B, Committed(certificate)).told(Commit) == [Commit(certificate)]
+
+
+@pytest.mark.parametrize("order", [(1, 2**32 - 1), (2**32 - 1, 0)])
+def test_a_ballot_that_uses_up_the_numbers_is_refused(order: tuple[int, int]) -> None:
+    owner = Owner(A).cuts_off().hears(B, ready(B), Ballot(*order, MEMBERS))
+    assert owner.state.ballot == BALLOT
+
+
+def test_of_ballots_that_were_kept_only_the_highest_is_entered() -> None:
+    founder = Owner(A, head=Head(), claims=frozenset([A, B])).cuts_off()
+    for attempt in range(3):
+        founder.hears(B, ready(B), Ballot(2, attempt, MEMBERS), version=1)
+    founder.does(ClaimsSeen(frozenset(MEMBERS)))
+    assert [promise.ballot.order for promise in founder.told(Promise)] == [(2, 0), (2, 2)]
