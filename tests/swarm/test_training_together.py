@@ -38,7 +38,7 @@ def test_four_peers_spread_over_the_slices_and_agree_on_every_bit(tmp_path: Path
 
         daemons = [pid for peer in peers for pid in peer.daemons()]
         assert len(daemons) == 4
-        assert set(stop_gently(peers, within_s=10.0).values()) == {0}
+        assert set(stop_gently(peers, within_s=20.0).values()) == {0}
         assert not any(map(is_running, daemons))
         swarm.assert_same_digests()
         _assert_published_weights_are_the_same_for_all(tmp_path, "abcd")
