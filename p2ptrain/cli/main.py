@@ -12,11 +12,12 @@ from typing import Annotated
 import typer
 
 from p2ptrain.cli.bench_commands import bench_app
+from p2ptrain.cli.bootstrap_command import bootstrap
 from p2ptrain.cli.demo_command import demo
 from p2ptrain.cli.lab_commands import lab_app
 from p2ptrain.cli.manifest_commands import run_app
 from p2ptrain.cli.model_commands import export, generate
-from p2ptrain.cli.peer_commands import bootstrap, peer, swarm
+from p2ptrain.cli.peer_commands import peer, swarm
 from p2ptrain.errors import P2PTrainError, UsageError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)

@@ -1,19 +1,16 @@
-"""``p2ptrain peer``, ``bootstrap`` and ``swarm``: what runs, and what looks at what runs."""
+"""``p2ptrain peer`` and ``swarm``: what takes part, and what looks at who takes part."""
 
-import asyncio
 import json
 import math
-import os
-import signal
 import time
-import warnings
-from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from p2ptrain.errors import ConfigError, P2PTrainError
+from p2ptrain.cli.processes import quiet_imports, run_loop, run_until_signal
+from p2ptrain.cli.run_source import read_run
+from p2ptrain.errors import ConfigError, UsageError
 from p2ptrain.ids import SliceId, short
 
 if TYPE_CHECKING:
@@ -21,9 +18,6 @@ if TYPE_CHECKING:
 
     from p2ptrain.events import Record
     from p2ptrain.node.observer import SwarmReport
-
-_STABLE_PORT = 31337
-_Result = TypeVar("_Result")
 
 Bootstrap = Annotated[
     list[str], typer.Option("--bootstrap", help="Address that `p2ptrain bootstrap` prints; repeat it for several.")
@@ -35,9 +29,18 @@ Host = Annotated[
 
 
 def peer(
-    run: Manifest,
+    run: Annotated[
+        str,
+        typer.Option(
+            metavar="FILE|ADDRESS",
+            help="The run's manifest, or the address of a node that hands it out: a bootstrap node or any peer.",
+        ),
+    ],
     home: Annotated[Path, typer.Option(help="Folder of this peer's identity, checkpoint and journal.")],
-    bootstrap: Bootstrap,
+    bootstrap: Annotated[
+        list[str] | None,
+        typer.Option("--bootstrap", help="Address of a bootstrap node or any peer; repeat it for several."),
+    ] = None,
     slices: Annotated[
         str, typer.Option(help="Slices to own, like 0 or 0,2; auto takes the one that needs it.")
     ] = "auto",
@@ -48,9 +51,9 @@ def peer(
 ) -> None:
     """Take part in a run: own a slice, train it, average it with its other owners. Ctrl-C leaves.
 
-    Example: p2ptrain peer --run tiny.toml --bootstrap /ip4/127.0.0.1/tcp/31337/p2p/12D3Koo... --home peer-a
+    Example: p2ptrain peer --run /ip4/127.0.0.1/tcp/31337/p2p/12D3Koo... --home peer-a
     """
-    from p2ptrain.config.load import parse_run, read_manifest, run_id
+    from p2ptrain.config.load import parse_run, run_id
     from p2ptrain.config.schema import NetworkConfig, PeerConfig
     from p2ptrain.data.corpus import load_corpus
     from p2ptrain.events import EventBus
@@ -58,53 +61,32 @@ def peer(
     from p2ptrain.node.home import Home
     from p2ptrain.node.journal import Journal
 
-    text = read_manifest(run)
-    config = parse_run(text, source=str(run))
+    with quiet_imports():
+        source = read_run(run)
+    bootstraps = tuple(dict.fromkeys([*source.bootstraps, *(bootstrap or [])]))
+    if not bootstraps:
+        raise UsageError(
+            f"--run {run} is a file and says nobody to join; add --bootstrap ADDRESS of any node of the run"
+        )
+    config = parse_run(source.text, source=source.name)
     plan = SlicePlan.of(config.model, config.slicing)
     wanted = _wanted_slices(slices, plan.slice_ids)
-    corpus = load_corpus(config.data, run.absolute().parent)
-    with _quiet_imports():
+    corpus = load_corpus(config.data, source.folder)
+    with quiet_imports():
         from p2ptrain.node.peer import Peer
         from p2ptrain.wire.libp2p import check_addresses
-    check_addresses(bootstrap)
+    check_addresses(bootstraps)
     peer_config = PeerConfig(
         home=home,
-        network=NetworkConfig(bootstraps=tuple(bootstrap), host=host, port=port),
+        network=NetworkConfig(bootstraps=bootstraps, host=host, port=port),
         slices=wanted,
         threads=threads,
         refetch=refetch,
     )
-    with Home.open(home, text, run_id(config)) as opened, Journal(opened.journal_path) as journal:
+    with Home.open(home, source.text, run_id(config)) as opened, Journal(opened.journal_path) as journal:
         events = EventBus(sinks=[journal, _print_noteworthy], last_sequence=journal.last_sequence)
         this = Peer(peer_config, opened, corpus, events)
-        _run_until_signal(this.run)
-
-
-def bootstrap(
-    home: Annotated[
-        Path | None, typer.Option(help="Folder of its identity  [default: ~/.local/share/p2ptrain]")
-    ] = None,
-    bootstrap: Annotated[
-        list[str] | None, typer.Option("--bootstrap", help="Another bootstrap node to join; repeat it for several.")
-    ] = None,
-    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 serves other machines.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="TCP port; 0 takes any free one.")] = _STABLE_PORT,
-) -> None:
-    """Be the stable address by which peers find each other. It trains nothing and is trusted with nothing.
-
-    Example: p2ptrain bootstrap --host 0.0.0.0
-    """
-    from p2ptrain.config.schema import NetworkConfig
-    from p2ptrain.node.home import FolderLock
-
-    with _quiet_imports():
-        from p2ptrain.node.bootstrap import run_bootstrap
-        from p2ptrain.wire.libp2p import check_addresses
-    check_addresses(bootstrap or [])
-    network = NetworkConfig(bootstraps=tuple(bootstrap or ()), host=host, port=port)
-    folder = home or _data_folder() / "bootstrap"
-    with FolderLock.acquire(folder):
-        _run_until_signal(lambda stop: run_bootstrap(folder / "identity.key", network, stop, _print_addresses))
+        run_until_signal(this.run)
 
 
 def swarm(
@@ -121,10 +103,10 @@ def swarm(
     from p2ptrain.ids import COMMON, numbered_slices
 
     config = load_run(run)
-    with _quiet_imports():
+    with quiet_imports():
         from p2ptrain.node.observer import observe
     ids = [COMMON, *numbered_slices(config.slicing.slices)]
-    report = _run_loop(observe(run_id(config), ids, NetworkConfig(bootstraps=tuple(bootstrap))))
+    report = run_loop(observe(run_id(config), ids, NetworkConfig(bootstraps=tuple(bootstrap))))
     if as_json:
         typer.echo(json.dumps(report.to_json(), indent=2))
         return
@@ -159,13 +141,6 @@ def _print_noteworthy(record: "Record") -> None:
 
     if not isinstance(record.event, InnerStepDone | Traffic):
         typer.echo(f"{time.strftime('%H:%M:%S', time.localtime(record.time_s))} {record.event.line()}")
-
-
-def _print_addresses(addresses: list[str]) -> None:
-    typer.echo("bootstrap node listens on")
-    for address in addresses:
-        typer.echo(f"  {address}")
-    typer.echo(f"peers join with: p2ptrain peer --run FILE --home DIR --bootstrap {addresses[0]}")
 
 
 def _tables(report: "SwarmReport") -> "list[Table]":
@@ -205,51 +180,3 @@ def _tables(report: "SwarmReport") -> "list[Table]":
 
 def _nats(loss: float) -> str:
     return "not measured" if math.isnan(loss) else f"{loss:.3f}"
-
-
-def _data_folder() -> Path:
-    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "p2ptrain"
-
-
-class _quiet_imports(warnings.catch_warnings):
-    """Import torch and hivemind without their warnings about each other, which volunteers can do nothing about."""
-
-    def __enter__(self) -> Any:
-        os.environ.setdefault("HIVEMIND_LOGLEVEL", "CRITICAL")
-        entered = super().__enter__()
-        warnings.simplefilter("ignore")
-        return entered
-
-
-def _run_until_signal(work: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> None:
-    """Run ``work``, which ends when the event is set: by SIGINT, SIGTERM or SIGHUP."""
-
-    async def run() -> None:
-        stop = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            loop.add_signal_handler(number, stop.set)
-        await work(stop)
-
-    _run_loop(run())
-
-
-def _run_loop(work: Coroutine[Any, Any, _Result]) -> _Result:
-    import uvloop
-
-    try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(work)
-    except BaseExceptionGroup as group:
-        # A task group wraps what went wrong; people want the one error that was raised on purpose, if there is one.
-        known = _first(group, P2PTrainError)
-        if known is None:
-            raise
-        raise known from group
-
-
-def _first(group: BaseExceptionGroup[BaseException], kind: type[P2PTrainError]) -> P2PTrainError | None:
-    matching = group.subgroup(kind)
-    while isinstance(matching, BaseExceptionGroup):
-        matching = matching.exceptions[0]  # type: ignore[assignment]  # a group's members may be groups
-    return matching

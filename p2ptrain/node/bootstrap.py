@@ -1,53 +1,83 @@
 """A bootstrap node: a stable address by which peers find each other. It trains nothing and is trusted with nothing.
 
 It stores directory records for others, after the same check that every peer applies: a record that is not signed by the
-peer it is about is not stored.
+peer it is about is not stored. A node that is given a run's manifest hands it to newcomers, looks at the run every few
+seconds, and can show what it sees on a status page.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from p2ptrain.config.schema import NetworkConfig
 from p2ptrain.identity.keys import load_or_create
 from p2ptrain.node.child_processes import die_with_parent_prefix
 from p2ptrain.node.listening import listen_host
-from p2ptrain.swarm.directory import is_valid_record
+from p2ptrain.node.manifest_exchange import serve_manifest
+from p2ptrain.node.run_watch import NodeStatus, WatchedRun, watch_run
+from p2ptrain.node.status_server import start_status_server
+from p2ptrain.swarm.directory import DhtDirectory, is_valid_record
 from p2ptrain.wire.libp2p import Libp2pNode, NodeOptions
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BootstrapOptions:
+    """What an operator chooses."""
+
+    folder: Path
+    """Its identity, which makes the address stable, and what it remembers of its run."""
+    network: NetworkConfig
+    """Where to listen, and other bootstraps to join."""
+    run: WatchedRun | None = None
+    """The run to hand out and watch."""
+    status: tuple[str, int] | None = None
+    """Host and port of the status page."""
+
+
 async def run_bootstrap(
-    key: Path, network: NetworkConfig, stop: asyncio.Event, on_listening: Callable[[list[str]], None]
+    options: BootstrapOptions, stop: asyncio.Event, on_listening: Callable[[list[str], str | None], None]
 ) -> None:
     """Serve until ``stop`` is set.
 
     Args:
-        key: file of the node's identity, made when missing; it makes the address stable.
-        network: where to listen, and other bootstraps to join.
+        options: what to serve and where.
         stop: ends the node.
-        on_listening: told the addresses to hand out.
+        on_listening: told the addresses to hand out and the status page's URL, if there is one.
 
     Raises:
-        NetworkSetupError: the port is taken, or other bootstraps were named and none answers.
+        NetworkSetupError: a port is taken, or other bootstraps were named and none answers.
     """
+    key = options.folder / "identity.key"
     identity = load_or_create(key)
-    node = await Libp2pNode.start(
-        NodeOptions(
-            identity=key,
-            peer=identity.peer_id,
-            host=listen_host(network),
-            port=network.port,
-            bootstraps=network.bootstraps,
-            check_record=is_valid_record,
-            launcher=die_with_parent_prefix(),
-            sockets=key.parent / "sockets",
+    async with contextlib.AsyncExitStack() as undo:
+        node = await Libp2pNode.start(
+            NodeOptions(
+                identity=key,
+                peer=identity.peer_id,
+                host=listen_host(options.network),
+                port=options.network.port,
+                bootstraps=options.network.bootstraps,
+                check_record=is_valid_record,
+                launcher=die_with_parent_prefix(),
+                sockets=options.folder / "sockets",
+            )
         )
-    )
-    try:
-        on_listening(node.addresses)
+        undo.push_async_callback(node.stop)
+        status = NodeStatus(identity.peer_id, node.addresses, options.run)
+        await serve_manifest(node, options.run.manifest if options.run else None)
+        url = None
+        if options.status:
+            runner, url = await start_status_server(*options.status, status.snapshot)
+            undo.push_async_callback(runner.cleanup)
+        on_listening(node.addresses, url)
         async with asyncio.TaskGroup() as group:
-            watching = group.create_task(node.watch())
+            tasks = [group.create_task(node.watch())]
+            if options.run:
+                directory = DhtDirectory(node, identity, options.run.id)
+                saved = options.folder / "status.json"
+                tasks.append(group.create_task(watch_run(node, directory, options.run, status, saved)))
             await stop.wait()
-            watching.cancel()
-    finally:
-        await node.stop()
+            for task in tasks:
+                task.cancel()

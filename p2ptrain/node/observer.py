@@ -14,10 +14,13 @@ from p2ptrain.identity.keys import load_or_create
 from p2ptrain.ids import Digest, PeerId, RunId, SliceId, Version, slice_order
 from p2ptrain.node.child_processes import die_with_parent_prefix
 from p2ptrain.node.listening import listen_host
-from p2ptrain.swarm.directory import DhtDirectory, is_valid_record
+from p2ptrain.swarm.directory import DhtDirectory, Directory, is_valid_record
 from p2ptrain.swarm.swarm import CALL_TIMEOUT_S, STATUS
 from p2ptrain.wire.libp2p import Libp2pNode, NodeOptions
 from p2ptrain.wire.v1 import peer_pb2 as pb
+
+_MAX_WORDS = 200
+"""Characters of what a peer says about itself; a stranger could say megabytes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -130,10 +133,15 @@ async def observe(run: RunId, slices: Sequence[SliceId], network: NetworkConfig)
             )
         )
         try:
-            peers = sorted(await DhtDirectory(node, identity, run).claims())
-            replies = await asyncio.gather(*(_ask(node, peer, run) for peer in peers))
+            return await look(node, DhtDirectory(node, identity, run), run, slices)
         finally:
             await node.stop()
+
+
+async def look(node: Libp2pNode, directory: Directory, run: RunId, slices: Sequence[SliceId]) -> SwarmReport:
+    """Ask every peer of the run once, by a node that runs already; arguments as for ``observe``."""
+    peers = sorted(await directory.claims())
+    replies = await asyncio.gather(*(_ask(node, peer, run) for peer in peers))
     answered = {peer: reply for peer, reply in zip(peers, replies, strict=True) if reply is not None}
     return SwarmReport(
         run=run,
@@ -173,13 +181,13 @@ def _peer_view(peer: PeerId, reply: pb.StatusReply) -> PeerView:
     return PeerView(
         peer=peer,
         slices=tuple(SliceId(status.slice) for status in reply.slices if status.owned),
-        state=reply.state,
-        reason=reply.reason,
+        state=reply.state[:_MAX_WORDS],
+        reason=reply.reason[:_MAX_WORDS],
         sent_bytes=reply.sent_bytes,
         received_bytes=reply.received_bytes,
         tokens=reply.tokens,
         validation_loss_nats=reply.validation_loss_nats,
-        software=reply.software,
+        software=reply.software[:_MAX_WORDS],
     )
 
 

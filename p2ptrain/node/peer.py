@@ -37,6 +37,7 @@ from p2ptrain.model.slicing import SlicePlan
 from p2ptrain.node.child_processes import die_with_parent_prefix
 from p2ptrain.node.home import Home
 from p2ptrain.node.listening import listen_host
+from p2ptrain.node.manifest_exchange import serve_manifest
 from p2ptrain.node.saved_state import load_past, load_replicas, save_accepted, save_promise, save_replicas
 from p2ptrain.node.trainer import Resume, RoundTrained, Swap, Trainer
 from p2ptrain.swarm.context import Context, Replica
@@ -100,6 +101,7 @@ class Peer:
         node = await Libp2pNode.start(self._node_options())
         self._node = node
         try:
+            await serve_manifest(node, self._home.manifest_path.read_text(encoding="utf-8"))
             self._events.emit(PeerStarted(peer=self._identity.peer_id, run=self._home.run_id, addresses=node.addresses))
             await self._take_part(node, stop)
         finally:

@@ -259,3 +259,15 @@ class StatusReply(_message.Message):
     software: str
     validation_loss_nats: float
     def __init__(self, refusal: _Optional[str] = ..., peer: _Optional[str] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., slices: _Optional[_Iterable[_Union[SliceStatus, _Mapping]]] = ..., sent_bytes: _Optional[int] = ..., received_bytes: _Optional[int] = ..., tokens: _Optional[int] = ..., software: _Optional[str] = ..., validation_loss_nats: _Optional[float] = ...) -> None: ...
+
+class ManifestRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ManifestReply(_message.Message):
+    __slots__ = ("refusal", "manifest")
+    REFUSAL_FIELD_NUMBER: _ClassVar[int]
+    MANIFEST_FIELD_NUMBER: _ClassVar[int]
+    refusal: str
+    manifest: str
+    def __init__(self, refusal: _Optional[str] = ..., manifest: _Optional[str] = ...) -> None: ...

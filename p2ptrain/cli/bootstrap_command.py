@@ -1,0 +1,72 @@
+"""``p2ptrain bootstrap``: the stable address by which peers find each other."""
+
+import functools
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from p2ptrain.cli.processes import data_folder, quiet_imports, run_until_signal
+from p2ptrain.errors import UsageError
+
+_STABLE_PORT = 31337
+
+
+def bootstrap(
+    home: Annotated[
+        Path | None, typer.Option(help="Folder of its identity  [default: ~/.local/share/p2ptrain/bootstrap]")
+    ] = None,
+    bootstrap: Annotated[
+        list[str] | None, typer.Option("--bootstrap", help="Another bootstrap node to join; repeat it for several.")
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 serves other machines.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="TCP port; 0 takes any free one.")] = _STABLE_PORT,
+    run: Annotated[
+        Path | None, typer.Option(help="A run's manifest: handed to newcomers, and watched for the status page.")
+    ] = None,
+    status: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Show a status page there, like 127.0.0.1:8080.")
+    ] = None,
+) -> None:
+    """Be the stable address by which peers find each other. It trains nothing and is trusted with nothing.
+
+    Example: p2ptrain bootstrap --host 0.0.0.0 --run tiny.toml --status 127.0.0.1:8080
+    """
+    from p2ptrain.config.load import parse_run, read_manifest, run_id
+    from p2ptrain.config.schema import NetworkConfig
+    from p2ptrain.node.home import FolderLock
+
+    page = _host_and_port(status) if status else None
+    text = read_manifest(run) if run else None
+    config = parse_run(text, source=str(run)) if text else None
+    with quiet_imports():
+        from p2ptrain.node.bootstrap import BootstrapOptions, run_bootstrap
+        from p2ptrain.node.run_watch import WatchedRun
+        from p2ptrain.wire.libp2p import check_addresses
+    check_addresses(bootstrap or [])
+    options = BootstrapOptions(
+        folder=home or data_folder() / "bootstrap",
+        network=NetworkConfig(bootstraps=tuple(bootstrap or ()), host=host, port=port),
+        run=WatchedRun(id=run_id(config), config=config, manifest=text) if config and text else None,
+        status=page,
+    )
+    say = functools.partial(_print_addresses, options.run is not None)
+    with FolderLock.acquire(options.folder):
+        run_until_signal(lambda stop: run_bootstrap(options, stop, say))
+
+
+def _print_addresses(knows_run: bool, addresses: list[str], url: str | None) -> None:
+    typer.echo("bootstrap node listens on")
+    for address in addresses:
+        typer.echo(f"  {address}")
+    if url:
+        typer.echo(f"status page: {url}")
+    run = addresses[0] if knows_run else f"FILE --bootstrap {addresses[0]}"
+    typer.echo(f"peers join with: p2ptrain peer --home DIR --run {run}")
+
+
+def _host_and_port(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > 65535:
+        raise UsageError(f"--status {text} is not HOST:PORT; choose for example 127.0.0.1:8080")
+    return host.strip("[]"), int(port)

@@ -1,0 +1,63 @@
+"""Running what the commands start: quiet imports, an event loop that signals end, and one error for people."""
+
+import asyncio
+import os
+import signal
+import warnings
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any, TypeVar
+
+from p2ptrain.errors import P2PTrainError
+
+_Result = TypeVar("_Result")
+
+
+def data_folder() -> Path:
+    """Where p2ptrain keeps what belongs to no --home (XDG base directory specification)."""
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "p2ptrain"
+
+
+class quiet_imports(warnings.catch_warnings):
+    """Import torch and hivemind without their warnings about each other, which volunteers can do nothing about."""
+
+    def __enter__(self) -> Any:
+        os.environ.setdefault("HIVEMIND_LOGLEVEL", "CRITICAL")
+        entered = super().__enter__()
+        warnings.simplefilter("ignore")
+        return entered
+
+
+def run_until_signal(work: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> None:
+    """Run ``work``, which ends when the event is set: by SIGINT, SIGTERM or SIGHUP."""
+
+    async def run() -> None:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(number, stop.set)
+        await work(stop)
+
+    run_loop(run())
+
+
+def run_loop(work: Coroutine[Any, Any, _Result]) -> _Result:
+    """Run ``work`` to its end; what a task group wraps is raised as the one error meant for people."""
+    import uvloop
+
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(work)
+    except BaseExceptionGroup as group:
+        # A task group wraps what went wrong; people want the one error that was raised on purpose, if there is one.
+        known = _first(group, P2PTrainError)
+        if known is None:
+            raise
+        raise known from group
+
+
+def _first(group: BaseExceptionGroup[BaseException], kind: type[P2PTrainError]) -> P2PTrainError | None:
+    matching = group.subgroup(kind)
+    while isinstance(matching, BaseExceptionGroup):
+        matching = matching.exceptions[0]  # type: ignore[assignment]  # a group's members may be groups
+    return matching

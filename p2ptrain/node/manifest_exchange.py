@@ -1,0 +1,74 @@
+"""Handing on the run's manifest, so that a newcomer needs nothing but an address.
+
+The manifest fixes the run id, and whoever serves it is authenticated by the peer id in the address: a newcomer trusts
+that one node to name the run, and nobody with anything that follows.
+"""
+
+import tempfile
+from pathlib import Path
+
+from p2ptrain.config.schema import NetworkConfig
+from p2ptrain.errors import NetworkSetupError, PeerUnreachable
+from p2ptrain.identity.keys import load_or_create
+from p2ptrain.ids import PeerId
+from p2ptrain.node.child_processes import die_with_parent_prefix
+from p2ptrain.node.listening import listen_host
+from p2ptrain.swarm.directory import is_valid_record
+from p2ptrain.wire.libp2p import Libp2pNode, NodeOptions
+from p2ptrain.wire.v1 import peer_pb2 as pb
+
+MANIFEST = "manifest"
+_MAX_MANIFEST_CHARACTERS = 1 << 20
+_TIMEOUT_S = 15.0
+
+
+async def serve_manifest(node: Libp2pNode, manifest: str | None) -> None:
+    """Answer newcomers with the run's manifest; None tells them that this node knows of no run."""
+
+    async def answer(_sender: PeerId, _request: pb.ManifestRequest) -> pb.ManifestReply:
+        if manifest is None:
+            return pb.ManifestReply(refusal="this node serves every run and knows the manifest of none")
+        return pb.ManifestReply(manifest=manifest)
+
+    await node.serve(MANIFEST, pb.ManifestRequest, answer)
+
+
+async def fetch_manifest(address: str) -> str:
+    """The manifest of the run that the node at ``address`` serves.
+
+    Args:
+        address: multiaddress ending in ``/p2p/<peer id>``, of a bootstrap node or of any peer.
+
+    Raises:
+        NetworkSetupError: the address is malformed, nobody answers there, or the node knows no run.
+    """
+    network = NetworkConfig(bootstraps=(address,))
+    with tempfile.TemporaryDirectory(prefix="p2ptrain-newcomer-") as folder:
+        key = Path(folder) / "identity.key"
+        node = await Libp2pNode.start(
+            NodeOptions(
+                identity=key,
+                peer=load_or_create(key).peer_id,
+                host=listen_host(network),
+                port=0,
+                bootstraps=network.bootstraps,
+                check_record=is_valid_record,
+                launcher=die_with_parent_prefix(),
+                sockets=Path(folder) / "sockets",
+                serves_dht=False,
+            )
+        )
+        try:
+            server = PeerId(address.rpartition("/p2p/")[2])
+            reply = await node.call(server, MANIFEST, pb.ManifestRequest(), pb.ManifestReply, timeout_s=_TIMEOUT_S)
+        except PeerUnreachable as error:
+            raise NetworkSetupError(f"{address} gave no manifest: {error}; ask for the manifest as a file") from error
+        finally:
+            await node.stop()
+    if reply.refusal or not reply.manifest or len(reply.manifest) > _MAX_MANIFEST_CHARACTERS:
+        reason = reply.refusal[:200] or "it sent nothing usable"
+        raise NetworkSetupError(
+            f"{address} gave no manifest: {reason}. Ask for the manifest as a file, then give both: --run FILE"
+            f" --bootstrap {address}"
+        )
+    return reply.manifest

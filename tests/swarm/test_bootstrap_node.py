@@ -1,0 +1,100 @@
+"""A bootstrap node that knows its run: it hands out the manifest, shows what it sees and can be restarted."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from p2ptrain.cli.manifest_commands import ManifestChanges, write_manifest
+from p2ptrain.node.child_processes import Child, start_child, stop_children
+from tests.support.live_swarm import START_S, LivePeer, eventually, p2ptrain, stop_gently
+
+pytestmark = [pytest.mark.swarm, pytest.mark.timeout(180)]
+
+
+class Node:
+    """A bootstrap node with a status page."""
+
+    def __init__(self, folder: Path, port: str = "0", run: bool = True) -> None:
+        command = ["bootstrap", "--home", str(folder / "boot"), "--port", port, "--status", "127.0.0.1:0"]
+        self.child: Child = start_child(
+            f"boot-{port}",
+            p2ptrain(*command, *(["--run", str(folder / "run.toml")] if run else [])),
+            folder / f"boot-{port}.log",
+            {**os.environ, "PYTHONUNBUFFERED": "1"},
+        )
+
+        def printed() -> re.Match[str] | None:
+            assert self.child.exit_status() is None, "\n".join(self.child.last_lines(20))
+            return re.search(r"(/ip4/\S+/p2p/\w+).*status page: (\S+)", self.child.log.read_text(), re.DOTALL)
+
+        found = eventually(printed, within_s=START_S, what="the bootstrap prints its address and page")
+        self.address, self.url = found.groups()
+        self.port = re.findall(r"/tcp/(\d+)/", self.address)[0]
+
+    def status(self) -> dict[str, Any]:
+        with urllib.request.urlopen(self.url + "status.json", timeout=10) as answer:
+            return dict(json.load(answer))
+
+
+def start_peer(name: str, folder: Path, run: str) -> LivePeer:
+    peer = LivePeer(name, folder / name)
+    command = p2ptrain("peer", "--run", run, "--home", str(folder / name), "--threads", "1")
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
+    peer.child = start_child(name, command, folder / f"{name}.log", environment)
+    return peer
+
+
+def test_an_address_is_all_that_a_newcomer_needs_and_a_restarted_node_goes_on(tmp_path: Path) -> None:
+    write_manifest("nano", tmp_path / "run.toml", ManifestChanges(seed=1))
+    children = []
+    try:
+        node = Node(tmp_path)
+        children.append(node.child)
+        first = start_peer("first", tmp_path, node.address)
+        children.append(first.child)
+        first.wait_for_version("common", 2)
+        eventually(lambda: len(node.status()["loss"]) >= 2, within_s=30, what="two points of the loss curve")
+        seen = node.status()
+        assert {s["id"]: s["owners"] for s in seen["slices"]}["common"] == [first.id]
+        assert [p["peer"] for p in seen["peers"]] == [first.id]
+
+        node.child.send(signal.SIGTERM)
+        eventually(lambda: node.child.exit_status() is not None, within_s=15, what="the node ends")
+        again = Node(tmp_path, port=node.port)
+        children.append(again.child)
+        assert again.address == node.address, "the identity is the address"
+        assert again.status()["loss"][0] == seen["loss"][0], "the curve goes on where it was"
+        # The first peer finds back to the node by itself; a newcomer can even come by way of that peer alone.
+        eventually(lambda: again.status()["peers"], within_s=30, what="the peer is seen again")
+        own_address = re.search(r"/ip4/127.0.0.1/tcp/\d+/p2p/" + first.id, first.child.log.read_text())
+        assert own_address is not None, first.log()
+        second = start_peer("second", tmp_path, own_address.group())
+        children.append(second.child)
+        second.wait_for_version("common", 5)
+        assert stop_gently([first, second], within_s=15) == {"first": 0, "second": 0}
+    finally:
+        stop_children(children, grace_s=5.0)
+
+
+def test_a_node_without_a_run_says_so_to_a_newcomer(tmp_path: Path) -> None:
+    node = Node(tmp_path, run=False)
+    try:
+        done = subprocess.run(
+            p2ptrain("peer", "--run", node.address, "--home", str(tmp_path / "p")),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    finally:
+        stop_children([node.child], grace_s=5.0)
+    assert done.returncode == 2, done.stderr
+    assert "knows the manifest of none" in done.stderr
+    assert not (tmp_path / "p").exists()
