@@ -612,6 +612,8 @@ class _Turn:
         fits = {c.peer for c in plan.contributions} <= members and set(plan.reducers) <= members
         if sender != s.proposer or plan.revision <= known or s.stage is Stage.VOTING or not fits:
             return
+        if sender == s.me:  # our own plans are followed where they are made; this is none of them
+            return
         self._follow(plan)
 
     def _heard_result(self, sender: PeerId, result: PartResult) -> None:

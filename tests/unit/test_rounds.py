@@ -477,3 +477,8 @@ def test_of_ballots_that_were_kept_only_the_highest_is_entered() -> None:
         founder.hears(B, ready(B), Ballot(2, attempt, MEMBERS), version=1)
     founder.does(ClaimsSeen(frozenset(MEMBERS)))
     assert [promise.ballot.order for promise in founder.told(Promise)] == [(2, 0), (2, 2)]
+
+
+def test_a_plan_in_our_own_name_that_we_did_not_make_is_not_followed() -> None:
+    owner = Owner(C).hears(C, Plan(0, (), (C,)))
+    assert owner.state.plan is None
