@@ -13,6 +13,7 @@ import typer
 
 from p2ptrain.cli.bench_commands import bench_app
 from p2ptrain.cli.bootstrap_command import bootstrap
+from p2ptrain.cli.codec_commands import codec_quality, codec_speed
 from p2ptrain.cli.demo_command import demo
 from p2ptrain.cli.lab_commands import lab_app
 from p2ptrain.cli.manifest_commands import run_app
@@ -24,6 +25,8 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 app.add_typer(run_app, name="run")
 app.add_typer(bench_app, name="bench")
 app.add_typer(lab_app, name="lab")
+bench_app.command("codec")(codec_speed)
+lab_app.command("codec")(codec_quality)
 for command in (demo, bootstrap, peer, swarm):
     app.command()(command)
 app.command()(generate)

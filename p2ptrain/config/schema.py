@@ -10,7 +10,7 @@ from typing import Literal
 from p2ptrain.ids import SliceId
 
 SlicedParts = Literal["mlp", "heads"]
-Codec = Literal["int8", "float32"]
+Codec = Literal["int8", "int4", "float32"]
 DataSource = Literal["python-stdlib", "folder"]
 Precision = Literal["float32", "bfloat16"]
 Recompute = Literal["nothing", "mlp", "blocks"]
@@ -92,7 +92,8 @@ class ExchangeConfig:
     """How owners average, and how long they wait for each other."""
 
     codec: Codec = "int8"
-    """Encoding of pseudo-gradients, averages and updates; ``float32`` sends four times as much."""
+    """Encoding of pseudo-gradients, averages and updates. ``int4`` halves what is sent, for some loss;
+    ``float32`` sends four times as much."""
     part_elements: int = 262144
     """Elements in one part of the butterfly; smaller parts spread the reducing finer and cost more messages."""
     lease_s: float = 30.0

@@ -80,7 +80,7 @@ class SliceOwner:
         self._group: asyncio.TaskGroup
         self._staged: tuple[tuple[PartResult, ...], StagedState, list[bytes | memoryview]] | None = None
         self._residual: Float32 = np.zeros(context.numel[slice_id], np.float32)
-        """What int8 rounded away from our contributions so far; added to the next one (error feedback)."""
+        """What encoding rounded away from our contributions so far; added to the next one (error feedback)."""
         self._pending: _Pending | None = None
         self._held: rounds.CutOff | None = None
         self._catching_up = False

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from p2ptrain.errors import BadMessage, NonFiniteUpdate
 from p2ptrain.ids import Digest, PeerId, RunId, SliceId, Version
 from p2ptrain.swarm.reduce import part_bounds, weighted_mean
-from p2ptrain.wire.codec import BLOCK, bf16_to_float32, decode, encode, encoded_bytes, round_to_bf16
+from p2ptrain.wire.codec import INT4_BLOCK, INT8_BLOCK, bf16_to_float32, decode, encode, encoded_bytes, round_to_bf16
 from p2ptrain.wire.messages import (
     Accepted,
     Ballot,
@@ -45,11 +45,27 @@ def test_int8_is_within_half_a_step_of_its_block(shape: tuple[int, int, float]) 
     data = encode("int8", values)
     assert len(data) == encoded_bytes("int8", values.size)
     back = decode("int8", data, values.size)
-    for start in range(0, values.size, BLOCK):
-        block, decoded = values[start : start + BLOCK], back[start : start + BLOCK]
+    for start in range(0, values.size, INT8_BLOCK):
+        block, decoded = values[start : start + INT8_BLOCK], back[start : start + INT8_BLOCK]
         step = np.abs(block).max() / 127
-        assert np.abs(block - decoded).max() <= step * 0.50001 + np.finfo(np.float32).smallest_subnormal * 127
+        assert np.abs(block - decoded).max() <= step * 0.50001 or np.abs(block).max() < 2.0**-118
     assert encode("int8", back) == encode("int8", decode("int8", encode("int8", back), values.size))
+
+
+@given(vectors)
+def test_int4_is_within_half_a_step_of_its_block_or_a_step_where_it_clips(shape: tuple[int, int, float]) -> None:
+    values = vector(*shape)
+    data = encode("int4", values)
+    assert len(data) == encoded_bytes("int4", values.size)
+    back = decode("int4", data, values.size)
+    for start in range(0, values.size, INT4_BLOCK):
+        block, decoded = values[start : start + INT4_BLOCK], back[start : start + INT4_BLOCK]
+        peak = block[np.abs(block).argmax()]
+        step = np.abs(peak) / 8
+        clipped = (np.sign(block) == -np.sign(peak)) & (np.abs(block) > 7.4 * step)
+        error = np.where(clipped, np.abs(block - decoded) / 2, np.abs(block - decoded))
+        # bf16 holds the scale to one part in 512, which the peak's eight steps feel.
+        assert error.max() <= step * (0.5 + 8 / 512 + 1e-5) or np.abs(peak) < 2.0**-118
 
 
 def test_int8_has_these_very_bytes() -> None:
@@ -60,7 +76,7 @@ def test_int8_has_these_very_bytes() -> None:
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_what_is_not_finite_is_not_encoded(bad: float) -> None:
-    for codec in ("int8", "float32"):
+    for codec in ("int8", "int4", "float32"):
         with pytest.raises(NonFiniteUpdate, match="1 of 3"):
             encode(codec, np.array([1.0, bad, 2.0], np.float32))
 

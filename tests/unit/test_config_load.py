@@ -108,7 +108,7 @@ def test_all_problems_are_reported_at_once():
         ("outer.momentum", 1, "outer.momentum = 1 is out of range"),
         ("outer.momentum", -0.1, "outer.momentum = -0.1 is out of range"),
         ("exchange.lease_s", 0.0, "exchange.lease_s = 0.0 is out of range; choose seconds above 0"),
-        ("exchange.codec", "int4", 'exchange.codec = "int4" is not known; choose "int8" or "float32"'),
+        ("exchange.codec", "int2", 'exchange.codec = "int2" is not known; choose "int8" or "int4" or "float32"'),
         ("slicing.slices", 0, "slicing.slices = 0 is out of range"),
         ("slicing.parts", "mlp", 'slicing.parts = "mlp" is not a list'),
         ("slicing.parts", ["mlp", "norms"], 'slicing.parts[1] = "norms" is not known; choose "mlp" or "heads"'),
