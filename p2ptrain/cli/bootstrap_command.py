@@ -14,7 +14,10 @@ _STABLE_PORT = 31337
 
 def bootstrap(
     home: Annotated[
-        Path | None, typer.Option(help="Folder of its identity  [default: ~/.local/share/p2ptrain/bootstrap]")
+        Path | None,
+        typer.Option(
+            envvar="P2PTRAIN_HOME", help="Folder of its identity  [default: ~/.local/share/p2ptrain/bootstrap]"
+        ),
     ] = None,
     bootstrap: Annotated[
         list[str] | None, typer.Option("--bootstrap", help="Another bootstrap node to join; repeat it for several.")

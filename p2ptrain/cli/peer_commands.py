@@ -32,11 +32,15 @@ def peer(
     run: Annotated[
         str,
         typer.Option(
-            metavar="FILE|ADDRESS",
-            help="The run's manifest, or the address of a node that hands it out: a bootstrap node or any peer.",
+            metavar="FILE|ADDRESS|URL",
+            envvar="P2PTRAIN_RUN",
+            help="The run's manifest; or the address of a bootstrap node or any peer, or the URL of a status page,"
+            " from which it is fetched.",
         ),
     ],
-    home: Annotated[Path, typer.Option(help="Folder of this peer's identity, checkpoint and journal.")],
+    home: Annotated[
+        Path, typer.Option(envvar="P2PTRAIN_HOME", help="Folder of this peer's identity, checkpoint and journal.")
+    ],
     bootstrap: Annotated[
         list[str] | None,
         typer.Option("--bootstrap", help="Address of a bootstrap node or any peer; repeat it for several."),

@@ -1,12 +1,22 @@
-"""Where a command gets the run's manifest from: a file, or an address at which somebody serves it."""
+"""Where a command gets the run's manifest from: a file, a node's address, or a status page's URL."""
 
 import asyncio
+import ipaddress
+import json
+import re
+import urllib.error
+import urllib.parse
+import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
 from p2ptrain.config.load import read_manifest
+from p2ptrain.errors import NetworkSetupError
 
-_ADDRESS_BEGINNINGS = ("/ip4/", "/ip6/", "/dns/", "/dns4/", "/dns6/")
+_ADDRESS = re.compile(r"/(ip4|ip6|dns|dns4|dns6)/[^/]+/.*/p2p/\w+")
+_URL_TIMEOUT_S = 15.0
+_MAX_STATUS_BYTES = 16 << 20
+"""A status page lists at most some thousand peers."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -15,11 +25,11 @@ class RunSource:
 
     text: str
     name: str
-    """The file or address, for messages."""
+    """The file, address or URL, for messages."""
     folder: Path
     """What paths in the manifest are relative to."""
-    bootstraps: tuple[str, ...]
-    """The address that gave it, if one did: whoever knows the run is a way in."""
+    bootstraps: tuple[str, ...] = ()
+    """Addresses that came with it: whoever knows the run is a way in."""
 
 
 def read_run(run: str) -> RunSource:
@@ -27,12 +37,55 @@ def read_run(run: str) -> RunSource:
 
     Raises:
         ConfigError: the file cannot be read.
-        NetworkSetupError: the address is malformed, nobody answers there, or the node knows no run.
+        NetworkSetupError: nobody answers at the address or URL, or who does knows no run.
     """
-    if not (run.startswith(_ADDRESS_BEGINNINGS) and "/p2p/" in run):
-        path = Path(run)
-        return RunSource(text=read_manifest(path), name=run, folder=path.absolute().parent, bootstraps=())
+    if run.startswith(("http://", "https://")):
+        return _ask(run, addresses_of(_status(run), run))
+    if _ADDRESS.fullmatch(run):
+        return _ask(run, (run,))
+    path = Path(run)
+    return RunSource(text=read_manifest(path), name=run, folder=path.absolute().parent)
 
+
+def addresses_of(status: object, url: str) -> tuple[str, ...]:
+    """The node's addresses by its status page, those under the page's own host name first.
+
+    A node behind a forwarding router or in a container knows itself by addresses that others cannot dial; who has read
+    its page can reach at least that host.
+
+    Raises:
+        NetworkSetupError: this is no status page.
+    """
+    listed = status.get("addresses") if isinstance(status, dict) else None
+    found = [a for a in listed if isinstance(a, str) and _ADDRESS.fullmatch(a)] if isinstance(listed, list) else []
+    if not found:
+        raise NetworkSetupError(f"{url} is no status page of a p2ptrain bootstrap node; ask for its address instead")
+    host = urllib.parse.urlsplit(url).hostname or ""
+    under_host = [f"/{_kind(host)}/{host}/{address.split('/', 3)[3]}" for address in found]
+    return tuple(dict.fromkeys([*under_host, *found]))
+
+
+def _kind(host: str) -> str:
+    try:
+        return f"ip{ipaddress.ip_address(host).version}"
+    except ValueError:
+        return "dns"
+
+
+def _status(url: str) -> object:
+    page = url.partition("?")[0].rstrip("/") + "/status.json"
+    try:
+        with urllib.request.urlopen(page, timeout=_URL_TIMEOUT_S) as answer:  # noqa: S310 - http(s), checked by read_run
+            return json.loads(answer.read(_MAX_STATUS_BYTES))
+    except (OSError, ValueError) as error:
+        reason = error.reason if isinstance(error, urllib.error.URLError) else error
+        raise NetworkSetupError(
+            f"{page} gave no status: {reason}; check the URL, or ask for the node's address"
+        ) from error
+
+
+def _ask(name: str, addresses: tuple[str, ...]) -> RunSource:
     from p2ptrain.node.manifest_exchange import fetch_manifest
 
-    return RunSource(text=asyncio.run(fetch_manifest(run)), name=run, folder=Path.cwd(), bootstraps=(run,))
+    text = asyncio.run(fetch_manifest(addresses))
+    return RunSource(text=text, name=name, folder=Path.cwd(), bootstraps=addresses)

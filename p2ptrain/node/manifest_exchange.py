@@ -5,6 +5,7 @@ that one node to name the run, and nobody with anything that follows.
 """
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from p2ptrain.config.schema import NetworkConfig
@@ -33,16 +34,17 @@ async def serve_manifest(node: Libp2pNode, manifest: str | None) -> None:
     await node.serve(MANIFEST, pb.ManifestRequest, answer)
 
 
-async def fetch_manifest(address: str) -> str:
-    """The manifest of the run that the node at ``address`` serves.
+async def fetch_manifest(addresses: Sequence[str]) -> str:
+    """The manifest of the run that the node at ``addresses`` serves.
 
     Args:
-        address: multiaddress ending in ``/p2p/<peer id>``, of a bootstrap node or of any peer.
+        addresses: of one node, be it a bootstrap node or any peer; multiaddresses ending in ``/p2p/<peer id>``.
 
     Raises:
-        NetworkSetupError: the address is malformed, nobody answers there, or the node knows no run.
+        NetworkSetupError: an address is malformed, nobody answers there, or the node knows no run.
     """
-    network = NetworkConfig(bootstraps=(address,))
+    address = addresses[0]
+    network = NetworkConfig(bootstraps=tuple(addresses))
     with tempfile.TemporaryDirectory(prefix="p2ptrain-newcomer-") as folder:
         key = Path(folder) / "identity.key"
         node = await Libp2pNode.start(
