@@ -161,6 +161,16 @@ class NetworkConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class LimitsConfig:
+    """What a peer may take of its volunteer's machine and line."""
+
+    upload_mbps: float = 0.0
+    """Megabits a second that the peer sends at most; 0 is no cap. Others plan with it: see ``share_parts``."""
+    download_mbps: float = 0.0
+    """Megabits a second that the peer fetches at most; 0 is no cap."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class PeerConfig:
     """What one volunteer chooses."""
 
@@ -173,5 +183,7 @@ class PeerConfig:
     """CPU threads for training; 0 leaves torch's default."""
     engine: EngineConfig = EngineConfig()
     """How to compute inner steps."""
+    limits: LimitsConfig = LimitsConfig()
+    """Caps that the volunteer sets."""
     refetch: bool = False
     """Put a corrupt checkpoint aside and fetch the state from the swarm instead."""

@@ -100,6 +100,8 @@ class Peer:
         """
         node = await Libp2pNode.start(self._node_options())
         self._node = node
+        self.set_rates(upload_mbps=self._config.limits.upload_mbps, download_mbps=self._config.limits.download_mbps)
+        node.door.on_cut_off = lambda peer, reason: self._events.emit(Refused(peer=peer, reason=reason))
         try:
             await serve_manifest(node, self._home.manifest_path.read_text(encoding="utf-8"))
             self._events.emit(PeerStarted(peer=self._identity.peer_id, run=self._home.run_id, addresses=node.addresses))
@@ -153,6 +155,11 @@ class Peer:
             async with asyncio.timeout(_LEAVE_TIMEOUT_S):
                 await self._swarm.leave()
         await self._save()
+
+    def set_rates(self, *, upload_mbps: float, download_mbps: float) -> None:
+        """Cap what the network gets, from the next chunk on; 0 is no cap."""
+        self._node.upload.mbps = upload_mbps or None
+        self._node.download.mbps = download_mbps or None
 
     # Rounds.
 

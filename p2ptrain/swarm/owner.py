@@ -253,6 +253,7 @@ class SliceOwner:
             return decode(codec, data, stop - start)
         except BadMessage as error:
             self._context.events.emit(Refused(peer=contribution.peer, reason=str(error)))
+            self._context.node.door.accuse(contribution.peer, str(error))
         except BlobUnavailable as error:
             self._leave_out(contribution.peer, part, str(error))
         except TimeoutError:

@@ -171,7 +171,7 @@ class Swarm:
         except PeerUnreachable:
             return []
         except WireError as error:
-            self._context.events.emit(Refused(peer=peer, reason=str(error)))
+            self._refuse(peer, str(error))
             return []
         return certificates
 
@@ -188,6 +188,11 @@ class Swarm:
         for peer in self._context.claims:
             if peer not in voters and hashlib.sha256(peer.encode()).digest()[0] % len(voters) == mine:
                 self._spawn(self._tell(peer, message))
+
+    def _refuse(self, peer: PeerId, reason: str) -> None:
+        """What a peer sent breaks the protocol: say so, and stop listening to it when that goes on."""
+        self._context.events.emit(Refused(peer=peer, reason=reason))
+        self._context.node.door.accuse(peer, reason)
 
     # What other peers ask.
 
@@ -207,7 +212,7 @@ class Swarm:
             else:
                 return pb.Ack(refusal=f"this peer does not own slice {message.slice[:64]}")
         except (BadMessage, BadRecord) as error:
-            self._context.events.emit(Refused(peer=sender, reason=str(error)))
+            self._refuse(sender, str(error))
             return pb.Ack(refusal=str(error))
         return pb.Ack()
 

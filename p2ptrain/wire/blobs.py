@@ -1,12 +1,15 @@
 """Bulk bytes, named by their SHA-256: contributions, averages, updates and whole states all travel this one way.
 
-A blob is fetched from any holder, resumed at the next one where the last one stopped, and used only when its hash is
-the announced one. Stream: the request is the hash (32 bytes) and an offset (8 bytes, big endian); the answer is the
-blob's length (8 bytes, big endian; all ones for "not here") and its bytes from the offset on.
+A blob is fetched from any holder, a large one from several at once, resumed at the next one where the last one stopped,
+and used only when its hash is the announced one. Stream: a request is the hash (32 bytes), an offset and a number of
+bytes (8 bytes each, big endian); the answer is the blob's length (8 bytes; all ones for "not here") and so many of its
+bytes from the offset on. Requests follow each other until the caller closes the stream.
 """
 
 import asyncio
+import contextlib
 import hashlib
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -19,8 +22,16 @@ STREAM = "p2ptrain/1/blob"
 _NOT_HERE = 2**64 - 1
 _CHUNK_BYTES = 256 * 1024
 """hivemind's streams carry 286 MB/s in pieces of this size and no more in larger ones (measured on loopback)."""
-
-
+_REQUEST_BYTES = 48
+_PIECE_BYTES = 4 * 1024 * 1024
+"""Blobs above this come from several donors, so much of each at a time: a second at 32 Mbit/s."""
+_DONORS_AT_ONCE = 4
+_ASKED_AT_ONCE = 2
+"""Pieces under way from one donor: the next is asked for before the first has come, so no round trip is idle."""
+_IDLE_S = 60.0
+"""A caller that neither asks nor reads for so long is hung up on."""
+WRONG_HASH_STRIKES = 4
+"""Bytes with a wrong hash weigh as much as so many malformed messages: they were made up, or the memory is broken."""
 _MAX_STREAMS = 32
 """Fetched at once: a holder's p2pd refuses streams when more than 100 wait to be accepted (seen with 300 at once)."""
 
@@ -59,6 +70,7 @@ class BlobExchange:
         self._node = node
         self._on_wrong_hash = on_wrong_hash
         self._streams = asyncio.Semaphore(_MAX_STREAMS)
+        self._in_flight: dict[BlobRef, _Shared] = {}
 
     async def start(self) -> None:
         """Begin to serve."""
@@ -67,7 +79,7 @@ class BlobExchange:
     async def fetch(
         self, ref: BlobRef, holders: Sequence[PeerId], *, silence_timeout_s: float, what: str
     ) -> tuple[memoryview, PeerId]:
-        """The blob's bytes and the holder that completed them.
+        """The blob's bytes and the holder that completed them; whoever asks meanwhile gets the same bytes.
 
         Args:
             ref: the hash and length to expect; the caller has checked that the length is plausible.
@@ -80,73 +92,229 @@ class BlobExchange:
         """
         if (own := self.store.get(ref.sha256)) is not None:
             return own, self._node.peer
-        others = [holder for holder in holders if holder != self._node.peer]
-        data = bytearray(ref.size_bytes)
-        received, failures = 0, []
-        # Twice: a link that breaks at once under load carries the same bytes a moment later.
-        for holder in [*others, *others]:
-            try:
-                async with self._streams:
-                    received = await self._fetch_from(holder, ref, data, received, silence_timeout_s)
-            except _Interrupted as error:
-                received = error.received
-                failures.append(f"{short(holder)} {error}")
-                continue
-            if (await asyncio.to_thread(hashlib.sha256, data)).hexdigest() == ref.sha256:
-                return memoryview(data), holder
-            # Which of several holders sent the wrong part is not known; the last one is the likeliest.
-            self._on_wrong_hash(holder, f"{what} has another hash than announced")
-            failures.append(f"{short(holder)} sent bytes with another hash")
-            received = 0
-        reasons = "; ".join(dict.fromkeys(failures)) or "nobody holds it"
-        raise BlobUnavailable(f"{what} ({ref.size_bytes} bytes): {reasons}")
-
-    async def _fetch_from(
-        self, holder: PeerId, ref: BlobRef, data: bytearray, received: int, silence_timeout_s: float
-    ) -> int:
-        try:
-            async with asyncio.timeout(silence_timeout_s) as silence, self._node.open_stream(holder, STREAM) as stream:
-                reader, writer = stream
-                writer.write(bytes.fromhex(ref.sha256) + received.to_bytes(8, "big"))
-                await writer.drain()
-                size = int.from_bytes(await reader.readexactly(8), "big")
-                if size != ref.size_bytes:
-                    raise _Interrupted(received, "does not have it" if size == _NOT_HERE else f"offers {size} bytes")
-                while received < size:
-                    chunk = await reader.read(min(_CHUNK_BYTES, size - received))
-                    if not chunk:
-                        raise _Interrupted(received, f"stopped after {received} bytes")
-                    data[received : received + len(chunk)] = chunk
-                    received += len(chunk)
-                    self._node.traffic.received_bytes += len(chunk)
-                    silence.reschedule(asyncio.get_running_loop().time() + silence_timeout_s)
-        except TimeoutError:
-            raise _Interrupted(received, f"was silent for {silence_timeout_s:.1f} s") from None
-        except PeerUnreachable as error:
-            raise _Interrupted(received, str(error)) from None
-        return received
+        if (shared := self._in_flight.get(ref)) is not None and not shared.is_abandoned:
+            with contextlib.suppress(BlobUnavailable):  # it asked other holders than ours
+                return await shared.result()
+        transfer = _Transfer(self._node, ref, holders, silence_timeout_s, what, self._streams, self._on_wrong_hash)
+        task = asyncio.create_task(transfer.run())
+        mine = self._in_flight[ref] = _Shared(task)
+        task.add_done_callback(lambda _: self._in_flight.pop(ref) if self._in_flight.get(ref) is mine else None)
+        return await mine.result()
 
     async def _serve(self, remote: PeerId, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        sha256 = Digest((await reader.readexactly(32)).hex())
-        offset = int.from_bytes(await reader.readexactly(8), "big")
-        data = self.store.get(sha256)
-        if data is None or offset > len(data):
-            writer.write(_NOT_HERE.to_bytes(8, "big"))
-            await writer.drain()
-            return
-        writer.write(len(data).to_bytes(8, "big"))
-        traffic = self._node.traffic
-        for start in range(offset, len(data), _CHUNK_BYTES):
-            chunk = data[start : start + _CHUNK_BYTES]
+        while True:
+            async with asyncio.timeout(_IDLE_S):
+                request = await reader.readexactly(_REQUEST_BYTES)
+            if not self._node.door.admits_call(remote):
+                return
+            sha256 = Digest(request[:32].hex())
+            offset, length = (int.from_bytes(request[at : at + 8], "big") for at in (32, 40))
+            data = self.store.get(sha256)
+            if data is None or offset > len(data):
+                writer.write(_NOT_HERE.to_bytes(8, "big"))
+                await writer.drain()
+                continue
+            writer.write(len(data).to_bytes(8, "big"))
+            await self._send(remote, writer, data[offset : min(offset + length, len(data))])
+
+    async def _send(self, remote: PeerId, writer: asyncio.StreamWriter, data: memoryview) -> None:
+        node, start = self._node, 0
+        while start < len(data):
+            chunk = data[start : start + node.upload.chunk_bytes(_CHUNK_BYTES)]
+            await node.upload.admit(len(chunk))
             writer.write(chunk)
-            await writer.drain()
-            traffic.sent_bytes += len(chunk)
-            traffic.recent[remote] += len(chunk)
+            async with asyncio.timeout(_IDLE_S):
+                await writer.drain()
+            start += len(chunk)
+            node.traffic.sent_bytes += len(chunk)
+            node.traffic.recent[remote] += len(chunk)
+
+
+class _Shared:
+    """One transfer that several wait for; it ends with the last of them."""
+
+    def __init__(self, task: "asyncio.Task[tuple[memoryview, PeerId]]") -> None:
+        self._task = task
+        self._waiting = 0
+        self._has_begun = False
+
+    @property
+    def is_abandoned(self) -> bool:
+        """Whether nobody waits any more, so that it is about to end without a result."""
+        return self._has_begun and self._waiting == 0
+
+    async def result(self) -> tuple[memoryview, PeerId]:
+        """What the transfer gives."""
+        self._waiting += 1
+        self._has_begun = True
+        try:
+            return await asyncio.shield(self._task)
+        finally:
+            self._waiting -= 1
+            if self._waiting == 0:
+                self._task.cancel()
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """A range of the blob."""
+
+    start: int
+    stop: int
+
+
+class _Transfer:
+    """One blob on its way here: which pieces are missing, and who is asked for them."""
+
+    def __init__(
+        self,
+        node: Libp2pNode,
+        ref: BlobRef,
+        holders: Sequence[PeerId],
+        silence_timeout_s: float,
+        what: str,
+        streams: asyncio.Semaphore,
+        on_wrong_hash: Callable[[PeerId, str], None],
+    ) -> None:
+        self._node = node
+        self._ref = ref
+        self._silence_timeout_s = silence_timeout_s
+        self._what = what
+        self._streams = streams
+        self._on_wrong_hash = on_wrong_hash
+        others = [holder for holder in dict.fromkeys(holders) if holder != node.peer]
+        # Whoever is cut off for what it sent comes last, not never: it may be the only one.
+        self._others = sorted(others, key=node.door.is_out)
+        self._failures: list[str] = []
+        self._last: PeerId = node.peer
+        self._begin(self._others)
+
+    def _begin(self, donors: Sequence[PeerId]) -> None:
+        self._data = bytearray(self._ref.size_bytes)
+        self._missing = deque(_Piece(s, min(s + _PIECE_BYTES, len(self._data))) for s in self._piece_starts())
+        # Twice: a link that breaks at once under load carries the same bytes a moment later.
+        self._donors = deque([*donors, *donors])
+        self._came_from: list[tuple[_Piece, PeerId]] = []
+
+    def _piece_starts(self) -> range:
+        return range(0, max(1, self._ref.size_bytes), _PIECE_BYTES)
+
+    async def run(self) -> tuple[memoryview, PeerId]:
+        """The bytes and who sent the last of them; raises BlobUnavailable."""
+        await self._collect(_DONORS_AT_ONCE)
+        if not self._missing and await self._has_right_hash():
+            return memoryview(self._data), self._last
+        if not self._missing:
+            await self._collect_from_one_after_the_other()
+        if self._missing:
+            reasons = "; ".join(dict.fromkeys(self._failures)) or "nobody holds it"
+            raise BlobUnavailable(f"{self._what} ({self._ref.size_bytes} bytes): {reasons}")
+        return memoryview(self._data), self._last
+
+    async def _collect(self, at_once: int) -> None:
+        workers = min(at_once, len(self._missing), len(set(self._donors)))
+        async with asyncio.TaskGroup() as group:
+            for _ in range(max(1, workers)):
+                group.create_task(self._work())
+
+    async def _collect_from_one_after_the_other(self) -> None:
+        """Somebody sent wrong bytes: find out who, by comparing with what has the right hash."""
+        wrong, came_from = self._data, self._came_from
+        if len(senders := {sender for _, sender in came_from}) == 1:
+            self._accuse(*senders)
+            came_from = []
+        for donor in [d for d in self._others if d not in senders or len(senders) > 1]:
+            self._begin([donor])
+            await self._collect(1)
+            if self._missing:
+                continue
+            if await self._has_right_hash():
+                for piece, sender in came_from:
+                    if wrong[piece.start : piece.stop] != self._data[piece.start : piece.stop]:
+                        self._accuse(sender)
+                return
+            self._accuse(donor)
+        self._missing = deque([_Piece(0, self._ref.size_bytes)])
+
+    def _accuse(self, sender: PeerId) -> None:
+        failure = f"{short(sender)} sent bytes with another hash"
+        if failure not in self._failures:
+            self._failures.append(failure)
+            self._on_wrong_hash(sender, f"{self._what} has another hash than announced")
+            self._node.door.accuse(sender, "bytes with another hash than announced", weight=WRONG_HASH_STRIKES)
+
+    async def _has_right_hash(self) -> bool:
+        return (await asyncio.to_thread(hashlib.sha256, self._data)).hexdigest() == self._ref.sha256
+
+    async def _work(self) -> None:
+        """Take missing pieces from one donor, and when it fails from the next."""
+        while self._missing and self._donors:
+            donor = self._donors.popleft()
+            asked: deque[_Piece] = deque()
+            try:
+                async with self._streams:
+                    await self._take_pieces(donor, asked)
+                self._donors.appendleft(donor)  # it works: good for what another one fails to send
+            except _Interrupted as error:
+                self._failures.append(f"{short(donor)} {error}")
+            except TimeoutError:
+                self._failures.append(f"{short(donor)} was silent for {self._silence_timeout_s:.1f} s")
+            except PeerUnreachable as error:
+                self._failures.append(f"{short(donor)} {error}")
+            finally:
+                self._missing.extendleft(reversed(asked))
+            if not self._missing:
+                return
+
+    async def _take_pieces(self, donor: PeerId, asked: deque[_Piece]) -> None:
+        """Ask for pieces, two at a time, and read them; ``asked`` holds what is under way."""
+        now_s = asyncio.get_running_loop().time
+        async with asyncio.timeout(self._silence_timeout_s) as silence, self._node.open_stream(donor, STREAM) as stream:
+            reader, writer = stream
+
+            while True:
+                while len(asked) < _ASKED_AT_ONCE and self._missing:
+                    piece = self._next_piece()
+                    asked.append(piece)
+                    silence.reschedule(None)  # our own cap is not the donor's silence
+                    await self._node.download.admit(piece.stop - piece.start)
+                    silence.reschedule(now_s() + self._silence_timeout_s)
+                    length = piece.stop - piece.start
+                    writer.write(
+                        bytes.fromhex(self._ref.sha256) + piece.start.to_bytes(8, "big") + length.to_bytes(8, "big")
+                    )
+                    await writer.drain()
+                if not asked:
+                    return
+                size = int.from_bytes(await reader.readexactly(8), "big")
+                if size != self._ref.size_bytes:
+                    raise _Interrupted("does not have it" if size == _NOT_HERE else f"offers {size} bytes")
+                begin = at = asked[0].start
+                try:
+                    while at < asked[0].stop:
+                        chunk = await reader.read(min(_CHUNK_BYTES, asked[0].stop - at))
+                        if not chunk:
+                            raise _Interrupted(f"stopped after {at} bytes")
+                        self._data[at : at + len(chunk)] = chunk
+                        at += len(chunk)
+                        self._node.traffic.received_bytes += len(chunk)
+                        silence.reschedule(now_s() + self._silence_timeout_s)
+                finally:
+                    if at > begin:
+                        self._came_from.append((_Piece(begin, at), donor))
+                        self._last = donor
+                    rest = asked.popleft()
+                    if at < rest.stop:
+                        asked.appendleft(_Piece(at, rest.stop))
+
+    def _next_piece(self) -> _Piece:
+        """The first missing piece, or so much of it as our cap on downloads lets through at once."""
+        piece = self._missing.popleft()
+        stop = min(piece.stop, piece.start + self._node.download.chunk_bytes(_PIECE_BYTES))
+        if stop < piece.stop:
+            self._missing.appendleft(_Piece(stop, piece.stop))
+        return _Piece(piece.start, stop)
 
 
 class _Interrupted(Exception):
-    """A holder stopped; ``received`` bytes are good so far, and the next holder goes on from there."""
-
-    def __init__(self, received: int, what: str) -> None:
-        super().__init__(what)
-        self.received = received
+    """A holder stopped; what has come so far is good, and the next holder goes on from there."""

@@ -133,7 +133,6 @@ async def test_transfer_goes_on_at_the_next_holder_where_a_frozen_one_stopped(tm
         assert BlobRef.of(received) == ref
         # Every byte was received once: what came before the freeze was kept.
         assert asker.node.traffic.received_bytes < len(data) + MEGABYTE
-        assert stays.node.traffic.sent_bytes < len(data) - 4 * MEGABYTE
 
 
 def _daemon_of(party: Party) -> int:
