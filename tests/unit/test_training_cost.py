@@ -18,6 +18,7 @@ CUT = SlicingConfig(slices=8, parts=("mlp", "heads"))
 MIB = 1 << 20
 
 
+@pytest.mark.timeout(300)  # it counts for 15 s on an idle core, and machines are shared
 def test_flops_and_memory_of_the_1_3b_step_stay_as_published() -> None:
     rows = memory_rows(
         named_model("1.3b"), slices=(4, 8), parts=("mlp", "heads"), batch=8, recomputes=("nothing",), engine=BF16
