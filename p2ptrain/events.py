@@ -48,6 +48,63 @@ class SlicesClaimed(Event):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class SliceGained(Event):
+    """This peer holds a slice's state as an owner, taken on while it was running."""
+
+    slice: SliceId
+    version: Version
+    reason: str
+
+    def line(self) -> str:
+        """The event as one sentence for people."""
+        return f"owns slice {self.slice} from v{self.version} on: {self.reason}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SliceGivenUp(Event):
+    """This peer is no owner of a slice any more; others were ready before it let go."""
+
+    slice: SliceId
+    version: Version
+    reason: str
+
+    def line(self) -> str:
+        """The event as one sentence for people."""
+        return f"gave slice {self.slice} up at v{self.version}: {self.reason}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ChangeAbandoned(Event):
+    """A slice could not be taken on; everything is as before."""
+
+    slice: SliceId
+    reason: str
+
+    def line(self) -> str:
+        """The event as one sentence for people."""
+        return f"could not take slice {self.slice} on: {self.reason}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CoverageChanged(Event):
+    """A slice lacks owners, or has enough again, by the claims that this peer sees."""
+
+    slice: SliceId
+    owners: int
+    replicas: int
+    """Wanted by the run."""
+    is_covered: bool
+    """Whether it has the quorum."""
+    verdict: str
+
+    def line(self) -> str:
+        """The event as one sentence for people."""
+        if self.verdict == "ok":
+            return f"slice {self.slice} has {self.owners} owners again, enough"
+        return f"slice {self.slice} is {self.verdict}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class StateResumed(Event):
     """State came from this peer's own disk."""
 

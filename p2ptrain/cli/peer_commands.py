@@ -46,8 +46,15 @@ def peer(
         typer.Option("--bootstrap", help="Address of a bootstrap node or any peer; repeat it for several."),
     ] = None,
     slices: Annotated[
-        str, typer.Option(help="Slices to own, like 0 or 0,2; auto takes the one that needs it.")
+        str,
+        typer.Option(
+            metavar="auto|all|0,3", help="Slices to own; auto takes those that need it, and others when that changes."
+        ),
     ] = "auto",
+    max_slices: Annotated[
+        int,
+        typer.Option(min=1, help="With auto: how many to own while other owners are too few, if memory allows."),
+    ] = 1,
     host: Host = "",
     port: Annotated[int, typer.Option(min=0, max=65535, help="TCP port; 0 takes any free one.")] = 0,
     threads: Annotated[int, typer.Option(min=0, help="CPU threads for training; 0 leaves torch's default.")] = 0,
@@ -86,6 +93,7 @@ def peer(
         home=home,
         network=NetworkConfig(bootstraps=bootstraps, host=host, port=port),
         slices=wanted,
+        max_slices=max_slices,
         threads=threads,
         limits=LimitsConfig(upload_mbps=upload_mbps, download_mbps=download_mbps),
         refetch=refetch,
@@ -112,8 +120,10 @@ def swarm(
     config = load_run(run)
     with quiet_imports():
         from p2ptrain.node.observer import observe
+        from p2ptrain.swarm.coverage import Target
     ids = [COMMON, *numbered_slices(config.slicing.slices)]
-    report = run_loop(observe(run_id(config), ids, NetworkConfig(bootstraps=tuple(bootstrap))))
+    target = Target(replicas=config.slicing.replicas, quorum=config.slicing.quorum)
+    report = run_loop(observe(run_id(config), ids, NetworkConfig(bootstraps=tuple(bootstrap)), target))
     if as_json:
         typer.echo(json.dumps(report.to_json(), indent=2))
         return
@@ -152,9 +162,10 @@ def _print_noteworthy(record: "Record") -> None:
 
 def _tables(report: "SwarmReport") -> "list[Table]":
     from rich.table import Table
+    from rich.text import Text
 
     slices = Table(title=f"run {short(report.run)}", title_justify="left")
-    for column in ("slice", "version", "epoch", "owners", "digest", "tokens", "loss"):
+    for column in ("slice", "version", "epoch", "owners", "digest", "tokens", "loss", "coverage"):
         slices.add_column(column, justify="right" if column in ("version", "epoch", "tokens", "loss") else "left")
     for s in report.slices:
         digest = ", ".join(sorted({short(d) for d in s.digests.values()}))
@@ -167,6 +178,7 @@ def _tables(report: "SwarmReport") -> "list[Table]":
             f"{verdict} at v{s.digests_version}" if s.digests else "nobody answered",
             f"{s.tokens:,}",
             _nats(s.loss_nats),
+            s.verdict if s.verdict in ("", "ok") else Text(s.verdict, "bold red"),
         )
     peers = Table(title="peers", title_justify="left")
     for column in ("peer", "slices", "state", "tokens", "sent", "validation loss"):

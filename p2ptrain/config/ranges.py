@@ -49,6 +49,8 @@ RULES: Mapping[str, Rule] = {
     "model.rope_theta": _POSITIVE,
     "model.norm_eps": _POSITIVE,
     "slicing.slices": _COUNT,
+    "slicing.replicas": _COUNT,
+    "slicing.quorum": _COUNT,
     "slicing.parts": Rule(lambda value: len(value) == len(set(value)), "each part once"),
     "data.pattern": Rule(
         lambda value: value != "" and not value.startswith("/") and ".." not in value.split("/"),
@@ -83,6 +85,11 @@ def contradictions(run: RunConfig) -> list[str]:
         problems.append(
             f"inner.warmup_steps = {run.inner.warmup_steps} is not less than the run's {run_steps} inner steps"
             f" (rounds x inner.steps); choose less than {run_steps}"
+        )
+    if run.slicing.quorum > run.slicing.replicas:
+        problems.append(
+            f"slicing.quorum = {run.slicing.quorum} is more than slicing.replicas = {run.slicing.replicas};"
+            f" choose at most {run.slicing.replicas}"
         )
     if run.data.source == "folder" and not run.data.path:
         problems.append('data.path = "" is no folder; choose the directory that data.source = "folder" reads')

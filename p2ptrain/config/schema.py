@@ -41,6 +41,10 @@ class SlicingConfig:
 
     slices: int
     """N. 1 is plain DiLoCo. The paper's quality falls quickly above 8."""
+    replicas: int = 2
+    """Owners that every slice should have: with two, one may die and nothing is lost but its round's work."""
+    quorum: int = 1
+    """Owners without whom a slice counts as not covered, which peers close before anything else and say aloud."""
     parts: tuple[SlicedParts, ...] = ("mlp",)
     """What is cut: ``mlp`` hidden units, attention ``heads`` in whole key/value groups; the rest is the common part."""
 
@@ -178,7 +182,10 @@ class PeerConfig:
     """Folder of this peer's identity, checkpoint and journal; it belongs to one run."""
     network: NetworkConfig
     slices: tuple[SliceId, ...] | None = None
-    """Slices to claim; None claims the one that needs an owner most."""
+    """Slices to own, always; None owns those that need an owner most, and other ones when that changes."""
+    max_slices: int = 1
+    """With ``slices`` None: how many to own at once, if memory allows. Beyond the first, slices are taken only while
+    they have fewer owners than ``slicing.replicas``, and given back afterwards."""
     threads: int = 0
     """CPU threads for training; 0 leaves torch's default."""
     engine: EngineConfig = EngineConfig()

@@ -133,6 +133,8 @@ def _slice_cell(view: SwarmView, one: SliceView, width: int, glyphs: _Glyphs) ->
     body.append("\n")
     if one.conflicts:
         body.append(f"{glyphs.no} owners differ at v{one.conflicts[-1][1]}", _TROUBLE)
+    elif one.verdict:
+        body.append(f"{glyphs.no} {one.verdict}", _TROUBLE)
     elif one.version == 0:
         body.append("no round committed yet", _QUIET)
     else:

@@ -20,7 +20,7 @@ _SPEED_MEMORY = 0.8
 _QUIET_STATES = frozenset({"JOINING", "TRAINING", "AVERAGING"})
 """The peers' table shows them, and they come every round or beside events that say more."""
 
-_SAID_BY_SEVERAL = (events.PeerLost, events.CatchUpFailed)
+_SAID_BY_SEVERAL = (events.PeerLost, events.CatchUpFailed, events.CoverageChanged)
 """Each peer notices for itself; one line is enough for all within the last ``_RECENT_NOTES``."""
 _RECENT_NOTES = 30
 _UNTRAINED = Version(0)
@@ -95,6 +95,8 @@ class SliceView:
     """Version and attempt of rounds that somebody declared void."""
     tokens: int = 0
     """All that its committed rounds were trained on."""
+    verdict: str = ""
+    """What it lacks in owners, by the latest word of any peer; empty when it has enough."""
 
     @property
     def agreeing(self) -> tuple[PeerId, ...]:
@@ -160,6 +162,10 @@ def fold(view: SwarmView, name: str, record: Record) -> SwarmView:
     elif isinstance(record.event, events.Evaluated):
         by_peer = {**view.validation_nats.get(record.event.round, {}), name: record.event.loss_nats}
         view = replace(view, validation_nats={**view.validation_nats, record.event.round: by_peer})
+    elif isinstance(record.event, events.CoverageChanged):
+        known = view.slices.get(record.event.slice, SliceView(slice=record.event.slice))
+        verdict = "" if record.event.verdict == "ok" else record.event.verdict
+        view = replace(view, slices={**view.slices, known.slice: replace(known, verdict=verdict)})
     elif isinstance(record.event, events.RoundCommitted | events.RoundVoid):
         before = view.slices.get(record.event.slice, SliceView(slice=record.event.slice))
         after = _slice_after(before, peer.peer, record.time_s, record.event)
@@ -285,6 +291,10 @@ def _note_text(view: SwarmView, record: Record) -> str:
         case (
             events.PeerStarted()
             | events.SlicesClaimed()
+            | events.SliceGained()
+            | events.SliceGivenUp()
+            | events.ChangeAbandoned()
+            | events.CoverageChanged()
             | events.StateResumed()
             | events.PeerLost()
             | events.PartLeftOut()
@@ -301,6 +311,8 @@ def _note_text(view: SwarmView, record: Record) -> str:
 
 
 def _note_kind(record: Record) -> NoteKind:
+    if isinstance(record.event, events.CoverageChanged):
+        return "good" if record.event.verdict == "ok" else "trouble"
     if isinstance(
         record.event,
         events.RoundVoid

@@ -11,9 +11,10 @@ from typing import Any
 from p2ptrain.config.schema import NetworkConfig
 from p2ptrain.errors import PeerUnreachable
 from p2ptrain.identity.keys import load_or_create
-from p2ptrain.ids import Digest, PeerId, RunId, SliceId, Version, slice_order
+from p2ptrain.ids import COMMON, Digest, PeerId, RunId, SliceId, Version, slice_order
 from p2ptrain.node.child_processes import die_with_parent_prefix
 from p2ptrain.node.listening import listen_host
+from p2ptrain.swarm.coverage import Target, coverage
 from p2ptrain.swarm.directory import DhtDirectory, Directory, is_valid_record
 from p2ptrain.swarm.swarm import CALL_TIMEOUT_S, STATUS
 from p2ptrain.wire.libp2p import Libp2pNode, NodeOptions
@@ -39,6 +40,8 @@ class SliceView:
     """That version."""
     tokens: int
     loss_nats: float
+    verdict: str = ""
+    """How its owners stand against the run's target: ``ok`` or in words; empty for the common part."""
 
     @property
     def agrees(self) -> bool:
@@ -85,6 +88,7 @@ class SwarmReport:
                     "digests_version": s.digests_version,
                     "tokens": s.tokens,
                     "loss": _number(s.loss_nats),
+                    "verdict": s.verdict,
                 }
                 for s in self.slices
             ],
@@ -106,13 +110,16 @@ class SwarmReport:
         }
 
 
-async def observe(run: RunId, slices: Sequence[SliceId], network: NetworkConfig) -> SwarmReport:
+async def observe(
+    run: RunId, slices: Sequence[SliceId], network: NetworkConfig, target: Target | None = None
+) -> SwarmReport:
     """Ask every peer of the run once.
 
     Args:
         run: the run.
         slices: all of its slices, the common part included.
         network: which bootstraps to ask.
+        target: owners that the run wants of every slice, to judge them by.
 
     Raises:
         NetworkSetupError: no bootstrap answers.
@@ -133,19 +140,25 @@ async def observe(run: RunId, slices: Sequence[SliceId], network: NetworkConfig)
             )
         )
         try:
-            return await look(node, DhtDirectory(node, identity, run), run, slices)
+            return await look(node, DhtDirectory(node, identity, run), run, slices, target)
         finally:
             await node.stop()
 
 
-async def look(node: Libp2pNode, directory: Directory, run: RunId, slices: Sequence[SliceId]) -> SwarmReport:
+async def look(
+    node: Libp2pNode, directory: Directory, run: RunId, slices: Sequence[SliceId], target: Target | None = None
+) -> SwarmReport:
     """Ask every peer of the run once, by a node that runs already; arguments as for ``observe``."""
-    peers = sorted(await directory.claims())
+    claims = await directory.claims()
+    peers = sorted(claims)
     replies = await asyncio.gather(*(_ask(node, peer, run) for peer in peers))
     answered = {peer: reply for peer, reply in zip(peers, replies, strict=True) if reply is not None}
+    living = [claims[peer].member() for peer in answered]
+    numbered = [s for s in slices if s != COMMON]
+    verdicts = {s: c.verdict for s, c in coverage(numbered, living, target).items()} if target else {}
     return SwarmReport(
         run=run,
-        slices=tuple(_slice_view(slice_id, answered) for slice_id in sorted(slices, key=slice_order)),
+        slices=tuple(_slice_view(s, answered, verdicts.get(s, "")) for s in sorted(slices, key=slice_order)),
         peers=tuple(_peer_view(peer, reply) for peer, reply in answered.items()),
         silent=tuple(peer for peer in peers if peer not in answered),
     )
@@ -159,7 +172,7 @@ async def _ask(node: Libp2pNode, peer: PeerId, run: RunId) -> pb.StatusReply | N
     return None if reply.refusal else reply
 
 
-def _slice_view(slice_id: SliceId, replies: dict[PeerId, pb.StatusReply]) -> SliceView:
+def _slice_view(slice_id: SliceId, replies: dict[PeerId, pb.StatusReply], verdict: str) -> SliceView:
     reports = {peer: status for peer, reply in replies.items() for status in reply.slices if status.slice == slice_id}
     newest = max(reports.values(), key=lambda s: (s.epoch, s.tokens, s.version), default=pb.SliceStatus())
     owned = {peer: status for peer, status in reports.items() if status.owned}
@@ -174,6 +187,7 @@ def _slice_view(slice_id: SliceId, replies: dict[PeerId, pb.StatusReply]) -> Sli
         digests_version=Version(reached),
         tokens=newest.tokens,
         loss_nats=newest.loss_nats if newest.version else math.nan,
+        verdict=verdict,
     )
 
 

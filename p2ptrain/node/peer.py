@@ -15,14 +15,16 @@ from typing import Any
 
 import numpy as np
 
+from p2ptrain import clock
 from p2ptrain.config.schema import PeerConfig
 from p2ptrain.data.corpus import Corpus
-from p2ptrain.errors import NonFiniteUpdate
+from p2ptrain.errors import DoesNotFit, NonFiniteUpdate
 from p2ptrain.events import (
     CheckpointSaved,
     Evaluated,
     Event,
     EventBus,
+    InnerStepDone,
     PeerStarted,
     PeerStopped,
     Refused,
@@ -39,12 +41,14 @@ from p2ptrain.node.home import Home
 from p2ptrain.node.listening import listen_host
 from p2ptrain.node.manifest_exchange import serve_manifest
 from p2ptrain.node.saved_state import load_past, load_replicas, save_accepted, save_promise, save_replicas
-from p2ptrain.node.trainer import Resume, RoundTrained, Swap, Trainer
-from p2ptrain.swarm.context import Context, Replica
-from p2ptrain.swarm.directory import DhtDirectory, is_valid_record
+from p2ptrain.node.trainer import Own, Resume, RoundTrained, Swap, Trainer
+from p2ptrain.swarm.context import Context, Past, Replica
+from p2ptrain.swarm.coverage import Target
+from p2ptrain.swarm.directory import Capacity, DhtDirectory, is_valid_record
 from p2ptrain.swarm.rounds import Promise
 from p2ptrain.swarm.state import OwnedState, genesis
 from p2ptrain.swarm.swarm import Condition, Swarm
+from p2ptrain.training.fit import device_memory_bytes, fit
 from p2ptrain.training.inner_loop import InnerLoop
 from p2ptrain.training.outer_step import OuterState, outer_step
 from p2ptrain.training.pseudo_gradient import pseudo_gradient
@@ -90,6 +94,11 @@ class Peer:
         self._tokens_since_commit: Counter[SliceId] = Counter()
         """What weighs our next contribution: a void round's tokens are still in it."""
         self._moved = asyncio.Event()
+        self._trained: frozenset[SliceId] = frozenset()
+        """What the training thread trains."""
+        self._to_train: frozenset[SliceId] = frozenset()
+        """What it shall train from the next round on."""
+        self._capacity = Capacity()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Join the run and train until ``stop`` is set.
@@ -123,9 +132,13 @@ class Peer:
             events=self._events,
             listener=self,
         )
-        self._swarm = Swarm(context, DhtDirectory(node, self._identity, self._home.run_id), self._condition)
+        directory = DhtDirectory(node, self._identity, self._home.run_id)
+        slicing = self._run.slicing
+        target = Target(replicas=slicing.replicas, quorum=slicing.quorum)
+        self._swarm = Swarm(context, directory, self._condition, target)
         await self._swarm.start()
-        owned = await self._swarm.choose(self._wanted_slices())
+        self._capacity = Capacity(max_slices=await asyncio.to_thread(self._most_slices))
+        owned = await self._swarm.choose(self._wanted_slices(), is_fixed=self._config.slices is not None)
         self._enter("JOINING", "fetching what the others have")
         await self._swarm.join(owned, self._starting_replicas(owned), load_past(self._home, owned))
         values = {slice_id: self._values(slice_id) for slice_id in self._plan.slice_ids}
@@ -133,6 +146,7 @@ class Peer:
             self._run, self._plan, owned, values, self._corpus, self._identity.peer_id, engine=self._config.engine
         )
         self._stand_on = {s: owner.replica.owned for s, owner in self._swarm.owners.items() if owner.replica.owned}
+        self._trained = self._to_train = owned
         self._trainer = Trainer(inner, self._round_trained, self._note, self._config.threads)
         self._trainer.start()
         self._has_joined = True
@@ -185,14 +199,16 @@ class Peer:
 
     def round_settled(self, slice_id: SliceId) -> None:
         """The round that this peer contributed to was committed or is void."""
-        self._unsettled.discard(slice_id)
-        if not self._unsettled:
-            self._go_on()
+        if slice_id in self._unsettled:  # else it is a slice that we own without training it
+            self._unsettled.discard(slice_id)
+            if not self._unsettled:
+                self._go_on()
 
     def _go_on(self) -> None:
         """Swap in what the round gave, and train the next one."""
-        for slice_id, owner in self._swarm.owners.items():
-            self._swap_in(slice_id, owner.replica, keep_progress=False)
+        self._train_other_slices()
+        for slice_id in self._trained:
+            self._swap_in(slice_id, self._swarm.replica(slice_id), keep_progress=False)
         round = self._swarm.replica(COMMON).published.version
         if round >= self._run.rounds:
             self._enter("COMPLETE", f"all {self._run.rounds} rounds are done; serving the others until stopped")
@@ -202,13 +218,46 @@ class Peer:
             self._enter("TRAINING", f"round {round + 1} of {self._run.rounds}")
             self._trainer.send(Resume(round))
 
+    def slices_changed(self, trained: frozenset[SliceId]) -> None:
+        """Train these slices from the next round on, and no others."""
+        self._to_train = trained
+
+    def is_training(self, slice_id: SliceId) -> bool:
+        """Whether a slice is still trained, or a contribution to it is on its way."""
+        return slice_id in self._trained or slice_id in self._unsettled
+
+    def past_of(self, slice_id: SliceId) -> Past:
+        """What this peer last promised and voted for as an owner of the slice."""
+        return load_past(self._home, [slice_id])[slice_id]
+
+    def initial_state(self, slice_id: SliceId) -> OwnedState:
+        """Version 0 of a slice."""
+        return genesis(initial_values(self._run, self._plan)[slice_id])[0]
+
+    def _train_other_slices(self) -> None:
+        """Between two rounds: go over to the slices that the swarm wants trained."""
+        gained, dropped = self._to_train - self._trained, self._trained - self._to_train
+        if not gained and not dropped:
+            return
+        self._trained = self._to_train
+        self._trainer.send(Own(self._trained))
+        for slice_id in dropped:
+            del self._stand_on[slice_id]
+            del self._tokens_since_commit[slice_id]
+            self._trainer.send(Swap(slice_id, self._swarm.replica(slice_id).published.values))
+        for slice_id in gained:
+            owned = self._swarm.owners[slice_id].replica.owned
+            assert owned is not None
+            self._stand_on[slice_id] = owned
+            self._trainer.send(Swap(slice_id, owned.anchor))
+
     def slice_moved(self, slice_id: SliceId) -> None:
         """A slice is at a new version; those that we are averaging are swapped in when all of them are settled."""
         self._moved.set()
         if not self._has_joined:  # training will start from whatever we have then
             return
         replica = self._swarm.replica(slice_id)
-        if slice_id in self._swarm.followers:
+        if slice_id not in self._trained:
             self._trainer.send(Swap(slice_id, replica.published.values))
         elif not self._unsettled:
             self._swap_in(slice_id, replica, keep_progress=True)
@@ -224,7 +273,7 @@ class Peer:
 
     def cut_off_wanted(self, slice_id: SliceId, within_s: float) -> None:
         """Other owners are ready: end the inner steps within this time."""
-        if self._state == "COMPLETE":
+        if self._state == "COMPLETE" or slice_id not in self._trained:
             self._contribute_nothing(slice_id)
         else:
             self._asked.add(slice_id)
@@ -267,6 +316,7 @@ class Peer:
             reason=self._reason,
             tokens=self._tokens,
             validation_loss_nats=self._validation_loss_nats,
+            capacity=self._capacity,
         )
 
     def _enter(self, state: str, reason: str) -> None:
@@ -276,12 +326,20 @@ class Peer:
     def _note(self, event: Event) -> None:
         if isinstance(event, Evaluated):
             self._validation_loss_nats = event.loss_nats
+        elif isinstance(event, InnerStepDone):
+            self._capacity = self._capacity.with_step(event.tokens / event.seconds)
         self._events.emit(event)
 
     async def _report_traffic(self) -> None:
+        traffic = self._node.traffic
+        sent_bytes, received_bytes, at_s = traffic.sent_bytes, traffic.received_bytes, clock.monotonic_s()
         while True:
             await asyncio.sleep(_TRAFFIC_EVERY_S)
-            traffic = self._node.traffic
+            now_s = clock.monotonic_s()
+            self._capacity = self._capacity.with_transfer(
+                traffic.sent_bytes - sent_bytes, traffic.received_bytes - received_bytes, now_s - at_s
+            )
+            sent_bytes, received_bytes, at_s = traffic.sent_bytes, traffic.received_bytes, now_s
             sending = ", ".join(
                 f"{size / 1e6:.2f} MB to {short(peer)}" for peer, size in traffic.drain_recent().items()
             )
@@ -299,6 +357,19 @@ class Peer:
         if self._config.slices is not None:
             return list(self._config.slices)
         return [slice_id for slice_id, r in self._saved.items() if r.owned and slice_id != COMMON] or None
+
+    def _most_slices(self) -> int:
+        """How many slices to train at once: what the volunteer allows, if memory does."""
+        wanted = min(self._config.max_slices, self._run.slicing.slices)
+        if wanted == 1:
+            return 1
+        run, engine = self._run, self._config.engine
+        budget_bytes = device_memory_bytes(engine.device)
+        try:
+            fitting = fit(run.model, run.slicing, batch=run.inner.batch, budget_bytes=budget_bytes, engine=engine)
+        except DoesNotFit:
+            return 1  # counted with a margin: the one slice that we must own may still work
+        return min(wanted, len(fitting.owned - {COMMON}))
 
     def _starting_replicas(self, owned: frozenset[SliceId]) -> dict[SliceId, Replica]:
         """From our disk where it has what we need, else version 0."""

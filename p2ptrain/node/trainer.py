@@ -35,6 +35,13 @@ class Swap:
 
 
 @dataclass(frozen=True, slots=True)
+class Own:
+    """Train these slices from now on, and only compute with the others; their weights stay until a ``Swap``."""
+
+    slices: frozenset[SliceId]
+
+
+@dataclass(frozen=True, slots=True)
 class Resume:
     """Train the round that starts from this version of the common part."""
 
@@ -73,7 +80,7 @@ class Trainer:
         self._on_trained = on_trained
         self._emit = emit
         self._threads = threads
-        self._inbox: queue.SimpleQueue[Swap | Resume | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[Swap | Own | Resume | None] = queue.SimpleQueue()
         self._cut_off_s: float | None = None
         self._stopping = threading.Event()
         self._event_loop = asyncio.get_running_loop()
@@ -85,7 +92,7 @@ class Trainer:
         """Start the thread, which waits for the first ``Resume``."""
         self._thread.start()
 
-    def send(self, message: Swap | Resume) -> None:
+    def send(self, message: Swap | Own | Resume) -> None:
         """Hand a message to the thread."""
         self._inbox.put(message)
 
@@ -125,7 +132,7 @@ class Trainer:
         while (message := self._inbox.get()) is not None:
             if isinstance(message, Resume):
                 return message.round
-            self._swap(message)
+            self._change(message)
         return None
 
     def _train(self, round: Version) -> RoundTrained | None:
@@ -142,7 +149,7 @@ class Trainer:
                 message = self._inbox.get()
                 if isinstance(message, Swap):
                     self._swap(message)
-                else:
+                else:  # ``Own`` comes between rounds too: a slice's tokens are those of its whole round
                     assert message is None, "a round is resumed only after it ended"
                     return None
             try:
@@ -166,6 +173,13 @@ class Trainer:
         self._cut_off_s = None
         values = {slice_id: inner.local_values(slice_id) for slice_id in inner.owned}
         return RoundTrained(values, tokens, losses)
+
+    def _change(self, message: Swap | Own) -> None:
+        match message:
+            case Swap():
+                self._swap(message)
+            case Own(slices):
+                self._inner = self._inner.owning(slices)
 
     def _swap(self, swap: Swap) -> None:
         values = swap.values

@@ -72,6 +72,19 @@ async def catch_up(
     return steps
 
 
+async def fetch_owned(context: Context, replica: Replica) -> OwnedState:
+    """The owners' state of a slice that this peer has followed so far, at the version where it stands.
+
+    Raises:
+        BlobUnavailable: no owner has that version's state any more; follow on, and ask again.
+        BadMessage: the bytes are of another version than certified.
+    """
+    certificate = replica.certificate
+    assert certificate is not None, "version 0 is everybody's own to make"
+    donors = context.donors(certificate.value.owners, certificate.value.slice)
+    return await _Task(context, replica, certificate, donors).fetch_owned()
+
+
 class _Task:
     """One certificate to reach from one replica."""
 
@@ -154,15 +167,18 @@ class _Task:
         blob, donor = await self._fetch(BlobRef(self._value.published_digest, 2 * self._numel), "published weights")
         published = PublishedState.of(self._value.version, np.frombuffer(blob, "<u2").astype(np.uint16))
         self._report("published", len(blob), donor, started_s)
-        owned = None
-        if self._replica.owned is not None:
-            started_s = clock.monotonic_s()
-            blob, donor = await self._fetch(BlobRef(self._value.digest, owned_blob_bytes(self._numel)), "anchor")
-            owned = OwnedState.from_blob(blob)
-            if owned.version != self._value.version:
-                raise BadMessage(f"the state blob says version {owned.version}")
-            self._report("anchor", len(blob), donor, started_s)
+        owned = await self.fetch_owned() if self._replica.owned is not None else None
         return Advance(self._certificate, Replica(self._certificate, published, owned), [])
+
+    async def fetch_owned(self) -> OwnedState:
+        """The owners' state alone."""
+        started_s = clock.monotonic_s()
+        blob, donor = await self._fetch(BlobRef(self._value.digest, owned_blob_bytes(self._numel)), "anchor")
+        owned = OwnedState.from_blob(blob)
+        if owned.version != self._value.version:
+            raise BadMessage(f"the state blob says version {owned.version}")
+        self._report("anchor", len(blob), donor, started_s)
+        return owned
 
     async def _fetch(self, ref: BlobRef, what: str) -> tuple[memoryview, PeerId]:
         name = f"{what} of slice {self._value.slice} v{self._value.version}"

@@ -29,6 +29,18 @@ class Listener(Protocol):
     def slice_moved(self, slice_id: SliceId) -> None:
         """A slice, owned or not, is at a new version."""
 
+    def slices_changed(self, trained: frozenset[SliceId]) -> None:
+        """Train these slices from the next round on, and no others; all of them are owned."""
+
+    def is_training(self, slice_id: SliceId) -> bool:
+        """Whether a slice is still trained, or a contribution to it is on its way."""
+
+    def past_of(self, slice_id: SliceId) -> "Past":
+        """What this peer last promised and voted for as an owner of the slice, from its disk."""
+
+    def initial_state(self, slice_id: SliceId) -> OwnedState:
+        """Version 0 of a slice, computed from the run's seed."""
+
     def save_promise(self, slice_id: SliceId, promise: Promise) -> None:
         """Put the ballot that we take part in on disk before we say so."""
 

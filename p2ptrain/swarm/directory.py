@@ -5,8 +5,9 @@ believes it: signed by the peer whose subkey it has, about that peer, with the e
 the future.
 """
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from google.protobuf.message import DecodeError
@@ -15,7 +16,8 @@ from p2ptrain import clock
 from p2ptrain.errors import BadRecord
 from p2ptrain.identity.keys import Identity
 from p2ptrain.identity.signing import Signed, sign, verify
-from p2ptrain.ids import PeerId, RunId, SliceId
+from p2ptrain.ids import COMMON, PeerId, RunId, SliceId
+from p2ptrain.swarm.coverage import Member
 from p2ptrain.wire.libp2p import DirectoryRecord, Libp2pNode, record_key
 from p2ptrain.wire.messages import PROTOCOL
 from p2ptrain.wire.v1 import peer_pb2 as pb
@@ -28,6 +30,32 @@ _CONTEXT = "claim"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Capacity:
+    """What a peer can give, as it measured it; 0 where it has not."""
+
+    max_slices: int = 1
+    """Numbered slices that it can train at once."""
+    tokens_per_s: float = 0.0
+    uplink_mbps: float = 0.0
+    """The fastest second of sending so far: a floor of what the line can do."""
+    downlink_mbps: float = 0.0
+    """The same for receiving."""
+
+    def with_step(self, tokens_per_s: float) -> "Capacity":
+        """After an inner step at this speed: a moving average over about ten steps."""
+        before = self.tokens_per_s or tokens_per_s
+        return replace(self, tokens_per_s=0.9 * before + 0.1 * tokens_per_s)
+
+    def with_transfer(self, sent_bytes: int, received_bytes: int, seconds: float) -> "Capacity":
+        """After this much went through in about a second."""
+        return replace(
+            self,
+            uplink_mbps=max(self.uplink_mbps, 8e-6 * sent_bytes / seconds),
+            downlink_mbps=max(self.downlink_mbps, 8e-6 * received_bytes / seconds),
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Claim:
     """What one peer says it owns; valid until ``expires_s`` (wall time)."""
 
@@ -37,12 +65,32 @@ class Claim:
     """Slices whose state the peer holds."""
     joining: tuple[SliceId, ...] = ()
     """Slices whose state it is fetching."""
+    leaving: tuple[SliceId, ...] = ()
+    """Of ``ready``, those that it gives up when it is done with a move."""
+    capacity: Capacity = Capacity()
+    is_fixed: bool = False
+    """A person chose the slices."""
+    changed_s: float = 0.0
+    """Wall time of its last change of slices."""
     expires_s: float
 
     @property
     def slices(self) -> frozenset[SliceId]:
         """All that the peer owns or is about to; empty while it has not decided."""
         return frozenset(self.ready) | frozenset(self.joining)
+
+    def member(self) -> Member:
+        """The claim as the plan of coverage sees it."""
+        return Member(
+            peer=self.peer,
+            ready=_numbered(self.ready),
+            joining=_numbered(self.joining),
+            leaving=_numbered(self.leaving),
+            max_slices=self.capacity.max_slices,
+            tokens_per_s=self.capacity.tokens_per_s,
+            is_fixed=self.is_fixed,
+            changed_s=self.changed_s,
+        )
 
 
 class Directory(Protocol):
@@ -104,6 +152,15 @@ def _encode(identity: Identity, claim: Claim) -> bytes:
         joining=claim.joining,
         protocol=PROTOCOL,
         expires_s=claim.expires_s,
+        leaving=claim.leaving,
+        capacity=pb.Capacity(
+            max_slices=claim.capacity.max_slices,
+            tokens_per_s=claim.capacity.tokens_per_s,
+            uplink_mbps=claim.capacity.uplink_mbps,
+            downlink_mbps=claim.capacity.downlink_mbps,
+        ),
+        fixed=claim.is_fixed,
+        changed_s=claim.changed_s,
     )
     signed = sign(identity, _CONTEXT, body.SerializeToString(deterministic=True))
     return pb.Signed(body=signed.body, signer=signed.signer, signature=signed.signature).SerializeToString()
@@ -129,5 +186,23 @@ def _decode(value: bytes) -> Claim:
         peer=PeerId(body.peer),
         ready=tuple(map(SliceId, body.ready)),
         joining=tuple(map(SliceId, body.joining)),
+        leaving=tuple(map(SliceId, body.leaving)),
+        capacity=Capacity(
+            max_slices=max(1, body.capacity.max_slices),
+            tokens_per_s=_measured(body.capacity.tokens_per_s),
+            uplink_mbps=_measured(body.capacity.uplink_mbps),
+            downlink_mbps=_measured(body.capacity.downlink_mbps),
+        ),
+        is_fixed=body.fixed,
+        changed_s=_measured(body.changed_s),
         expires_s=body.expires_s,
     )
+
+
+def _measured(value: float) -> float:
+    """A stranger's number, or 0 for what cannot be one: NaN would make sorting, and so the plan, differ by order."""
+    return value if math.isfinite(value) and value > 0 else 0.0
+
+
+def _numbered(slices: tuple[SliceId, ...]) -> frozenset[SliceId]:
+    return frozenset(s for s in slices if s != COMMON)

@@ -149,6 +149,12 @@ class SliceOwner:
         return self._pending is not None
 
     @property
+    def can_stop(self) -> bool:
+        """Whether this peer owes the slice nothing: no round is open, and no vote of ours waits for its certificate."""
+        s = self._state
+        return s.stage is rounds.Stage.IDLE and not self.is_averaging and self._held is None and s.accepted is None
+
+    @property
     def owners(self) -> tuple[PeerId, ...]:
         """Who decides the next version."""
         return self._state.head.owners or self._state.ballot.members

@@ -14,14 +14,23 @@ from typing import Any
 import numpy as np
 
 from p2ptrain import __version__, clock
-from p2ptrain.errors import BadMessage, BadRecord, PeerUnreachable, WireError
-from p2ptrain.events import Refused, SlicesClaimed, SliceTakenOver
+from p2ptrain.errors import BadMessage, BadRecord, BlobUnavailable, PeerUnreachable, WireError
+from p2ptrain.events import (
+    ChangeAbandoned,
+    CoverageChanged,
+    Refused,
+    SliceGained,
+    SliceGivenUp,
+    SlicesClaimed,
+    SliceTakenOver,
+)
 from p2ptrain.ids import COMMON, PeerId, SliceId, Version, slice_order
-from p2ptrain.swarm.catch_up import catch_up, head_of
+from p2ptrain.swarm.assignment import Assignment
+from p2ptrain.swarm.catch_up import catch_up, fetch_owned, head_of
 from p2ptrain.swarm.certificates import check_certificate
-from p2ptrain.swarm.claims import choose_slice
 from p2ptrain.swarm.context import Context, Past, Replica
-from p2ptrain.swarm.directory import Claim, Directory
+from p2ptrain.swarm.coverage import Change, Coverage, Pace, Target
+from p2ptrain.swarm.directory import Capacity, Claim, Directory
 from p2ptrain.swarm.follower import SliceFollower
 from p2ptrain.swarm.owner import SliceOwner
 from p2ptrain.swarm.rounds import Head
@@ -39,6 +48,8 @@ _PULL_EVERY_S = 2.0
 _MAX_DIRECTORY_INTERVAL_S = 2.0
 """Longest pause between looks at the directory; a look costs a few milliseconds."""
 _MAX_ACQUAINTANCES = 32
+_STATE_ATTEMPTS = 10
+"""Times that an owners' state is asked for, each time at the then newest version, before a change is abandoned."""
 _SETTLE_S = 1.0
 """Pause between announcing that we are undecided and choosing, so that peers that start together see each other."""
 
@@ -52,12 +63,16 @@ class Condition:
     tokens: int
     validation_loss_nats: float
     """NaN: not measured."""
+    capacity: Capacity
+    """What it can give."""
 
 
 class Swarm:
     """This peer among the others; ``start``, ``join``, then ``run`` until cancelled, then ``leave``."""
 
-    def __init__(self, context: Context, directory: Directory, condition: Callable[[], Condition]) -> None:
+    def __init__(
+        self, context: Context, directory: Directory, condition: Callable[[], Condition], target: Target
+    ) -> None:
         self.owners: dict[SliceId, SliceOwner] = {}
         self.followers: dict[SliceId, SliceFollower] = {}
         context.caller = self
@@ -67,6 +82,21 @@ class Swarm:
         self._acquaintances: list[PeerId] = []
         """Peers that we have known, newest first; some of them may be gone."""
         self._group: asyncio.TaskGroup | None = None
+        self._running: dict[SliceId, asyncio.Task[None]] = {}
+        """Per owned slice the task that drives its rounds."""
+        lease_s = context.exchange.lease_s
+        self._look_s = min(_MAX_DIRECTORY_INTERVAL_S, lease_s / 4)
+        self.assignment = Assignment(
+            context.me,
+            context.run,
+            tuple(s for s in context.numel if s != COMMON),
+            target=target,
+            pace=Pace.of(lease_s=lease_s, look_s=self._look_s),
+            capacity=lambda: condition().capacity,
+        )
+        self._coverage_seen: dict[SliceId, Coverage] = {}
+        self._coverage_said: dict[SliceId, tuple[bool, bool]] = {}
+        """Per slice whether it was covered and thin when we last said so."""
 
     # Life.
 
@@ -78,21 +108,29 @@ class Swarm:
         await node.serve(HEADS, pb.HeadsRequest, self._on_heads)
         await node.serve(STATUS, pb.StatusRequest, self._on_status)
 
-    async def choose(self, wanted: Sequence[SliceId] | None) -> frozenset[SliceId]:
-        """The slices that this peer owns from now on, always with the common part; published as a claim."""
+    async def choose(self, wanted: Sequence[SliceId] | None, *, is_fixed: bool) -> frozenset[SliceId]:
+        """The slices that this peer owns from now on, always with the common part; published as a claim.
+
+        Args:
+            wanted: numbered slices; None takes the one that needs an owner most.
+            is_fixed: nobody but the volunteer changes them later.
+        """
+        mine = self.assignment
+        mine.is_fixed = is_fixed
         if wanted is None:
-            await self._publish(ready=(), joining=())
+            await self._publish()
             await asyncio.sleep(_SETTLE_S)
             await self._look()
-            numbered = [s for s in self._context.numel if s != COMMON]
-            choice = choose_slice(self._context.me, numbered, await self._living_claims())
-            wanted, reason = [choice.slice], choice.reason
+            choice = mine.first_choice(await self._living_claims(), clock.wall_s())
+            assert choice.gains is not None
+            wanted, reason = [choice.gains], choice.reason
         else:
-            reason = "as you asked"
-        owned = frozenset([COMMON, *wanted])
-        await self._publish(ready=(), joining=_sorted(owned))
-        self._context.events.emit(SlicesClaimed(slices=list(_sorted(owned)), reason=reason))
-        return owned
+            reason = "as you asked" if is_fixed else "its state is on our disk"
+        mine.joining = frozenset([COMMON, *wanted])
+        mine.changed_s = clock.wall_s()
+        await self._publish()
+        self._context.events.emit(SlicesClaimed(slices=list(_sorted(mine.joining)), reason=reason))
+        return mine.joining
 
     async def join(
         self, owned: frozenset[SliceId], replicas: Mapping[SliceId, Replica], pasts: Mapping[SliceId, Past]
@@ -111,38 +149,41 @@ class Swarm:
         while moved := await self._catch_up_all(current):
             current |= moved
         for slice_id in orphans:
-            current[slice_id] = self._take_over(slice_id, current[slice_id], replicas[slice_id])
+            # Our own state is as good as any if nobody went on after it.
+            is_newest = head_of(current[slice_id]) == head_of(replicas[slice_id])
+            current[slice_id] = replicas[slice_id] if is_newest else self._take_over(slice_id, current[slice_id])
         for slice_id in _sorted(self._context.numel):
             if slice_id in owned:
                 past = pasts.get(slice_id, Past())
                 self.owners[slice_id] = SliceOwner(self._context, slice_id, current[slice_id], past)
             else:
                 self.followers[slice_id] = SliceFollower(self._context, slice_id, current[slice_id])
-        await self._publish(ready=_sorted(owned), joining=())
+        self.assignment.ready, self.assignment.joining = owned, frozenset()
+        await self._publish()
         # Peers that become ready together should find each other before one of them founds the group alone.
         await asyncio.sleep(_SETTLE_S)
         await self._look()
 
-    def _take_over(self, slice_id: SliceId, found: Replica, ours: Replica) -> Replica:
-        """A slice without living owners: our own state if it is the newest, else the published weights as anchor."""
-        if head_of(found) == head_of(ours):
-            return ours
-        version = found.published.version
+    def _take_over(self, slice_id: SliceId, found: Replica) -> Replica:
+        """A slice without living owners, from its published weights: they are the anchor from now on."""
+        if found.certificate is None:
+            return replace(found, owned=self._context.listener.initial_state(slice_id))
+        version, values = found.published.version, found.published.values
         self._context.events.emit(SliceTakenOver(slice=slice_id, version=version))
-        values = found.published.values
         return replace(found, owned=OwnedState.of(version, values, np.zeros_like(values)))
 
     async def run(self) -> None:
         """Keep claims fresh, rounds going and news flowing until cancelled."""
         async with asyncio.TaskGroup() as self._group:
-            for owner in self.owners.values():
-                self._spawn(owner.run())
+            for slice_id, owner in self.owners.items():
+                self._running[slice_id] = self._group.create_task(owner.run())
             self._spawn(self._keep_directory())
             self._spawn(self._pull_news())
 
     async def leave(self) -> None:
         """Withdraw the claim, so that nobody waits for us."""
-        await self._publish(ready=(), joining=())
+        self.assignment.leave_all()
+        await self._publish()
 
     def replica(self, slice_id: SliceId) -> Replica:
         """What this peer holds of a slice."""
@@ -271,16 +312,21 @@ class Swarm:
 
     async def _keep_directory(self) -> None:
         lease_s = self._context.exchange.lease_s
-        interval_s = min(_MAX_DIRECTORY_INTERVAL_S, lease_s / 4)
         published_s = clock.monotonic_s()
         while True:
-            await asyncio.sleep(interval_s)
+            await asyncio.sleep(self._look_s)
             if clock.monotonic_s() - published_s > lease_s / 3:
                 published_s = clock.monotonic_s()
                 self._acquaintances = [*self._context.claims, *self._acquaintances][:_MAX_ACQUAINTANCES]
                 await self._context.node.keep_acquaintance(set(self._acquaintances))
-                await self._publish(ready=_sorted(self.owners), joining=())
+                await self._publish()
             await self._look()
+            self._report_coverage()
+            await self._release_what_others_own()
+            now_s, wall_s = clock.monotonic_s(), clock.wall_s()
+            if change := self.assignment.due(self._context.claims, monotonic_s=now_s, wall_s=wall_s):
+                self.assignment.begin(change, wall_s)
+                self._spawn(self._carry_out(change))
 
     async def _look(self) -> None:
         """Bring our view of the claims up to date, and tell the owners what changed."""
@@ -365,14 +411,115 @@ class Swarm:
                     moved[slice_id] = steps[-1].replica
         return moved
 
-    async def _publish(self, *, ready: Sequence[SliceId], joining: Sequence[SliceId]) -> None:
-        claim = Claim(
-            run=self._context.run,
-            peer=self._context.me,
-            ready=tuple(ready),
-            joining=tuple(joining),
-            expires_s=clock.wall_s() + self._context.exchange.lease_s,
-        )
+    # Changing slices while running.
+
+    async def _carry_out(self, change: Change) -> None:
+        """One line of the plan that names us; ``assignment`` has begun it."""
+        mine = self.assignment
+        await self._publish()
+        held = (mine.ready | mine.joining) - mine.leaving
+        self._context.events.emit(SlicesClaimed(slices=list(_sorted(held)), reason=change.reason))
+        if change.gains:
+            try:
+                replica = await self._owners_replica(change.gains)
+            except (BlobUnavailable, BadMessage) as error:
+                mine.abandon(change)
+                self._context.events.emit(ChangeAbandoned(slice=change.gains, reason=str(error)))
+                await self._publish()
+                return
+            self._start_owning(change.gains, replica)
+            mine.has_joined(change.gains)
+            version = replica.published.version
+            self._context.events.emit(SliceGained(slice=change.gains, version=version, reason=change.reason))
+            await self._publish()
+        self._context.listener.slices_changed(mine.trained)
+
+    async def _owners_replica(self, slice_id: SliceId) -> Replica:
+        """The owners' state of a slice that we have followed so far, at the newest version that we can find.
+
+        Raises:
+            BlobUnavailable: its owners are there but do not deliver.
+            BadMessage: they deliver something else.
+        """
+        current = self.followers[slice_id].replica
+        for attempt in range(_STATE_ATTEMPTS):
+            current = await self._newest(slice_id, current)
+            if not self._context.holders(slice_id) - {self._context.me}:
+                return self._take_over(slice_id, current)
+            try:
+                # Owners keep the state of their present version only: a fast slice has to be caught.
+                if current.certificate is None:
+                    owned = self._context.listener.initial_state(slice_id)
+                else:
+                    owned = await fetch_owned(self._context, current)
+            except BlobUnavailable:
+                if attempt == _STATE_ATTEMPTS - 1:
+                    raise
+                continue
+            return await self._newest(slice_id, replace(current, owned=owned))
+        raise AssertionError("unreachable")
+
+    async def _newest(self, slice_id: SliceId, current: Replica) -> Replica:
+        while moved := await self._catch_up_all({slice_id: current}):
+            current = moved[slice_id]
+        return current
+
+    def _start_owning(self, slice_id: SliceId, replica: Replica) -> None:
+        follower = self.followers.pop(slice_id)
+        owner = SliceOwner(self._context, slice_id, replica, self._context.listener.past_of(slice_id))
+        owner.history, owner.loss_nats = follower.history, follower.loss_nats
+        self.owners[slice_id] = owner
+        assert self._group is not None
+        self._running[slice_id] = self._group.create_task(owner.run())
+
+    async def _release_what_others_own(self) -> None:
+        """End our part in slices that we leave, once others are owners by certificate and nothing of ours is open."""
+        mine = self.assignment
+        for slice_id in _sorted(mine.leaving):
+            owner = self.owners[slice_id]
+            others = set(owner.owners) & self._context.holders(slice_id) - {self._context.me}
+            if not others or not mine.may_release(slice_id, self._context.claims):
+                if not mine.joining and mine.stays_after_all(slice_id):
+                    mine.stay(slice_id)
+                    self._context.listener.slices_changed(mine.trained)
+                    await self._publish()
+                continue
+            if self._context.listener.is_training(slice_id) or not owner.can_stop:
+                continue
+            self._running.pop(slice_id).cancel()
+            del self.owners[slice_id]
+            follower = SliceFollower(self._context, slice_id, replace(owner.replica, owned=None))
+            follower.history, follower.loss_nats = owner.history, owner.loss_nats
+            self.followers[slice_id] = follower
+            mine.has_released(slice_id)
+            reason = f"{len(others)} others own it"
+            version = owner.replica.published.version
+            self._context.events.emit(SliceGivenUp(slice=slice_id, version=version, reason=reason))
+            await self._publish()
+
+    def _report_coverage(self) -> None:
+        """Say it once when a slice comes to lack owners or has enough again, by two looks that agree."""
+        before, self._coverage_seen = self._coverage_seen, self.assignment.coverage(self._context.claims)
+        for slice_id, now in self._coverage_seen.items():
+            state = (now.is_covered, now.is_thin)
+            then = before.get(slice_id)
+            if then is None or (then.is_covered, then.is_thin) != state:
+                continue
+            if self._coverage_said.get(slice_id, (True, False)) != state:
+                self._coverage_said[slice_id] = state
+                self._context.events.emit(
+                    CoverageChanged(
+                        slice=slice_id,
+                        owners=now.ready,
+                        replicas=now.target.replicas,
+                        is_covered=now.is_covered,
+                        verdict=now.verdict,
+                    )
+                )
+
+    async def _publish(self) -> None:
+        """Tell everybody what we own, as ``assignment`` has it now."""
+        claim = self.assignment.claim(clock.wall_s() + self._context.exchange.lease_s)
         self._context.claims = {**self._context.claims, claim.peer: claim}
         await self._directory.publish(claim)
 

@@ -19,6 +19,7 @@ from p2ptrain.model.slicing import SlicePlan
 from p2ptrain.training import evaluation
 from p2ptrain.training.backward import batch_gradients, clip_scale, gradient_norm
 from p2ptrain.training.engine import describe, engine_transformer, is_out_of_memory, lighter_engine
+from p2ptrain.training.moments import SliceMoments, fill_moments, slice_moments
 from p2ptrain.training.optimizer import inner_optimizer
 
 logger = logging.getLogger(__name__)
@@ -153,6 +154,30 @@ class InnerLoop:
     def restore_optimizer(self, state: Mapping[str, torch.Tensor]) -> None:
         """Take over what ``optimizer_state`` of a loop with the same model and owned slices gave."""
         self._optimizer.restore(state)
+
+    def owning(self, owned: frozenset[SliceId]) -> "InnerLoop":
+        """The loop of a peer that owns other slices from now on, at the same inner step of the same round.
+
+        Weights are as they are; AdamW's memory is kept of slices that are owned before and after. This loop is not to
+        be used any more.
+
+        Args:
+            owned: what trains in the new loop.
+        """
+        values = {slice_id: self.local_values(slice_id) for slice_id in self.plan.slice_ids}
+        kept = {slice_id: self.moments(slice_id) for slice_id in owned & self.owned}
+        loop = InnerLoop(self.run, self.plan, owned, values, self._corpus, self.peer, self.engine)
+        loop.remember(kept)
+        loop.round, loop.inner_step = self.round, self.inner_step
+        return loop
+
+    def moments(self, slice_id: SliceId) -> SliceMoments:
+        """A copy of AdamW's memory of an owned slice."""
+        return slice_moments(self.plan, self.owned, self._optimizer.moments(), slice_id)
+
+    def remember(self, moments: Mapping[SliceId, SliceMoments]) -> None:
+        """Take over AdamW's memory of these owned slices; the rest stays as it is."""
+        self._optimizer.set_moments(fill_moments(self.plan, self.owned, self._optimizer.moments(), moments))
 
     def validation_loss(self, num_windows: int) -> float:
         """Loss of the model as it is now on held-out text, nats per token."""

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from p2ptrain.config.schema import InnerConfig
 from p2ptrain.model.transformer import Transformer
+from p2ptrain.training.moments import LeafMoments
 from p2ptrain.training.split_adamw import SplitAdamW
 
 
@@ -22,6 +23,12 @@ class InnerOptimizer(Protocol):
 
     def restore(self, memory: Mapping[str, Tensor]) -> None:
         """Take over what ``memory`` of an optimizer of the same parameters gave."""
+
+    def moments(self) -> list[LeafMoments]:
+        """What it remembers of each parameter; zeros before the first update. May be views: copy to keep."""
+
+    def set_moments(self, leaves: Sequence[LeafMoments]) -> None:
+        """Go on with these, one a parameter."""
 
 
 def inner_optimizer(model: Transformer, inner: InnerConfig) -> InnerOptimizer:
@@ -65,3 +72,21 @@ class TorchAdamW(torch.optim.AdamW):
             index, _, key = name.partition(".")
             entries.setdefault(int(index), {})[key] = value
         self.load_state_dict({**self.state_dict(), "state": entries})
+
+    def moments(self) -> list[LeafMoments]:
+        """What it remembers of each parameter; zeros before the first update. May be views: copy to keep."""
+        return [
+            LeafMoments(known["exp_avg"], known["exp_avg_sq"], float(known["step"]))
+            if (known := self.state.get(parameter))
+            else LeafMoments(torch.zeros_like(parameter), torch.zeros_like(parameter), 0.0)
+            for parameter in self._parameters
+        ]
+
+    def set_moments(self, leaves: Sequence[LeafMoments]) -> None:
+        """Go on with these, one a parameter."""
+        for parameter, leaf in zip(self._parameters, leaves, strict=True):
+            self.state[parameter] = {
+                "step": torch.tensor(leaf.steps, dtype=torch.float32, device=parameter.device),
+                "exp_avg": leaf.mean.detach().to(parameter),
+                "exp_avg_sq": leaf.square.detach().to(parameter),
+            }

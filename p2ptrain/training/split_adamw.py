@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from p2ptrain.config.schema import InnerConfig
 from p2ptrain.model.sliced_linear import joined_master, split_master
+from p2ptrain.training.moments import LeafMoments
 
 _CHUNK_ELEMENTS = 1 << 22
 """Elements whose master exists as float32 at a time, 16 MiB with half a dozen temporary tensors beside it, where the
@@ -81,6 +82,19 @@ class SplitAdamW:
         for name, tensors in self._remembered().items():
             for index, tensor in enumerate(tensors):
                 tensor.copy_(memory[f"{name}.{index}"])
+
+    def moments(self) -> list[LeafMoments]:
+        """What it remembers of each parameter, as views."""
+        kept = zip(self._means, self._squares, self._done, strict=True)
+        return [LeafMoments(mean, square, float(done)) for mean, square, done in kept]
+
+    def set_moments(self, leaves: Sequence[LeafMoments]) -> None:
+        """Go on with these, one a parameter."""
+        kept = zip(self._means, self._squares, self._done, leaves, strict=True)
+        for mean, square, done, leaf in kept:
+            mean.copy_(leaf.mean)
+            square.copy_(leaf.square)
+            done.fill_(leaf.steps)
 
     def _remembered(self) -> dict[str, list[Tensor]]:
         return {"mean": self._means, "square": self._squares, "done": self._done}

@@ -17,20 +17,40 @@ class Signed(_message.Message):
     def __init__(self, body: _Optional[bytes] = ..., signer: _Optional[str] = ..., signature: _Optional[bytes] = ...) -> None: ...
 
 class Claim(_message.Message):
-    __slots__ = ("run", "peer", "ready", "joining", "protocol", "expires_s")
+    __slots__ = ("run", "peer", "ready", "joining", "protocol", "expires_s", "leaving", "capacity", "fixed", "changed_s")
     RUN_FIELD_NUMBER: _ClassVar[int]
     PEER_FIELD_NUMBER: _ClassVar[int]
     READY_FIELD_NUMBER: _ClassVar[int]
     JOINING_FIELD_NUMBER: _ClassVar[int]
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     EXPIRES_S_FIELD_NUMBER: _ClassVar[int]
+    LEAVING_FIELD_NUMBER: _ClassVar[int]
+    CAPACITY_FIELD_NUMBER: _ClassVar[int]
+    FIXED_FIELD_NUMBER: _ClassVar[int]
+    CHANGED_S_FIELD_NUMBER: _ClassVar[int]
     run: str
     peer: str
     ready: _containers.RepeatedScalarFieldContainer[str]
     joining: _containers.RepeatedScalarFieldContainer[str]
     protocol: int
     expires_s: float
-    def __init__(self, run: _Optional[str] = ..., peer: _Optional[str] = ..., ready: _Optional[_Iterable[str]] = ..., joining: _Optional[_Iterable[str]] = ..., protocol: _Optional[int] = ..., expires_s: _Optional[float] = ...) -> None: ...
+    leaving: _containers.RepeatedScalarFieldContainer[str]
+    capacity: Capacity
+    fixed: bool
+    changed_s: float
+    def __init__(self, run: _Optional[str] = ..., peer: _Optional[str] = ..., ready: _Optional[_Iterable[str]] = ..., joining: _Optional[_Iterable[str]] = ..., protocol: _Optional[int] = ..., expires_s: _Optional[float] = ..., leaving: _Optional[_Iterable[str]] = ..., capacity: _Optional[_Union[Capacity, _Mapping]] = ..., fixed: _Optional[bool] = ..., changed_s: _Optional[float] = ...) -> None: ...
+
+class Capacity(_message.Message):
+    __slots__ = ("max_slices", "tokens_per_s", "uplink_mbps", "downlink_mbps")
+    MAX_SLICES_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_PER_S_FIELD_NUMBER: _ClassVar[int]
+    UPLINK_MBPS_FIELD_NUMBER: _ClassVar[int]
+    DOWNLINK_MBPS_FIELD_NUMBER: _ClassVar[int]
+    max_slices: int
+    tokens_per_s: float
+    uplink_mbps: float
+    downlink_mbps: float
+    def __init__(self, max_slices: _Optional[int] = ..., tokens_per_s: _Optional[float] = ..., uplink_mbps: _Optional[float] = ..., downlink_mbps: _Optional[float] = ...) -> None: ...
 
 class BlobRef(_message.Message):
     __slots__ = ("sha256", "size_bytes")
