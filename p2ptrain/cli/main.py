@@ -14,7 +14,9 @@ import typer
 from p2ptrain.cli.bench_commands import bench_app
 from p2ptrain.cli.bootstrap_command import bootstrap
 from p2ptrain.cli.codec_commands import codec_quality, codec_speed
+from p2ptrain.cli.dash_command import dash
 from p2ptrain.cli.demo_command import demo
+from p2ptrain.cli.doctor_command import doctor
 from p2ptrain.cli.lab_commands import lab_app
 from p2ptrain.cli.manifest_commands import run_app
 from p2ptrain.cli.model_commands import export, generate
@@ -27,7 +29,7 @@ app.add_typer(bench_app, name="bench")
 app.add_typer(lab_app, name="lab")
 bench_app.command("codec")(codec_speed)
 lab_app.command("codec")(codec_quality)
-for command in (demo, bootstrap, peer, swarm):
+for command in (demo, bootstrap, peer, dash, doctor, swarm):
     app.command()(command)
 app.command()(generate)
 app.command()(export)

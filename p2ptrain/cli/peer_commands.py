@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from p2ptrain.cli.doctor_command import examine_at_start
 from p2ptrain.cli.processes import quiet_imports, run_loop, run_until_signal
-from p2ptrain.cli.run_source import read_run
+from p2ptrain.cli.run_source import RunSource, read_run
 from p2ptrain.errors import ConfigError, UsageError
 from p2ptrain.ids import SliceId, short
 
@@ -19,25 +20,22 @@ if TYPE_CHECKING:
     from p2ptrain.events import Record
     from p2ptrain.node.observer import SwarmReport
 
-Bootstrap = Annotated[
-    list[str], typer.Option("--bootstrap", help="Address that `p2ptrain bootstrap` prints; repeat it for several.")
+Run = Annotated[
+    str,
+    typer.Option(
+        metavar="FILE|ADDRESS|URL",
+        envvar="P2PTRAIN_RUN",
+        help="The run's manifest; or the address of a bootstrap node or any peer, or the URL of a status page, from"
+        " which it is fetched.",
+    ),
 ]
-Manifest = Annotated[Path, typer.Option("--run", help="The run's manifest, made by `p2ptrain run new`.")]
 Host = Annotated[
     str, typer.Option(help="Address to listen on  [default: this machine only if all bootstraps are on it, else all]")
 ]
 
 
 def peer(
-    run: Annotated[
-        str,
-        typer.Option(
-            metavar="FILE|ADDRESS|URL",
-            envvar="P2PTRAIN_RUN",
-            help="The run's manifest; or the address of a bootstrap node or any peer, or the URL of a status page,"
-            " from which it is fetched.",
-        ),
-    ],
+    run: Run,
     home: Annotated[
         Path, typer.Option(envvar="P2PTRAIN_HOME", help="Folder of this peer's identity, checkpoint and journal.")
     ],
@@ -76,11 +74,7 @@ def peer(
 
     with quiet_imports():
         source = read_run(run)
-    bootstraps = tuple(dict.fromkeys([*source.bootstraps, *(bootstrap or [])]))
-    if not bootstraps:
-        raise UsageError(
-            f"--run {run} is a file and says nobody to join; add --bootstrap ADDRESS of any node of the run"
-        )
+    bootstraps = _bootstraps(run, source, bootstrap)
     config = parse_run(source.text, source=source.name)
     plan = SlicePlan.of(config.model, config.slicing)
     wanted = _wanted_slices(slices, plan.slice_ids)
@@ -98,6 +92,7 @@ def peer(
         limits=LimitsConfig(upload_mbps=upload_mbps, download_mbps=download_mbps),
         refetch=refetch,
     )
+    examine_at_start(home, config, peer_config.engine.device)
     with Home.open(home, source.text, run_id(config)) as opened, Journal(opened.journal_path) as journal:
         events = EventBus(sinks=[journal, _print_noteworthy], last_sequence=journal.last_sequence)
         this = Peer(peer_config, opened, corpus, events)
@@ -105,27 +100,59 @@ def peer(
 
 
 def swarm(
-    run: Manifest,
-    bootstrap: Bootstrap,
+    run: Run,
+    bootstrap: Annotated[
+        list[str] | None,
+        typer.Option("--bootstrap", help="Address of a bootstrap node or any peer; repeat it for several."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    every: Annotated[
+        float, typer.Option(min=0, metavar="SECONDS", help="Go on looking, with --json a line each time; 0 looks once.")
+    ] = 0,
 ) -> None:
     """Look at a run without taking part: its slices, their owners and digests, and what each peer does.
 
     Example: p2ptrain swarm --run tiny.toml --bootstrap /ip4/127.0.0.1/tcp/31337/p2p/12D3Koo... --json
     """
-    from p2ptrain.config.load import load_run, run_id
+    from p2ptrain.config.load import parse_run, run_id
     from p2ptrain.config.schema import NetworkConfig
     from p2ptrain.ids import COMMON, numbered_slices
 
-    config = load_run(run)
     with quiet_imports():
-        from p2ptrain.node.observer import observe
+        source = read_run(run)
+        from p2ptrain.node.observer import observe, observe_often
         from p2ptrain.swarm.coverage import Target
+    config = parse_run(source.text, source=source.name)
+    network = NetworkConfig(bootstraps=_bootstraps(run, source, bootstrap))
     ids = [COMMON, *numbered_slices(config.slicing.slices)]
     target = Target(replicas=config.slicing.replicas, quorum=config.slicing.quorum)
-    report = run_loop(observe(run_id(config), ids, NetworkConfig(bootstraps=tuple(bootstrap)), target))
+    if not every:
+        _print_report(run_loop(observe(run_id(config), ids, network, target)), as_json=as_json, indent=2)
+        return
     if as_json:
-        typer.echo(json.dumps(report.to_json(), indent=2))
+        # Whoever reads the lines need not have the manifest.
+        typer.echo(json.dumps({"manifest": source.text}))
+
+    def tell(report: "SwarmReport") -> None:
+        _print_report(report, as_json=as_json, indent=None)
+
+    run_until_signal(
+        lambda stop: observe_often(run_id(config), ids, network, target, every_s=every, stop=stop, tell=tell)
+    )
+
+
+def _bootstraps(run: str, source: RunSource, named: list[str] | None) -> tuple[str, ...]:
+    bootstraps = tuple(dict.fromkeys([*source.bootstraps, *(named or [])]))
+    if not bootstraps:
+        raise UsageError(
+            f"--run {run} is a file and says nobody to join; add --bootstrap ADDRESS of any node of the run"
+        )
+    return bootstraps
+
+
+def _print_report(report: "SwarmReport", *, as_json: bool, indent: int | None) -> None:
+    if as_json:
+        typer.echo(json.dumps(report.to_json(), indent=indent))
         return
     from rich.console import Console
 

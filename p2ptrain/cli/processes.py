@@ -41,12 +41,21 @@ def run_until_signal(work: Callable[[asyncio.Event], Coroutine[Any, Any, None]])
     run_loop(run())
 
 
-def run_loop(work: Coroutine[Any, Any, _Result]) -> _Result:
-    """Run ``work`` to its end; what a task group wraps is raised as the one error meant for people."""
-    import uvloop
+def run_loop(work: Coroutine[Any, Any, _Result], *, uses_terminal: bool = False) -> _Result:
+    """Run ``work`` to its end; what a task group wraps is raised as the one error meant for people.
 
+    Args:
+        work: what to run.
+        uses_terminal: it reads keys. uvloop makes what it reads non-blocking, for the shell too, to which the terminal
+            returns; and screens have no need of its speed.
+    """
+    factory = None
+    if not uses_terminal:
+        import uvloop
+
+        factory = uvloop.new_event_loop
     try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        with asyncio.Runner(loop_factory=factory) as runner:
             return runner.run(work)
     except BaseExceptionGroup as group:
         # A task group wraps what went wrong; people want the one error that was raised on purpose, if there is one.

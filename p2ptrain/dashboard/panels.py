@@ -14,7 +14,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from p2ptrain.dashboard.projection import Note, PeerView, SliceView, SwarmView
+from p2ptrain.dashboard.projection import Note, PeerView, SliceView, SwarmView, chosen_notes
 from p2ptrain.ids import COMMON, RunId, SliceId, short
 
 _GOOD, _TROUBLE, _QUIET = "bold cyan", "bold yellow", "dim"
@@ -268,16 +268,6 @@ def _log(notes: Sequence[Note], started_s: float, rows: int, glyphs: _Glyphs) ->
         text.append(f"{note.name} " if note.name else "", "bold")
         text.append(note.text, _NOTE_STYLES[note.kind])
     return text
-
-
-def chosen_notes(notes: Sequence[Note], rows: int) -> list[Note]:
-    """The newest notes for so many rows; when they are short, at most every third row goes to routine."""
-    special = [i for i, note in enumerate(notes) if note.kind != "routine"]
-    routine = [i for i, note in enumerate(notes) if note.kind == "routine"]
-    num_routine = min(len(routine), max(rows // 3, rows - len(special)))
-    num_special = min(len(special), rows - num_routine)
-    chosen = routine[len(routine) - num_routine :] + special[len(special) - num_special :]
-    return [notes[i] for i in sorted(chosen)]
 
 
 def note_line(note: Note, started_s: float) -> str:

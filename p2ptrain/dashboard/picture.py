@@ -21,6 +21,21 @@ _THEME = TerminalTheme(
         (177, 186, 196),
     ],
 )
+RICH_STYLES = {
+    "": "",
+    "strong": "bold",
+    "quiet": "#8b949e",
+    "accent": "cyan",
+    "good": "bold cyan",
+    "trouble": "bold yellow",
+    "mine": "bold magenta",
+    "other": "blue",
+    "border": "#2f6f7e",
+    "title": "bold",
+    "key": "bold reverse",
+    "chosen": "reverse",
+}
+"""``canvas.STYLES`` as rich calls them."""
 _REMOTE_FONTS = re.compile(r"@font-face\s*\{.*?\}", re.DOTALL)
 
 

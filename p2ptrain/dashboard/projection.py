@@ -4,7 +4,7 @@ Screens draw the view, the demo decides by it, and replaying the same journals g
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -203,6 +203,16 @@ def _was_said(view: SwarmView, text: str) -> bool:
     """Whether a recent note has the same beginning, up to the reason, which each peer puts in its own way."""
     gist = _with_names(view, text).partition(":")[0]
     return any(note.text.partition(":")[0] == gist for note in view.notes[-_RECENT_NOTES:])
+
+
+def chosen_notes(notes: Sequence[Note], rows: int) -> list[Note]:
+    """The newest notes for so many rows; when they are short, at most every third row goes to routine."""
+    special = [i for i, note in enumerate(notes) if note.kind != "routine"]
+    routine = [i for i, note in enumerate(notes) if note.kind == "routine"]
+    num_routine = min(len(routine), max(rows // 3, rows - len(special)))
+    num_special = min(len(special), rows - num_routine)
+    chosen = routine[len(routine) - num_routine :] + special[len(special) - num_special :]
+    return [notes[i] for i in sorted(chosen)]
 
 
 def with_fate(view: SwarmView, name: str, fate: Fate) -> SwarmView:

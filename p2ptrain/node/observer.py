@@ -1,9 +1,10 @@
 """Looking at a swarm without being part of it: who is there, and what each of them says it holds."""
 
 import asyncio
+import contextlib
 import math
 import tempfile
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,34 @@ async def observe(
     Raises:
         NetworkSetupError: no bootstrap answers.
     """
+    async with _observer(run, network) as (node, directory):
+        return await look(node, directory, run, slices, target)
+
+
+async def observe_often(
+    run: RunId,
+    slices: Sequence[SliceId],
+    network: NetworkConfig,
+    target: Target | None = None,
+    *,
+    every_s: float,
+    stop: asyncio.Event,
+    tell: Callable[[SwarmReport], None],
+) -> None:
+    """Ask every peer of the run, again and again, until ``stop`` is set; what else, as for ``observe``."""
+    async with _observer(run, network) as (node, directory):
+        while not stop.is_set():
+            report = await look(node, directory, run, slices, target)
+            tell(report)
+            await node.keep_acquaintance({peer.peer for peer in report.peers})
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(every_s):
+                    await stop.wait()
+
+
+@contextlib.asynccontextmanager
+async def _observer(run: RunId, network: NetworkConfig) -> AsyncIterator[tuple[Libp2pNode, DhtDirectory]]:
+    """A node under a passing identity, and the run's directory seen from it."""
     with tempfile.TemporaryDirectory(prefix="p2ptrain-observer-") as folder:
         identity = load_or_create(Path(folder) / "identity.key")
         node = await Libp2pNode.start(
@@ -140,7 +169,7 @@ async def observe(
             )
         )
         try:
-            return await look(node, DhtDirectory(node, identity, run), run, slices, target)
+            yield node, DhtDirectory(node, identity, run)
         finally:
             await node.stop()
 

@@ -284,6 +284,7 @@ class Swarm:
             tokens=condition.tokens,
             software=__version__,
             validation_loss_nats=condition.validation_loss_nats,
+            time_s=clock.wall_s(),
         )
         for slice_id, part in self._parts():
             head = head_of(part.replica)
