@@ -187,8 +187,51 @@ class TrainingFailed(Event):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ComputeUsed(Event):
+    """What the training thread did with its time from one cut-off to the next, and how late the event loop was."""
+
+    round: Version
+    training_s: float
+    """In inner steps."""
+    waiting_s: float
+    """For slices that were being averaged."""
+    other_s: float
+    """Copying and merging slices, evaluating, everything else."""
+    loop_lag_s: float
+    """Longest that the event loop was late for a timer since the last report."""
+
+    @property
+    def utilisation_percent(self) -> float:
+        """Share of the time that went into inner steps."""
+        whole_s = self.training_s + self.waiting_s + self.other_s
+        return 100 * self.training_s / whole_s if whole_s > 0 else 0.0
+
+    def line(self) -> str:
+        """The event as one sentence for people."""
+        return (
+            f"round {self.round}: {self.utilisation_percent:.1f} % of the time in inner steps ({self.training_s:.1f} s;"
+            f" waiting {self.waiting_s:.1f} s, other {self.other_s:.1f} s), event loop late by up to"
+            f" {self.loop_lag_s:.2f} s"
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProgressDropped(Event):
+    """Inner steps of this peer are given up: they missed the averaging of too many versions of the slice."""
+
+    slice: SliceId
+    tokens: int
+    version: Version
+    """That the slice is at."""
+
+    def line(self) -> str:
+        """The event as one sentence for people."""
+        return f"slice {self.slice}: progress of {self.tokens} tokens is too old for v{self.version} and dropped"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Evaluated(Event):
-    """Validation loss of this peer's model right after new slice versions were swapped in."""
+    """Validation loss of this peer's model once new slice versions are in, with what it has trained since then."""
 
     round: Version
     loss_nats: float

@@ -68,6 +68,9 @@ RULES: Mapping[str, Rule] = {
     "inner.clip": _POSITIVE,
     "outer.lr": _POSITIVE,
     "outer.momentum": _DECAY,
+    "overlap.delay_steps": _COUNT_FROM_0,
+    "overlap.mixing": Rule(lambda value: 0 <= value <= 1, "a number from 0 to 1"),
+    "overlap.max_stale_rounds": _COUNT,
     "exchange.part_elements": _COUNT,
     "exchange.lease_s": _SECONDS,
     "exchange.gather_timeout_s": _SECONDS,
@@ -90,6 +93,11 @@ def contradictions(run: RunConfig) -> list[str]:
         problems.append(
             f"slicing.quorum = {run.slicing.quorum} is more than slicing.replicas = {run.slicing.replicas};"
             f" choose at most {run.slicing.replicas}"
+        )
+    if run.overlap.delay_steps > run.inner.steps:
+        problems.append(
+            f"overlap.delay_steps = {run.overlap.delay_steps} is more than the {run.inner.steps} inner steps of a round"
+            f" (inner.steps): a slice is averaged once at a time; choose at most {run.inner.steps}"
         )
     if run.data.source == "folder" and not run.data.path:
         problems.append('data.path = "" is no folder; choose the directory that data.source = "folder" reads')

@@ -14,6 +14,7 @@ Codec = Literal["int8", "int4", "float32"]
 DataSource = Literal["python-stdlib", "folder"]
 Precision = Literal["float32", "bfloat16"]
 Recompute = Literal["nothing", "mlp", "blocks"]
+Merge = Literal["shift", "mix"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,6 +93,23 @@ class OuterConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class OverlapConfig:
+    """Inner steps while slices are averaged, and how the outer step is merged with them."""
+
+    delay_steps: int = 0
+    """Most inner steps of a round before the outer steps of the last one are merged; then training waits for them. 0
+    never trains while averaging. Raise it while peers report that they wait; at ``inner.steps`` only a round that takes
+    longer than the next one's inner steps makes anybody wait."""
+    merge: Merge = "shift"
+    """``shift``: new anchor plus the progress made since the cut-off. ``mix``: a mean of local weights and new anchor,
+    weighted by ``mixing``."""
+    mixing: float = 0.5
+    """Share of the local weights when ``merge = "mix"``."""
+    max_stale_rounds: int = 4
+    """Progress that missed the averaging of this many versions of its slice is kept for the next; older is dropped."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ExchangeConfig:
     """How owners average, and how long they wait for each other."""
 
@@ -125,6 +143,7 @@ class RunConfig:
     inner: InnerConfig
     outer: OuterConfig
     data: DataConfig = field(default_factory=DataConfig)
+    overlap: OverlapConfig = field(default_factory=OverlapConfig)
     exchange: ExchangeConfig = field(default_factory=ExchangeConfig)
     format: int = 1
     """Version of the manifest's form and of the protocol it implies."""

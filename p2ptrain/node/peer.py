@@ -1,14 +1,13 @@
 """One peer of a run, from start to stop: the one place where training meets the swarm.
 
-A round at this peer: the training thread does its inner steps; the difference to each owned slice's anchor goes to that
-slice's owner in the swarm; when all of them are settled, committed or void, the new values are swapped in and training
-goes on. Slices that others own are swapped in whenever they arrive, between two inner steps.
+A round at this peer: the training thread does its inner steps, and the difference to each owned slice's anchor goes
+to that slice's owner in the swarm. Training goes on meanwhile, as far as the manifest's ``overlap`` allows. A slice's
+new anchor, and whatever others own, reaches the weights when it arrives, between two inner steps.
 """
 
 import asyncio
 import contextlib
 import math
-from collections import Counter
 from collections.abc import Coroutine
 from dataclasses import replace
 from typing import Any
@@ -21,6 +20,7 @@ from p2ptrain.data.corpus import Corpus
 from p2ptrain.errors import DoesNotFit, NonFiniteUpdate
 from p2ptrain.events import (
     CheckpointSaved,
+    ComputeUsed,
     Evaluated,
     Event,
     EventBus,
@@ -41,14 +41,27 @@ from p2ptrain.node.home import Home
 from p2ptrain.node.listening import listen_host
 from p2ptrain.node.manifest_exchange import serve_manifest
 from p2ptrain.node.saved_state import load_past, load_replicas, save_accepted, save_promise, save_replicas
-from p2ptrain.node.trainer import Own, Resume, RoundTrained, Swap, Trainer
+from p2ptrain.node.trainer import (
+    Advance,
+    CutOffBy,
+    Own,
+    Phase,
+    RoundTrained,
+    Settled,
+    SliceTrained,
+    Swap,
+    Trainer,
+    TrainerListener,
+)
 from p2ptrain.swarm.context import Context, Past, Replica
 from p2ptrain.swarm.coverage import Target
 from p2ptrain.swarm.directory import Capacity, DhtDirectory, is_valid_record
+from p2ptrain.swarm.reduce import part_bounds
 from p2ptrain.swarm.rounds import Promise
 from p2ptrain.swarm.state import OwnedState, genesis
 from p2ptrain.swarm.swarm import Condition, Swarm
 from p2ptrain.training.fit import device_memory_bytes, fit
+from p2ptrain.training.footing import Footing, Move
 from p2ptrain.training.inner_loop import InnerLoop
 from p2ptrain.training.outer_step import OuterState, outer_step
 from p2ptrain.training.pseudo_gradient import pseudo_gradient
@@ -61,6 +74,7 @@ _LEAVE_TIMEOUT_S = 3.0
 """For withdrawing the claim; whoever does not hear of it sees the claim expire."""
 _TRAFFIC_EVERY_S = 1.0
 _CHECKPOINT_PAUSE_S = 0.5
+_LAG_EVERY_S = 0.25
 
 
 class Peer:
@@ -89,15 +103,15 @@ class Peer:
         self._unsettled: set[SliceId] = set()
         self._asked: set[SliceId] = set()
         """Slices whose other owners are ready for a round that we have not contributed to."""
-        self._stand_on: dict[SliceId, OwnedState] = {}
-        """Per owned slice, the state whose anchor the training thread's weights stand on."""
-        self._tokens_since_commit: Counter[SliceId] = Counter()
-        """What weighs our next contribution: a void round's tokens are still in it."""
+        self._utilisation_percent: float | None = None
+        """Of the last round; None before its end."""
+        self._loop_lag_s = 0.0
+        """Longest since the last report."""
         self._moved = asyncio.Event()
         self._trained: frozenset[SliceId] = frozenset()
         """What the training thread trains."""
         self._to_train: frozenset[SliceId] = frozenset()
-        """What it shall train from the next round on."""
+        """What it shall train as soon as nothing is being averaged."""
         self._capacity = Capacity()
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -145,10 +159,8 @@ class Peer:
         inner = InnerLoop(
             self._run, self._plan, owned, values, self._corpus, self._identity.peer_id, engine=self._config.engine
         )
-        self._stand_on = {s: owner.replica.owned for s, owner in self._swarm.owners.items() if owner.replica.owned}
         self._trained = self._to_train = owned
-        self._trainer = Trainer(inner, self._round_trained, self._note, self._config.threads)
-        self._trainer.start()
+        self._trainer = self._trainer_for(inner)
         self._has_joined = True
         async with asyncio.TaskGroup() as group:
             self._group = group
@@ -157,9 +169,11 @@ class Peer:
                 group.create_task(self._keep_checkpoint()),
                 group.create_task(self._report_traffic()),
                 group.create_task(self._watch_trainer()),
+                group.create_task(self._measure_loop_lag()),
                 group.create_task(node.watch()),
             ]
-            self._go_on()
+            self._complete_if_done()
+            self._trainer.start()
             await stop.wait()
             self._enter("LEAVING", "asked to stop")
             for task in tasks:
@@ -177,50 +191,73 @@ class Peer:
 
     # Rounds.
 
+    def _trainer_for(self, inner: InnerLoop) -> Trainer:
+        listener = TrainerListener(
+            trained=self._round_trained, phase=self._phase_began, slices=self._slices_taken, event=self._note
+        )
+        return Trainer(inner, self._footings(inner.owned), listener, self._config.threads)
+
+    def _footings(self, slices: frozenset[SliceId]) -> dict[SliceId, Footing]:
+        footings = {}
+        for slice_id in slices:
+            owned = self._swarm.owners[slice_id].replica.owned
+            assert owned is not None
+            footings[slice_id] = Footing.on(owned.anchor, owned.version)
+        return footings
+
     def _round_trained(self, trained: RoundTrained) -> None:
         """The inner steps are done: average every owned slice with its other owners."""
         self._tokens += trained.tokens
-        self._unsettled = set(trained.values)
+        used = ComputeUsed(
+            round=trained.round,
+            training_s=trained.training_s,
+            waiting_s=trained.waiting_s,
+            other_s=trained.other_s,
+            loop_lag_s=self._loop_lag_s,
+        )
+        self._utilisation_percent, self._loop_lag_s = used.utilisation_percent, 0.0
+        self._events.emit(used)
+        if self._state == "COMPLETE":  # the run's last version came while this was on its way
+            return
+        self._unsettled = set(trained.slices)
         self._asked.clear()
-        names = ", ".join(sorted(self._unsettled))
-        self._enter("AVERAGING", f"slices {names} with their other owners")
-        for slice_id, local in trained.values.items():
-            self._spawn(self._contribute(slice_id, local, trained))
+        for slice_id, one in trained.slices.items():
+            self._spawn(self._contribute(slice_id, one, trained.loss_nats))
 
-    async def _contribute(self, slice_id: SliceId, local: Float32, trained: RoundTrained) -> None:
-        self._tokens_since_commit[slice_id] += trained.tokens
-        tokens = self._tokens_since_commit[slice_id] if trained.tokens else 0
+    async def _contribute(self, slice_id: SliceId, trained: SliceTrained, loss_nats: float) -> None:
+        tokens = trained.tokens
         try:
-            gradient = await asyncio.to_thread(pseudo_gradient, self._stand_on[slice_id].anchor, local)
+            gradient = await asyncio.to_thread(pseudo_gradient, trained.anchor, trained.local)
         except NonFiniteUpdate as error:
             self._events.emit(Refused(peer=self._identity.peer_id, reason=f"our own pseudo-gradient: {error}"))
-            gradient, tokens = np.zeros_like(local), 0
-        await self._swarm.owners[slice_id].contribute(gradient, tokens, trained.loss_nats)
+            gradient, tokens = np.zeros_like(trained.local), 0
+        await self._swarm.owners[slice_id].contribute(gradient, tokens, loss_nats)
+
+    def _phase_began(self, phase: Phase) -> None:
+        """The training thread trains, or waits for slices that are not settled."""
+        if self._state == "COMPLETE":
+            return
+        of = f"round {phase.round + 1} of {self._run.rounds}"
+        if phase.waits_for:
+            delay_steps = self._run.overlap.delay_steps
+            after = f" for more than {delay_steps} inner steps" if delay_steps else ""
+            self._enter("AVERAGING", f"slices {', '.join(phase.waits_for)} with their other owners{after}")
+        elif self._utilisation_percent is None:
+            self._enter("TRAINING", of)
+        else:
+            self._enter("TRAINING", f"{of}; {self._utilisation_percent:.0f} % of the last one in inner steps")
 
     def round_settled(self, slice_id: SliceId) -> None:
         """The round that this peer contributed to was committed or is void."""
         if slice_id in self._unsettled:  # else it is a slice that we own without training it
             self._unsettled.discard(slice_id)
-            if not self._unsettled:
-                self._go_on()
-
-    def _go_on(self) -> None:
-        """Swap in what the round gave, and train the next one."""
-        self._train_other_slices()
-        for slice_id in self._trained:
-            self._swap_in(slice_id, self._swarm.replica(slice_id), keep_progress=False)
-        round = self._swarm.replica(COMMON).published.version
-        if round >= self._run.rounds:
-            self._enter("COMPLETE", f"all {self._run.rounds} rounds are done; serving the others until stopped")
-            for slice_id in self._asked:
-                self._contribute_nothing(slice_id)
-        else:
-            self._enter("TRAINING", f"round {round + 1} of {self._run.rounds}")
-            self._trainer.send(Resume(round))
+            self._trainer.send(Settled(slice_id))
+        self._complete_if_done()
 
     def slices_changed(self, trained: frozenset[SliceId]) -> None:
-        """Train these slices from the next round on, and no others."""
+        """Train these slices as soon as nothing is being averaged, and no others."""
         self._to_train = trained
+        self._trainer.send(Own(trained, self._footings(trained)))
 
     def is_training(self, slice_id: SliceId) -> bool:
         """Whether a slice is still trained, or a contribution to it is on its way."""
@@ -234,42 +271,45 @@ class Peer:
         """Version 0 of a slice."""
         return genesis(initial_values(self._run, self._plan)[slice_id])[0]
 
-    def _train_other_slices(self) -> None:
-        """Between two rounds: go over to the slices that the swarm wants trained."""
-        gained, dropped = self._to_train - self._trained, self._trained - self._to_train
-        if not gained and not dropped:
-            return
-        self._trained = self._to_train
-        self._trainer.send(Own(self._trained))
+    def _slices_taken(self, trained: frozenset[SliceId]) -> None:
+        """The training thread has gone over to these slices."""
+        dropped, self._trained = self._trained - trained, trained
         for slice_id in dropped:
-            del self._stand_on[slice_id]
-            del self._tokens_since_commit[slice_id]
             self._trainer.send(Swap(slice_id, self._swarm.replica(slice_id).published.values))
-        for slice_id in gained:
-            owned = self._swarm.owners[slice_id].replica.owned
-            assert owned is not None
-            self._stand_on[slice_id] = owned
-            self._trainer.send(Swap(slice_id, owned.anchor))
+        for slice_id in self._asked - trained:
+            self._contribute_nothing(slice_id)
+        self._asked &= trained
 
     def slice_moved(self, slice_id: SliceId) -> None:
-        """A slice is at a new version; those that we are averaging are swapped in when all of them are settled."""
+        """A slice is at a new version: the training thread gets it between two inner steps."""
         self._moved.set()
         if not self._has_joined:  # training will start from whatever we have then
             return
         replica = self._swarm.replica(slice_id)
-        if slice_id not in self._trained:
+        if replica.owned is None or slice_id not in self._trained | self._to_train:
             self._trainer.send(Swap(slice_id, replica.published.values))
-        elif not self._unsettled:
-            self._swap_in(slice_id, replica, keep_progress=True)
+        else:
+            self._trainer.send(Advance(slice_id, self._move_to(slice_id, replica)))
+            self._complete_if_done()
 
-    def _swap_in(self, slice_id: SliceId, replica: Replica, *, keep_progress: bool) -> None:
-        """Move the training thread's weights of an owned slice onto its anchor, if that is another than before."""
-        owned, before = replica.owned, self._stand_on[slice_id]
-        assert owned is not None
-        if owned.digest != before.digest:
-            self._stand_on[slice_id] = owned
-            self._tokens_since_commit[slice_id] = 0
-            self._trainer.send(Swap(slice_id, owned.anchor, shift_from=before.anchor if keep_progress else None))
+    def _move_to(self, slice_id: SliceId, replica: Replica) -> Move:
+        """What is new, and what of ours is in it."""
+        assert replica.owned is not None
+        assert replica.certificate is not None
+        value, me = replica.certificate.value, self._identity.peer_id
+        bounds = part_bounds(self._plan.numel(slice_id), self._run.exchange.part_elements)
+        contained = [bounds[result.part] for result in value.results if me in result.contributors]
+        tokens = next((c.tokens for c in value.contributions if c.peer == me), None) if contained else None
+        return Move(
+            anchor=replica.owned.anchor, version=replica.owned.version, tokens=tokens, contained=tuple(contained)
+        )
+
+    def _complete_if_done(self) -> None:
+        done = self._swarm.replica(COMMON).published.version >= self._run.rounds and not self._unsettled
+        if done and self._state != "COMPLETE":
+            self._enter("COMPLETE", f"all {self._run.rounds} rounds are done; serving the others until stopped")
+            for slice_id in self._asked:
+                self._contribute_nothing(slice_id)
 
     def cut_off_wanted(self, slice_id: SliceId, within_s: float) -> None:
         """Other owners are ready: end the inner steps within this time."""
@@ -277,7 +317,8 @@ class Peer:
             self._contribute_nothing(slice_id)
         else:
             self._asked.add(slice_id)
-            self._trainer.cut_off_within(within_s)
+            version = self._swarm.replica(slice_id).published.version
+            self._trainer.send(CutOffBy(slice_id, version, clock.monotonic_s() + within_s))
 
     def _contribute_nothing(self, slice_id: SliceId) -> None:
         nothing = np.zeros(self._plan.numel(slice_id), np.float32)
@@ -346,6 +387,12 @@ class Peer:
             self._events.emit(
                 Traffic(sent_bytes=traffic.sent_bytes, received_bytes=traffic.received_bytes, sending=sending)
             )
+
+    async def _measure_loop_lag(self) -> None:
+        while True:
+            due_s = clock.monotonic_s() + _LAG_EVERY_S
+            await asyncio.sleep(_LAG_EVERY_S)
+            self._loop_lag_s = max(self._loop_lag_s, clock.monotonic_s() - due_s)
 
     async def _watch_trainer(self) -> None:
         """Ends only with the training thread; its exception ends the peer."""

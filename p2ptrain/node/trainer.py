@@ -1,10 +1,13 @@
-"""The training thread: inner steps in rounds, exchanging immutable messages with the event loop.
+"""The training thread: inner steps, round after round, exchanging immutable messages with the event loop.
 
-The loop sends ``Swap`` and ``Resume``; the thread answers each round with a ``RoundTrained``. Weights change only
-between two inner steps.
+At a cut-off the thread keeps a snapshot of each owned slice, hands it to the event loop as a ``RoundTrained`` and goes
+on with the next round's inner steps, up to the manifest's ``overlap.delay_steps``, while the slices are averaged. What
+the swarm decides comes back as ``Advance`` and ``Settled``, and weights change between two inner steps
+(``training.footing``). The thread never waits for the event loop itself: only for slices that are not settled.
 """
 
 import asyncio
+import math
 import queue
 import threading
 from collections.abc import Callable, Mapping
@@ -14,74 +17,147 @@ import torch
 
 from p2ptrain import clock
 from p2ptrain.errors import NonFiniteUpdate
-from p2ptrain.events import Evaluated, Event, InnerStepDone, TrainingFailed
-from p2ptrain.ids import SliceId, Version
+from p2ptrain.events import Evaluated, Event, InnerStepDone, ProgressDropped, TrainingFailed
+from p2ptrain.ids import COMMON, SliceId, Version
+from p2ptrain.node.meter import Meter
+from p2ptrain.training.footing import Footing, Move, move
 from p2ptrain.training.inner_loop import InnerLoop
 from p2ptrain.wire.codec import Float32
 
 EVALUATION_WINDOWS = 16
-"""Windows of held-out text that each peer scores after each round: the time of about half an inner step."""
+"""Windows of held-out text that each peer scores once a version: the time of about half an inner step."""
 
 
 @dataclass(frozen=True, slots=True)
 class Swap:
-    """New values of a slice."""
+    """New values of a slice that is not owned, [numel]."""
 
     slice: SliceId
     values: Float32
-    """[numel]"""
-    shift_from: Float32 | None = None
-    """The anchor that local progress was made from; the progress is then kept on top of ``values``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Advance:
+    """An owned slice is at a new anchor."""
+
+    slice: SliceId
+    to: Move
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """The round that a slice was contributed to is committed, with an ``Advance`` before this, or void."""
+
+    slice: SliceId
+
+
+@dataclass(frozen=True, slots=True)
+class CutOffBy:
+    """Other owners of a slice wait: end the round's inner steps by then, however many are done."""
+
+    slice: SliceId
+    version: Version
+    """That the slice is at; once our contribution to the next one is made, this asks for nothing more."""
+    by_s: float
+    """Monotonic."""
 
 
 @dataclass(frozen=True, slots=True)
 class Own:
-    """Train these slices from now on, and only compute with the others; their weights stay until a ``Swap``."""
+    """Train these slices as soon as nothing is being averaged, and only compute with the others."""
 
     slices: frozenset[SliceId]
+    footings: Mapping[SliceId, Footing]
+    """Of all of them; for those that are trained already they are not used."""
 
 
-@dataclass(frozen=True, slots=True)
-class Resume:
-    """Train the round that starts from this version of the common part."""
+Message = Own | Swap | Advance | Settled | CutOffBy
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SliceTrained:
+    """An owned slice at a cut-off."""
+
+    anchor: Float32
+    """[numel]; progress is measured from here."""
+    local: Float32
+    """[numel]; not changed any more."""
+    tokens: int
+    """That no anchor contains yet; 0 if there is no progress to contribute."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RoundTrained:
+    """A round's inner steps are done."""
 
     round: Version
+    slices: Mapping[SliceId, SliceTrained]
+    tokens: int
+    """Of this round's inner steps."""
+    loss_nats: float
+    """Mean of this round's inner steps, or of the last that had any."""
+    training_s: float
+    waiting_s: float
+    other_s: float
 
 
 @dataclass(frozen=True, slots=True)
-class RoundTrained:
-    """A round's inner steps are done, and training waits for ``Resume``."""
+class Phase:
+    """What the thread does from now on."""
 
-    values: Mapping[SliceId, Float32]
-    """Owned slices as they are after the inner steps."""
-    tokens: int
-    """Since the last round; 0 when the cut-off came before the first inner step ended."""
-    loss_nats: float
+    round: Version
+    waits_for: tuple[SliceId, ...] = ()
+    """Slices that must be settled before the next inner step; empty while it trains."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainerListener:
+    """Who is told, in the event loop, what happens in the thread."""
+
+    trained: Callable[[RoundTrained], None]
+    """A round's inner steps are done."""
+    phase: Callable[[Phase], None]
+    """A round has begun, or training waits."""
+    slices: Callable[[frozenset[SliceId]], None]
+    """An ``Own`` is done."""
+    event: Callable[[Event], None]
+    """Something happened."""
 
 
 class Trainer:
-    """Runs an ``InnerLoop`` in a thread of its own.
+    """Runs an ``InnerLoop`` in a thread of its own until the run's rounds are done or ``stop``.
 
     Args:
         loop: the model and its optimizer; only the thread touches it after ``start``.
-        on_trained: called in the event loop when a round's inner steps are done.
-        emit: called in the event loop with what happened.
+        footings: per owned slice what its weights stand on.
+        listener: told what happens.
         threads: CPU threads for torch; 0 leaves its default.
     """
 
     def __init__(
         self,
         loop: InnerLoop,
-        on_trained: Callable[[RoundTrained], None],
-        emit: Callable[[Event], None],
+        footings: Mapping[SliceId, Footing],
+        listener: TrainerListener,
         threads: int,
     ) -> None:
+        assert set(footings) == loop.owned
         self._inner = loop
-        self._on_trained = on_trained
-        self._emit = emit
+        self._footings = dict(footings)
+        self._on_trained = listener.trained
+        self._on_phase = listener.phase
+        self._on_slices = listener.slices
+        self._emit = listener.event
         self._threads = threads
-        self._inbox: queue.SimpleQueue[Swap | Own | Resume | None] = queue.SimpleQueue()
-        self._cut_off_s: float | None = None
+        self._inbox: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
+        self._in_flight: dict[SliceId, int] = {}
+        """Slices that are being averaged, with the inner steps done since their cut-off."""
+        self._asks: dict[SliceId, CutOffBy] = {}
+        self._to_own: Own | None = None
+        self._evaluated: Version | None = None
+        self._loss_nats = math.nan
+        self._phase: Phase | None = None
+        self._meter = Meter()
         self._stopping = threading.Event()
         self._event_loop = asyncio.get_running_loop()
         self._thread = threading.Thread(target=self._run, name="training", daemon=True)
@@ -89,17 +165,12 @@ class Trainer:
         """Done when the thread has ended; carries its exception."""
 
     def start(self) -> None:
-        """Start the thread, which waits for the first ``Resume``."""
+        """Start training."""
         self._thread.start()
 
-    def send(self, message: Swap | Own | Resume) -> None:
+    def send(self, message: Message) -> None:
         """Hand a message to the thread."""
         self._inbox.put(message)
-
-    def cut_off_within(self, seconds: float) -> None:
-        """End this round's inner steps by then, however many are done."""
-        by_s = clock.monotonic_s() + seconds
-        self._cut_off_s = by_s if self._cut_off_s is None else min(by_s, self._cut_off_s)
 
     async def stop(self) -> None:
         """End the thread after the inner step it is in."""
@@ -111,10 +182,8 @@ class Trainer:
         if self._threads:
             torch.set_num_threads(self._threads)
         try:
-            while (round := self._wait_for_resume()) is not None:
-                trained = self._train(round)
-                if trained:
-                    self._in_loop(self._on_trained, trained)
+            while self._round_may_begin():
+                self._train()
         except BaseException as error:  # noqa: BLE001 - whatever ends the thread must end the peer, with its reason
             self._in_loop(self._end, error)
         else:
@@ -128,38 +197,46 @@ class Trainer:
         else:
             self.failure.set_exception(error)
 
-    def _wait_for_resume(self) -> Version | None:
-        while (message := self._inbox.get()) is not None:
-            if isinstance(message, Resume):
-                return message.round
-            self._change(message)
-        return None
+    # Rounds.
 
-    def _train(self, round: Version) -> RoundTrained | None:
-        inner, tokens, losses = self._inner, 0, 0.0
-        if round != inner.round or inner.inner_step == 0:
-            loss_nats = inner.validation_loss(EVALUATION_WINDOWS)
-            self._in_loop(self._emit, Evaluated(round=round, loss_nats=loss_nats))
-        for done in range(inner.run.inner.steps):
-            if self._stopping.is_set():
-                return None
-            if self._cut_off_s is not None and clock.monotonic_s() > self._cut_off_s:
-                break
-            while not self._inbox.empty():
-                message = self._inbox.get()
-                if isinstance(message, Swap):
-                    self._swap(message)
-                else:  # ``Own`` comes between rounds too: a slice's tokens are those of its whole round
-                    assert message is None, "a round is resumed only after it ended"
-                    return None
+    @property
+    def _round(self) -> Version:
+        """The round of the next inner step: by the time of its cut-off, what is in flight should be committed."""
+        return Version(self._footings[COMMON].version + (COMMON in self._in_flight))
+
+    def _round_may_begin(self) -> bool:
+        """Rests once the run is over, or may be; False: the thread is to end."""
+        while self._round >= self._inner.run.rounds and not self._stopping.is_set():
+            if self._in_flight:
+                self._show(Phase(self._round, tuple(sorted(self._in_flight))))
+            self._take(self._meter.waiting(self._inbox.get))
+        return not self._stopping.is_set()
+
+    def _train(self) -> None:
+        """One round's inner steps, and the cut-off."""
+        if not self._may_step(is_last=False):
+            return
+        round, tokens, losses, done = self._round, 0, 0.0, 0
+        while self._may_step(is_last=done == self._inner.run.inner.steps):
+            # Who asks for the cut-off while we still average is answered as soon as that is settled.
+            if done == self._inner.run.inner.steps or (self._is_cut_off() and not self._in_flight):
+                self._cut_off(round, tokens)
+                return
+            self._show(Phase(round))
             try:
-                report = inner.step(round)
+                report = self._meter.training(lambda: self._inner.step(round))
             except NonFiniteUpdate as error:
                 self._in_loop(self._emit, TrainingFailed(reason=str(error)))
-                tokens = 0
-                break
-            tokens += report.tokens
-            losses += (report.loss_nats - losses) / (done + 1)
+                self._give_up_progress()
+                tokens, done = 0, self._inner.run.inner.steps
+                continue
+            tokens, done = tokens + report.tokens, done + 1
+            losses += (report.loss_nats - losses) / done
+            self._loss_nats = losses
+            for slice_id in self._inner.owned:
+                self._footings[slice_id] = self._footings[slice_id].trained(report.tokens)
+            for slice_id in self._in_flight:
+                self._in_flight[slice_id] += 1
             self._in_loop(
                 self._emit,
                 InnerStepDone(
@@ -170,23 +247,119 @@ class Trainer:
                     seconds=report.seconds,
                 ),
             )
-        self._cut_off_s = None
-        values = {slice_id: inner.local_values(slice_id) for slice_id in inner.owned}
-        return RoundTrained(values, tokens, losses)
 
-    def _change(self, message: Swap | Own) -> None:
+    def _may_step(self, *, is_last: bool) -> bool:
+        """Take what has come, and wait for slices that are in flight for too long; False: the round ends here."""
+        while not self._inbox.empty():
+            self._take(self._inbox.get())
+        delay_steps = 0 if is_last else self._inner.run.overlap.delay_steps
+        while late := [s for s, steps in self._in_flight.items() if steps >= delay_steps]:
+            if self._stopping.is_set():
+                return False
+            self._show(Phase(self._round, tuple(sorted(late))))
+            self._take(self._meter.waiting(self._inbox.get))
+        if self._stopping.is_set() or self._footings[COMMON].version >= self._inner.run.rounds:
+            return False
+        if not self._in_flight:
+            self._own()
+            self._evaluate()
+        return True
+
+    def _show(self, phase: Phase) -> None:
+        if phase != self._phase:
+            self._phase = phase
+            self._in_loop(self._on_phase, phase)
+
+    def _own(self) -> None:
+        """Go over to other slices, if asked to; inner steps on a slice that is dropped, since its cut-off, are lost."""
+        if self._to_own is None:
+            return
+        own, self._to_own = self._to_own, None
+        for slice_id in own.slices - self._inner.owned:
+            self._inner.replace(slice_id, own.footings[slice_id].anchor)
+        self._inner = self._inner.owning(own.slices)
+        self._footings = {s: self._footings.get(s, own.footings[s]) for s in own.slices}
+        self._asks = {s: ask for s, ask in self._asks.items() if s in own.slices}
+        self._in_loop(self._on_slices, own.slices)
+
+    def _evaluate(self) -> None:
+        version = self._footings[COMMON].version
+        if version != self._evaluated:
+            self._evaluated = version
+            loss_nats = self._inner.validation_loss(EVALUATION_WINDOWS)
+            self._in_loop(self._emit, Evaluated(round=version, loss_nats=loss_nats))
+
+    def _is_cut_off(self) -> bool:
+        now_s = clock.monotonic_s()
+        return any(ask.by_s < now_s for ask in self._asks.values())
+
+    def _cut_off(self, round: Version, tokens: int) -> None:
+        slices = {}
+        for slice_id in self._inner.owned:
+            local = self._inner.local_values(slice_id)
+            footing = self._footings[slice_id]
+            slices[slice_id] = SliceTrained(footing.anchor, local, footing.tokens)
+            self._footings[slice_id] = footing.cut_off(local)
+        self._in_flight = dict.fromkeys(slices, 0)
+        self._asks.clear()
+        training_s, waiting_s, other_s = self._meter.lap()
+        trained = RoundTrained(
+            round=round,
+            slices=slices,
+            tokens=tokens,
+            loss_nats=self._loss_nats,
+            training_s=training_s,
+            waiting_s=waiting_s,
+            other_s=other_s,
+        )
+        self._in_loop(self._on_trained, trained)
+
+    def _give_up_progress(self) -> None:
+        """Back to what is on its way to the others, or to the anchor."""
+        for slice_id, footing in self._footings.items():
+            if slice_id in self._in_flight:
+                sent = footing.snapshots[-1]
+                self._footings[slice_id] = footing.trained(sent.tokens - footing.tokens)
+                self._inner.replace(slice_id, sent.values)
+            else:
+                self._footings[slice_id] = Footing.on(footing.anchor, footing.version)
+                self._inner.replace(slice_id, footing.anchor)
+
+    # Messages.
+
+    def _take(self, message: Message | None) -> None:
         match message:
-            case Swap():
-                self._swap(message)
-            case Own(slices):
-                self._inner = self._inner.owning(slices)
+            case Swap(slice_id, values):
+                self._inner.replace(slice_id, values)
+            case Advance(slice_id, to):
+                self._advance(slice_id, to)
+            case Settled(slice_id):
+                self._in_flight.pop(slice_id, None)
+            case Own():
+                self._to_own = message
+            case CutOffBy(slice_id, version) if slice_id in self._footings:
+                footing = self._footings[slice_id]
+                if version >= footing.version and not (slice_id in self._in_flight and version == footing.version):
+                    self._asks[slice_id] = message
+            case CutOffBy():  # for a slice that is trained no more: the event loop answers when it hears that
+                pass
+            case None:
+                assert self._stopping.is_set()
 
-    def _swap(self, swap: Swap) -> None:
-        values = swap.values
-        if swap.shift_from is not None:
-            progress: Float32 = self._inner.local_values(swap.slice) - swap.shift_from
-            values = values + progress
-        self._inner.replace(swap.slice, values)
+    def _advance(self, slice_id: SliceId, to: Move) -> None:
+        if self._to_own and slice_id in self._to_own.slices:
+            footings = {**self._to_own.footings, slice_id: Footing.on(to.anchor, to.version)}
+            self._to_own = Own(self._to_own.slices, footings)
+        if slice_id not in self._footings:
+            return
+        moved = move(self._footings[slice_id], self._inner.local_values(slice_id), to, self._inner.run.overlap)
+        self._footings[slice_id] = moved.footing
+        self._inner.replace(slice_id, moved.local)
+        if slice_id in self._asks and self._asks[slice_id].version < to.version:
+            del self._asks[slice_id]
+        if moved.dropped_tokens:
+            event = ProgressDropped(slice=slice_id, tokens=moved.dropped_tokens, version=to.version)
+            self._in_loop(self._emit, event)
 
     def _in_loop(self, call: Callable[..., None], *arguments: object) -> None:
         try:

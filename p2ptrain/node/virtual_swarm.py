@@ -1,7 +1,8 @@
 """A whole swarm in one process, without a network: the same functions as real peers, in the same order.
 
 A virtual peer computes with the anchors of the slices that it owns and the published weights of the others, exactly as
-``node.peer`` does. What a network changes is left out: everybody's updates arrive before the next round begins.
+``node.peer`` does. What a network changes is left out: everybody's updates arrive after the ``overlap.delay_steps``
+inner steps of the next round that the manifest allows, with 0 before it begins.
 """
 
 import math
@@ -24,6 +25,7 @@ from p2ptrain.swarm.reduce import part_bounds, weighted_mean
 from p2ptrain.swarm.state import OwnedState, PublishedState, genesis
 from p2ptrain.swarm.state import outer_step as slice_outer_step
 from p2ptrain.training.evaluation import validation_loss
+from p2ptrain.training.footing import Footing, Move, Snapshot, move
 from p2ptrain.training.inner_loop import InnerLoop
 from p2ptrain.training.outer_step import OuterState, outer_step
 from p2ptrain.training.pseudo_gradient import pseudo_gradient
@@ -77,6 +79,16 @@ class VirtualSwarm:
             peer: InnerLoop(run, self.plan, slices, self.values(slices), corpus, peer)
             for peer, slices in sorted(owned.items())
         }
+        self._footings = {
+            peer: {
+                slice_id: Footing.on(state.owned.anchor, GENESIS)
+                for slice_id, state in self._slices.items()
+                if slice_id in inner.owned
+            }
+            for peer, inner in self._inner.items()
+        }
+        self._is_merged = True
+        """Whether the last commits have reached the weights that peers compute with."""
         self._whole = Transformer(run.model, self.plan, frozenset())
 
     @property
@@ -99,16 +111,26 @@ class VirtualSwarm:
             BadMessage: the outer step did.
         """
         tokens: dict[PeerId, int] = {}
+        delay_steps = self.run.overlap.delay_steps
         for peer, inner in self._inner.items():
             count = self.run.inner.steps if inner_steps is None else inner_steps[peer]
-            tokens[peer] = sum(
-                inner.step(self.version, position=None if position is None else position + done).tokens
-                for done in range(count)
-            )
+            tokens[peer] = 0
+            for done in range(count):
+                if done == delay_steps and not self._is_merged:
+                    self._merge(peer)
+                step = inner.step(self.version, position=None if position is None else position + done)
+                tokens[peer] += step.tokens
+                footings = self._footings[peer]
+                footings.update({slice_id: footing.trained(step.tokens) for slice_id, footing in footings.items()})
+            if count <= delay_steps and not self._is_merged:
+                self._merge(peer)
         for slice_id in self.plan.slice_ids:
-            self._commit(slice_id, tokens)
+            self._commit(slice_id)
         self.version = Version(self.version + 1)
-        self._swap_in()
+        self._is_merged = delay_steps == 0
+        if self._is_merged:
+            for peer in self._inner:
+                self._merge(peer)
         return sum(tokens.values())
 
     def inner(self, peer: PeerId) -> InnerLoop:
@@ -163,6 +185,10 @@ class VirtualSwarm:
         for peer, inner in self._inner.items():
             for name, value in inner.optimizer_state().items():
                 tensors[f"adamw.{peer}.{name}"] = value
+            for slice_id in self.plan.slice_ids:
+                tensors[f"local.{peer}.{slice_id}"] = torch.from_numpy(inner.local_values(slice_id))
+            for slice_id, footing in self._footings[peer].items():
+                tensors[f"tokens.{peer}.{slice_id}"] = torch.tensor(footing.tokens)
         return save(tensors)
 
     def restore(self, saved: bytes) -> None:
@@ -180,16 +206,24 @@ class VirtualSwarm:
             inner.restore_optimizer(
                 {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
             )
-        self._swap_in()
+            for slice_id in self.plan.slice_ids:
+                inner.replace(slice_id, tensors[f"local.{peer}.{slice_id}"].numpy())
+            for slice_id in inner.owned:
+                self._footings[peer][slice_id] = self._restored(peer, slice_id, tensors)
+        self._is_merged = self.version == GENESIS or self.run.overlap.delay_steps == 0
 
-    def _commit(self, slice_id: SliceId, tokens: Mapping[PeerId, int]) -> None:
+    def _commit(self, slice_id: SliceId) -> None:
         """What ``swarm.owner`` does in a round that nobody drops out of."""
         state, exchange = self._slices[slice_id], self.run.exchange
         codec, bounds = exchange.codec, part_bounds(state.owned.numel, exchange.part_elements)
         sent: dict[PeerId, EncodedContribution] = {}
+        tokens: dict[PeerId, int] = {}
         for peer, residual in state.residuals.items():
-            if tokens[peer] > 0:
-                gradient = pseudo_gradient(state.owned.anchor, self._inner[peer].local_values(slice_id))
+            local, footing = self._inner[peer].local_values(slice_id), self._footings[peer][slice_id]
+            self._footings[peer][slice_id] = footing.cut_off(local)
+            tokens[peer] = footing.tokens
+            if footing.tokens > 0:
+                gradient = pseudo_gradient(footing.anchor, local)
                 sent[peer] = encode_contribution(codec, gradient, residual, bounds)
         assert sent, f"nobody trained slice {slice_id}"
         averages = []
@@ -202,10 +236,32 @@ class VirtualSwarm:
             keep_rounded_away(state.residuals[peer], codec, contribution, bounds, range(len(bounds)))
         state.owned, state.published = staged.owned, staged.published
 
-    def _swap_in(self) -> None:
-        for inner in self._inner.values():
-            for slice_id, values in self.values(inner.owned).items():
-                inner.replace(slice_id, values)
+    def _restored(self, peer: PeerId, slice_id: SliceId, tensors: Mapping[str, torch.Tensor]) -> Footing:
+        """Between two rounds: on the anchor, or with all progress in a snapshot that the anchor contains."""
+        owned, tokens = self._slices[slice_id].owned, int(tensors[f"tokens.{peer}.{slice_id}"])
+        if self.version == GENESIS or self.run.overlap.delay_steps == 0:
+            return Footing.on(owned.anchor, owned.version)
+        local = tensors[f"local.{peer}.{slice_id}"].numpy()
+        before = Version(owned.version - 1)
+        return Footing(anchor=local, version=before, since=before, tokens=tokens, snapshots=(Snapshot(local, tokens),))
+
+    def _merge(self, peer: PeerId) -> None:
+        """The last commits reach a peer's weights, as they do in ``node.trainer``."""
+        inner, footings = self._inner[peer], self._footings[peer]
+        for slice_id, state in self._slices.items():
+            if slice_id not in footings:
+                inner.replace(slice_id, state.published.values)
+                continue
+            tokens = footings[slice_id].snapshots[-1].tokens
+            to = Move(
+                anchor=state.owned.anchor,
+                version=state.owned.version,
+                tokens=tokens or None,
+                contained=[(0, state.owned.numel)] if tokens else (),
+            )
+            moved = move(footings[slice_id], inner.local_values(slice_id), to, self.run.overlap)
+            footings[slice_id] = moved.footing
+            inner.replace(slice_id, moved.local)
 
 
 def dealt_slices(num_peers: int, num_slices: int) -> dict[PeerId, frozenset[SliceId]]:

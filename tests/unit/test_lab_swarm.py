@@ -15,6 +15,7 @@ from p2ptrain.config.schema import (
     InnerConfig,
     ModelConfig,
     OuterConfig,
+    OverlapConfig,
     RunConfig,
     SlicingConfig,
 )
@@ -87,6 +88,51 @@ def test_a_swarm_restored_from_its_file_goes_on_with_the_same_bits() -> None:
     for _ in range(2):
         second.train_round()
     assert digests(second) == digests(whole)
+
+
+def overlapped(delay_steps: int, **changes: object) -> RunConfig:
+    return replace(RUN, overlap=replace(OverlapConfig(delay_steps=delay_steps), **changes))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("delay_steps", [1, 3])
+def test_an_outer_step_is_merged_after_the_delay_with_the_progress_made_meanwhile(delay_steps: int) -> None:
+    lab = swarm(overlapped(delay_steps))
+    lab.train_round()
+    peer = lab.peers[0]
+    snapshot = lab.inner(peer).local_values(ZERO)
+    first_anchor = lab.values(frozenset({ZERO}))[ZERO]
+    assert not np.array_equal(snapshot, first_anchor), "not merged before the next round's inner steps"
+    beside = swarm(overlapped(delay_steps))
+    beside.train_round()
+    for _ in range(delay_steps):
+        beside.inner(peer).step(Version(1))
+    progress = beside.inner(peer).local_values(ZERO) - snapshot
+    for slice_id in (ZERO, COMMON):
+        merged = beside.values(frozenset({slice_id}))[slice_id]
+        before = snapshot if slice_id == ZERO else lab.inner(peer).local_values(COMMON)
+        beside.inner(peer).replace(slice_id, merged + (beside.inner(peer).local_values(slice_id) - before))
+    beside.inner(peer).replace(SliceId("1"), beside.values(frozenset())[SliceId("1")])
+    for _ in range(RUN.inner.steps - delay_steps):
+        beside.inner(peer).step(Version(1))
+    lab.train_round()
+    assert np.any(progress != 0)
+    assert np.array_equal(lab.inner(peer).local_values(ZERO), beside.inner(peer).local_values(ZERO))
+
+
+def test_overlap_costs_little_of_what_is_learned_and_a_restored_swarm_goes_on_with_the_same_bits() -> None:
+    waits, overlaps, first, second = swarm(), *(swarm(overlapped(2)) for _ in range(3))
+    before = waits.validation_loss(8)
+    for _ in range(6):
+        waits.train_round()
+        overlaps.train_round()
+    learned, learned_overlapped = (before - lab.validation_loss(8) for lab in (waits, overlaps))
+    assert learned_overlapped > 0.7 * learned
+    for _ in range(3):
+        first.train_round()
+    second.restore(first.save())
+    for _ in range(3):
+        second.train_round()
+    assert digests(second) == digests(overlaps)
 
 
 def test_the_loss_falls() -> None:

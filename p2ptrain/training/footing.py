@@ -1,0 +1,128 @@
+"""What local weights stand on, and how a committed outer step reaches them while inner steps go on.
+
+At a cut-off a slice's weights are kept as a *snapshot* S, and anchor minus S is contributed. Inner steps go on at once,
+from S to L. When the round commits, the new anchor contains the way from the old anchor to S, so only what came after S
+is still this peer's own: the weights become new anchor + (L - S), and the next pseudo-gradient, new anchor minus
+weights, has each token's progress once. Where a round ends without the contribution, the whole way from the old anchor
+stays this peer's own. A void round changes nothing: the next snapshot contains the last one.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from p2ptrain.config.schema import OverlapConfig
+from p2ptrain.ids import Version
+
+MAX_SNAPSHOTS = 2
+"""Kept for a slice: of the contribution that is being averaged, and of one before it whose round was void here but may
+have been committed elsewhere."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Snapshot:
+    """A slice's weights at a cut-off."""
+
+    values: np.ndarray
+    """Shape [numel], float32."""
+    tokens: int
+    """That weigh the contribution; they tell it from an earlier one on the same anchor, which had fewer."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Footing:
+    """What the local weights of one owned slice stand on."""
+
+    anchor: np.ndarray
+    """Shape [numel], float32; progress is measured from here."""
+    version: Version
+    """Of the anchor."""
+    since: Version
+    """Version of the anchor on which the oldest progress that no anchor contains was made."""
+    tokens: int = 0
+    """Trained on since, and in no anchor yet."""
+    snapshots: tuple[Snapshot, ...] = field(default=())
+    """Oldest first."""
+
+    @classmethod
+    def on(cls, anchor: np.ndarray, version: Version) -> "Footing":
+        """Weights that are the anchor itself."""
+        return cls(anchor=anchor, version=version, since=version)
+
+    def trained(self, tokens: int) -> "Footing":
+        """After an inner step."""
+        return replace(self, tokens=self.tokens + tokens)
+
+    def cut_off(self, local: np.ndarray) -> "Footing":
+        """With a snapshot of ``local``, the slice's weights now, shape [numel], float32; it is kept, not copied."""
+        return replace(self, snapshots=(*self.snapshots, Snapshot(local, self.tokens))[-MAX_SNAPSHOTS:])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Move:
+    """A slice is at a new anchor."""
+
+    anchor: np.ndarray
+    """Shape [numel], float32."""
+    version: Version
+    tokens: int | None = None
+    """Of our contribution that the new anchor contains; None: it contains none."""
+    contained: Sequence[tuple[int, int]] = ()
+    """Where it contains it: first and last + 1 element of each part."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Moved:
+    """A slice's weights on their new anchor."""
+
+    footing: Footing
+    local: np.ndarray
+    """Shape [numel], float32."""
+    dropped_tokens: int = 0
+    """Of progress that was given up, because it had missed too many versions."""
+
+
+def move(footing: Footing, local: np.ndarray, to: Move, rule: OverlapConfig) -> Moved:
+    """Bring local weights onto a new anchor, with the progress that it does not contain.
+
+    Args:
+        footing: what they stand on.
+        local: the slice's weights now, shape [numel], float32; not changed.
+        to: the new anchor.
+        rule: how to merge where the anchor contains our contribution. ``shift`` keeps exactly what came after the
+            snapshot. ``mix`` is ``mixing * local + (1 - mixing) * anchor``, as in Streaming DiLoCo (arXiv:2501.18512,
+            eq. 4): it also keeps a share of the snapshot's distance from the average, which is then contributed
+            again, and drops a share of what came after it.
+    """
+    used = next((i for i, snapshot in enumerate(footing.snapshots) if snapshot.tokens == to.tokens), None)
+    contained = to.contained
+    if used is None and footing.snapshots and to.version > footing.version + 1:
+        # What lay between is unknown and may contain the contribution: rather lose it than count it twice.
+        used, contained = len(footing.snapshots) - 1, [(0, local.size)]
+    if used is None:
+        if footing.tokens and to.version - footing.since > rule.max_stale_rounds:
+            return Moved(Footing.on(to.anchor, to.version), to.anchor, dropped_tokens=footing.tokens)
+        taken, reference, since = 0, footing.anchor, footing.since
+        later = footing.snapshots
+    else:
+        taken, since = footing.snapshots[used].tokens, footing.version
+        reference = footing.anchor.copy()
+        for start, stop in contained:
+            reference[start:stop] = footing.snapshots[used].values[start:stop]
+        later = footing.snapshots[used + 1 :]
+    merged = to.anchor + (local - reference)
+    if used is not None and rule.merge == "mix":
+        alpha = np.float32(rule.mixing)
+        for start, stop in contained:
+            merged[start:stop] = alpha * local[start:stop] + (1 - alpha) * to.anchor[start:stop]
+    left = footing.tokens - taken
+    stands = Footing(
+        anchor=to.anchor,
+        version=to.version,
+        since=since if left else to.version,
+        tokens=left,
+        # As they would be had the weights stood on the new anchor when they were taken.
+        snapshots=tuple(Snapshot(to.anchor + (s.values - reference), s.tokens - taken) for s in later),
+    )
+    return Moved(stands, merged)

@@ -1,0 +1,239 @@
+"""The training thread by itself: what it hands over, what it goes on with, and when it waits."""
+
+import asyncio
+import math
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from p2ptrain import clock
+from p2ptrain.config.schema import (
+    EngineConfig,
+    InnerConfig,
+    ModelConfig,
+    OuterConfig,
+    OverlapConfig,
+    RunConfig,
+    SlicingConfig,
+)
+from p2ptrain.data.corpus import Corpus
+from p2ptrain.errors import NonFiniteUpdate
+from p2ptrain.events import Event, InnerStepDone, TrainingFailed
+from p2ptrain.ids import COMMON, Digest, PeerId, SliceId, Version
+from p2ptrain.model.initial_weights import initial_values
+from p2ptrain.model.slicing import SlicePlan
+from p2ptrain.node.trainer import Advance, CutOffBy, Own, Phase, RoundTrained, Settled, Trainer, TrainerListener
+from p2ptrain.training.footing import Footing, Move
+from p2ptrain.training.inner_loop import InnerLoop, StepReport
+
+RUN = RunConfig(
+    name="trainer",
+    seed=1,
+    rounds=4,
+    model=ModelConfig(layers=1, width=16, heads=2, kv_heads=2, mlp_hidden=32, context=16),
+    slicing=SlicingConfig(slices=1),
+    inner=InnerConfig(steps=6, batch=1, lr=1e-3),
+    outer=OuterConfig(lr=1.0, momentum=0.0),
+    overlap=OverlapConfig(delay_steps=3),
+)
+TEXT = np.frombuffer(Path(__file__).read_bytes(), dtype=np.uint8)
+CORPUS = Corpus(train=TEXT[1000:], validation=TEXT[:1000], fingerprint=Digest("0" * 64))
+ZERO = SliceId("0")
+TOKENS = 16
+
+
+class Bench:
+    """A trainer whose other side is the test."""
+
+    def __init__(self, run: RunConfig = RUN) -> None:
+        plan = SlicePlan.of(run.model, run.slicing)
+        values = initial_values(run, plan)
+        owned = frozenset(plan.slice_ids)
+        self.inner = InnerLoop(run, plan, owned, values, CORPUS, PeerId("me"), EngineConfig())
+        self.trained: list[RoundTrained] = []
+        self.phases: list[Phase] = []
+        self.events: list[Event] = []
+        footings = {slice_id: Footing.on(values[slice_id], Version(0)) for slice_id in owned}
+        self.slices: list[frozenset[SliceId]] = []
+        listener = TrainerListener(
+            trained=self.trained.append, phase=self.phases.append, slices=self.slices.append, event=self.events.append
+        )
+        self.trainer = Trainer(self.inner, footings, listener, threads=1)
+
+    def commit(self, number: int) -> None:
+        """Everybody else did what we did: with lr 1 and no momentum the anchor is our snapshot."""
+        for slice_id, one in self.trained[number].slices.items():
+            whole = ((0, one.local.size),)
+            to = Move(anchor=one.local, version=Version(number + 1), tokens=one.tokens, contained=whole)
+            self.trainer.send(Advance(slice_id, to))
+            self.trainer.send(Settled(slice_id))
+
+    def void(self, number: int) -> None:
+        """Nothing came of it."""
+        for slice_id in self.trained[number].slices:
+            self.trainer.send(Settled(slice_id))
+
+    @property
+    def steps(self) -> list[InnerStepDone]:
+        return [event for event in self.events if isinstance(event, InnerStepDone)]
+
+
+def drive(test: Callable[[Bench], Awaitable[None]], run: RunConfig = RUN) -> None:
+    async def whole() -> None:
+        bench = Bench(run)
+        bench.trainer.start()
+        try:
+            await test(bench)
+        finally:
+            await bench.trainer.stop()
+
+    asyncio.run(whole())
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110 - what is waited for happens in another thread
+            await asyncio.sleep(0.002)
+
+
+def test_training_goes_on_while_slices_are_averaged_and_waits_when_the_delay_is_used_up() -> None:
+    async def test(bench: Bench) -> None:
+        await until(lambda: any(phase.waits_for for phase in bench.phases))
+        assert bench.phases == [Phase(Version(0)), Phase(Version(1)), Phase(Version(1), ("0", "common"))]
+        assert [step.round for step in bench.steps] == [0] * 6 + [1] * 3
+        assert [one.tokens for one in bench.trained[0].slices.values()] == [6 * TOKENS] * 2
+        bench.commit(0)
+        await until(lambda: len(bench.trained) == 2)
+        assert [step.round for step in bench.steps[:12]] == [0] * 6 + [1] * 6
+        for slice_id, one in bench.trained[1].slices.items():
+            assert one.tokens == 6 * TOKENS
+            assert np.array_equal(one.anchor, bench.trained[0].slices[slice_id].local)
+
+    drive(test)
+
+
+def test_overlapped_rounds_whose_anchor_is_our_own_snapshot_train_as_if_nothing_was_averaged() -> None:
+    async def test(bench: Bench) -> None:
+        for number in range(RUN.rounds):
+            await until(lambda number=number: len(bench.trained) == number + 1)  # type: ignore[misc]
+            bench.commit(number)
+        alone = Bench().inner
+        for round in range(RUN.rounds):
+            for _ in range(RUN.inner.steps):
+                alone.step(Version(round))
+        for slice_id, one in bench.trained[-1].slices.items():
+            # new anchor + (local - snapshot) rounds.
+            np.testing.assert_allclose(one.local, alone.local_values(slice_id), atol=1e-5)
+        assert [trained.tokens for trained in bench.trained] == [6 * TOKENS] * RUN.rounds
+
+    drive(test)
+
+
+def test_void_round_is_contributed_again_with_what_came_after_it() -> None:
+    async def test(bench: Bench) -> None:
+        await until(lambda: len(bench.trained) == 1)
+        bench.void(0)
+        await until(lambda: len(bench.trained) == 2)
+        for slice_id, one in bench.trained[1].slices.items():
+            assert one.tokens == 12 * TOKENS
+            assert one.anchor is bench.trained[0].slices[slice_id].anchor
+        batches = [(step.round, step.inner_step) for step in bench.steps[:12]]
+        assert len(set(batches)) == 12, "no batch twice"
+
+    drive(test)
+
+
+def test_without_overlap_no_step_is_made_before_all_slices_are_settled() -> None:
+    async def test(bench: Bench) -> None:
+        await until(lambda: any(phase.waits_for for phase in bench.phases))
+        bench.trainer.send(Settled(ZERO))
+        await until(lambda: bench.phases[-1].waits_for == (COMMON,))
+        assert len(bench.steps) == 6
+        bench.trainer.send(Settled(COMMON))
+        await until(lambda: len(bench.trained) == 2)
+
+    drive(test, replace(RUN, overlap=OverlapConfig()))
+
+
+def test_cut_off_that_others_ask_for_ends_the_round_once() -> None:
+    slow = replace(RUN, inner=replace(RUN.inner, steps=100_000), overlap=OverlapConfig(delay_steps=100_000))
+
+    async def test(bench: Bench) -> None:
+        await until(lambda: len(bench.steps) >= 2)
+        for _ in range(2):
+            bench.trainer.send(CutOffBy(COMMON, Version(0), clock.monotonic_s()))
+        await until(lambda: len(bench.trained) == 1)
+        bench.trainer.send(CutOffBy(ZERO, Version(0), clock.monotonic_s()))  # it had not heard of our contribution
+        bench.commit(0)
+        steps = len(bench.steps)
+        await until(lambda: len(bench.steps) >= steps + 20)
+        assert len(bench.trained) == 1
+        bench.trainer.send(CutOffBy(ZERO, Version(1), clock.monotonic_s()))
+        await until(lambda: len(bench.trained) == 2)
+        assert sum(trained.tokens for trained in bench.trained) <= TOKENS * len(bench.steps)
+
+    drive(test, slow)
+
+
+def test_other_slices_are_trained_once_nothing_is_averaged_and_from_their_newest_anchor() -> None:
+    async def test(bench: Bench) -> None:
+        await until(lambda: any(phase.waits_for for phase in bench.phases))
+        anchors = initial_values(RUN, SlicePlan.of(RUN.model, RUN.slicing))
+        common = frozenset({COMMON})
+        bench.trainer.send(Own(common, {COMMON: Footing.on(anchors[COMMON], Version(0))}))
+        bench.commit(0)
+        await until(lambda: bench.slices == [common])
+        await until(lambda: len(bench.trained) == 2)
+        assert set(bench.trained[1].slices) == common
+        assert bench.trained[1].slices[COMMON].tokens == 6 * TOKENS
+        both = frozenset({COMMON, ZERO})
+        bench.trainer.send(Own(both, {s: Footing.on(anchors[s], Version(0)) for s in both}))
+        newer = np.zeros_like(anchors[ZERO])
+        bench.trainer.send(Advance(ZERO, Move(anchor=newer, version=Version(1))))
+        bench.commit(1)
+        await until(lambda: len(bench.trained) == 3)
+        assert bench.trained[2].slices[ZERO].anchor is newer
+        assert 0 < bench.trained[2].slices[ZERO].tokens <= bench.trained[2].slices[COMMON].tokens
+
+    drive(test)
+
+
+def test_step_that_gives_nan_throws_the_round_away_and_contributes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole_step = InnerLoop.step
+
+    def step(self: InnerLoop, round: Version, *, position: int | None = None) -> StepReport:
+        if (self.round, self.inner_step) == (0, 3):
+            self.inner_step += 1
+            raise NonFiniteUpdate("as the test wants it")
+        return whole_step(self, round, position=position)
+
+    monkeypatch.setattr(InnerLoop, "step", step)
+
+    async def test(bench: Bench) -> None:
+        await until(lambda: len(bench.trained) == 1)
+        assert [type(e) for e in bench.events if not isinstance(e, InnerStepDone)][-1] is TrainingFailed
+        for one in bench.trained[0].slices.values():
+            assert one.tokens == 0
+            assert np.array_equal(one.local, one.anchor)
+
+    drive(test)
+
+
+def test_time_of_a_round_is_all_accounted_for() -> None:
+    async def test(bench: Bench) -> None:
+        began_s = clock.monotonic_s()
+        await until(lambda: any(phase.waits_for for phase in bench.phases))
+        await asyncio.sleep(0.2)  # what is to be found as waiting
+        bench.commit(0)
+        await until(lambda: len(bench.trained) == 2)
+        whole_s = clock.monotonic_s() - began_s
+        one, two = bench.trained[:2]
+        spent = [(t.training_s, t.waiting_s, t.other_s) for t in (one, two)]
+        assert one.waiting_s == 0.0
+        assert two.waiting_s > 0.15
+        assert math.isclose(sum(map(sum, spent)), whole_s, abs_tol=0.5)
+
+    drive(test)
