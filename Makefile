@@ -20,8 +20,9 @@ fmt: .venv/.installed  ## make the tree tidy
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-proto: .venv/.installed  ## regenerate p2ptrain/wire/v1 from proto/
-	$(BIN)/python -m grpc_tools.protoc -I proto --python_out=. --pyi_out=. proto/p2ptrain/wire/v1/*.proto
+proto: .venv/.installed  ## regenerate p2ptrain/wire/v1 and p2ptrain/control/v1 from proto/
+	$(BIN)/python -m grpc_tools.protoc -I proto --python_out=. --pyi_out=. proto/p2ptrain/*/v1/*.proto
+	$(BIN)/python -m grpc_tools.protoc -I proto --grpc_python_out=. proto/p2ptrain/control/v1/*.proto
 
 .venv/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

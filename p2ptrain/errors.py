@@ -8,7 +8,9 @@
     │   ├── DataError             the text of the run is missing or differs from the manifest's
     │   ├── HomeError             a home folder of another run, in use, or with a corrupt checkpoint
     │   ├── IdentityError         a key file that is not a key, or that others can read
-    │   └── NetworkSetupError     no bootstrap answers, or the port is taken
+    │   ├── NetworkSetupError     no bootstrap answers, or the port is taken
+    │   └── NoPeerRunning         a command for a running peer, and none answers
+    ├── ControlError              a running peer refused a command, or its control interface cannot be used
     ├── StorageError              a file could not be written; what was saved before is intact
     ├── NodeDied                  libp2p's daemon has ended under a running peer
 
@@ -59,6 +61,14 @@ class IdentityError(UsageError):
 
 class NetworkSetupError(UsageError):
     """The network could not be joined: no bootstrap answers, or the port is taken."""
+
+
+class NoPeerRunning(UsageError):
+    """A command is meant for a running peer, and none answers there."""
+
+
+class ControlError(P2PTrainError):
+    """A running peer refused a command, or its control interface cannot be used safely."""
 
 
 class StorageError(P2PTrainError):

@@ -152,7 +152,7 @@ class StateChanged(Event):
     """What the peer is doing, and why, in one sentence each time it changes."""
 
     state: str
-    """One of JOINING, TRAINING, AVERAGING, WAITING, COMPLETE, LEAVING."""
+    """One of JOINING, TRAINING, AVERAGING, WAITING, PAUSED, COMPLETE, LEAVING."""
     reason: str
 
     def line(self) -> str:
@@ -405,6 +405,32 @@ class CheckpointSaved(Event):
     def line(self) -> str:
         """The event as one sentence for people."""
         return f"saved {_versions(self.versions)}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LimitsChanged(Event):
+    """The volunteer changed limits while the peer runs, or a change ran out."""
+
+    limits: dict[str, str]
+    """Key and new value, as TOML writes it."""
+    problem: str = ""
+    """What could not be done; empty when all is in force."""
+
+    def line(self) -> str:
+        """The event as one sentence for people."""
+        changed = ", ".join(f"{key} = {value}" for key, value in self.limits.items())
+        return f"limits: {'; '.join(filter(None, [changed, self.problem]))}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ControlListening(Event):
+    """The control interface listens."""
+
+    addresses: list[str]
+
+    def line(self) -> str:
+        """The event as one sentence for people."""
+        return f"obeys commands at {', '.join(self.addresses)}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -3,6 +3,7 @@
 Commands import what they need when they run: torch and hivemind take seconds, and ``--help`` must not.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -48,6 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0: done. 1: something failed. 2: what was asked cannot work, and nothing was started or written. 130: Ctrl-C.
     """
     settings = Settings()
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # we fork only to exec; it would write warnings about that
     try:
         app(args=arguments, prog_name="p2ptrain", obj=settings)
     except SystemExit as end:

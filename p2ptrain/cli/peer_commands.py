@@ -80,7 +80,7 @@ def peer(
     wanted = _wanted_slices(slices, plan.slice_ids)
     corpus = load_corpus(config.data, source.folder)
     with quiet_imports():
-        from p2ptrain.node.peer import Peer
+        from p2ptrain.node.service import serve_peer
         from p2ptrain.wire.libp2p import check_addresses
     check_addresses(bootstraps)
     peer_config = PeerConfig(
@@ -95,8 +95,7 @@ def peer(
     examine_at_start(home, config, peer_config.engine.device)
     with Home.open(home, source.text, run_id(config)) as opened, Journal(opened.journal_path) as journal:
         events = EventBus(sinks=[journal, _print_noteworthy], last_sequence=journal.last_sequence)
-        this = Peer(peer_config, opened, corpus, events)
-        run_until_signal(this.run)
+        run_until_signal(lambda stop: serve_peer(peer_config, opened, corpus, events, stop))
 
 
 def swarm(

@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
-from p2ptrain.config.ranges import RULES, contradictions
+from p2ptrain.config.ranges import PEER_RULES, RULES, contradictions
 from p2ptrain.config.schema import RunConfig
 from p2ptrain.errors import ConfigError
 from p2ptrain.ids import RunId
@@ -22,6 +22,8 @@ _LARGEST_MANIFEST_BYTES = 1 << 20
 """A manifest is a page of text; a model file given by mistake is not worth reading."""
 
 _KINDS = {str: "text in quotes", int: "a whole number", float: "a number", bool: "true or false"}
+
+_RULES = {**RULES, **PEER_RULES}
 
 _T = TypeVar("_T")
 
@@ -89,6 +91,25 @@ def parse_run(text: str, source: str) -> RunConfig:
     return run
 
 
+def read_table(kind: type[_T], table: Mapping[str, Any], *, prefix: str, source: str) -> _T:
+    """A section's values as the dataclass ``kind``.
+
+    Args:
+        kind: of the schema.
+        table: TOML values.
+        prefix: what stands before its keys in messages and in the table of ranges, like ``limits.``.
+        source: the file's name or other origin, for messages.
+
+    Raises:
+        ConfigError: every problem, one a line.
+    """
+    reader = _Reader()
+    read = reader.table(kind, table, prefix=prefix)
+    if read is None or reader.problems:
+        raise ConfigError("\n".join(f"{source}: {problem}" for problem in reader.problems))
+    return read
+
+
 def run_id(run: RunConfig) -> RunId:
     """The run's name that nobody can choose: SHA-256 of all its values.
 
@@ -134,7 +155,7 @@ class _Reader:
         read = self._typed(kind, value, path)
         if len(self.problems) > num_problems:
             return None
-        rule = RULES.get(path)
+        rule = _RULES.get(path)
         if rule is not None and not rule.holds(read):
             fault = "out of range" if isinstance(value, int | float) else "not usable"
             return self._wrong(path, value, fault, rule.choose)
@@ -161,7 +182,7 @@ class _Reader:
         if kind is float and type(value) is int:
             value = _if_float(value)
         if type(value) is not kind:
-            choose = RULES[path].choose if path in RULES else _KINDS[kind]
+            choose = _RULES[path].choose if path in _RULES else _KINDS[kind]
             return self._wrong(path, value, f"not {_KINDS[kind]}", choose)
         if kind is float and not math.isfinite(value):
             return self._wrong(path, value, "not finite", "a finite number")

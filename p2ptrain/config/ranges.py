@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from p2ptrain.config.hours import EXAMPLE, Hours
 from p2ptrain.config.schema import RunConfig
 
 
@@ -34,6 +35,18 @@ _FINGERPRINT = Rule(
     lambda value: re.fullmatch(r"(?:[0-9a-f]{64})?", value) is not None,
     '64 hexadecimal digits, or "" to accept any text',
 )
+
+
+def _are_hours(texts: tuple[str, ...]) -> bool:
+    try:
+        Hours.parse(texts)
+    except ValueError:
+        return False
+    return True
+
+
+_HOURS = Rule(_are_hours, f"hours like {EXAMPLE}")
+_CAP = Rule(lambda value: 0 <= value <= 1e6, "0 for no limit, or up to 1000000")
 
 RULES: Mapping[str, Rule] = {
     "name": _NAME,
@@ -78,6 +91,23 @@ RULES: Mapping[str, Rule] = {
     "exchange.vote_timeout_s": _SECONDS,
     "exchange.history": _COUNT,
 }
+"""Of manifests."""
+
+PEER_RULES: Mapping[str, Rule] = {
+    "limits.compute_hours": _HOURS,
+    "limits.network_hours": _HOURS,
+    "limits.max_temperature_c": Rule(lambda value: value == 0 or 20 <= value <= 120, "20 to 120, or 0 for no limit"),
+    "limits.gpu_memory_gib": _CAP,
+    "limits.gpu_power_w": _CAP,
+    "limits.niceness": Rule(lambda value: 0 <= value <= 19, "0 to 19"),
+    "limits.threads": Rule(lambda value: 0 <= value <= 1024, "0 to 1024"),
+    "limits.disk_gib": _CAP,
+    "limits.upload_mbps": _CAP,
+    "limits.download_mbps": _CAP,
+    "limits.month_gb": _CAP,
+    "limits.pause_keeps_claim_s": Rule(lambda value: 0 <= value <= 86400, "0 to 86400 seconds"),
+}
+"""Of profiles."""
 
 
 def contradictions(run: RunConfig) -> list[str]:

@@ -185,12 +185,46 @@ class NetworkConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LimitsConfig:
-    """What a peer may take of its volunteer's machine and line."""
+    """What the volunteer allows; all can be changed while the peer runs. 0 or empty is no limit."""
 
+    compute_hours: tuple[str, ...] = ()
+    """When to train, local time: ``Mon-Fri 22:00-07:00``, ``Sat,Sun``; empty: always."""
+    network_hours: tuple[str, ...] = ()
+    """When to be on the network at all; outside of them the peer is no part of the swarm."""
+    pause_while_running: tuple[str, ...] = ()
+    """Names of programs that want the machine for themselves, such as a game."""
+    pause_while_gpu_in_use: bool = False
+    """Give the GPU up while another program computes on it."""
+    pause_on_battery: bool = False
+    """Train on mains only."""
+    max_temperature_c: float = 0.0
+    """Of the device that trains; training goes on when it is 5 degrees cooler."""
+    gpu_memory_gib: float = 0.0
+    """Largest memory to take on the GPU."""
+    gpu_power_w: float = 0.0
+    """Power limit of the GPU; needs a driver that permits it."""
+    niceness: int = 0
+    """0 to 19: how much other programs come first on the processor."""
+    threads: int = 0
+    """CPU threads for training; 0 leaves the peer's ``threads``."""
+    disk_gib: float = 0.0
+    """Largest size of the home folder; the oldest journals go first."""
     upload_mbps: float = 0.0
-    """Megabits a second that the peer sends at most; 0 is no cap. Others plan with it: see ``share_parts``."""
+    """Megabits a second that the peer sends at most. Others plan with it: see ``share_parts``."""
     download_mbps: float = 0.0
-    """Megabits a second that the peer fetches at most; 0 is no cap."""
+    """Megabits a second that the peer fetches at most."""
+    month_gb: float = 0.0
+    """Gigabytes a calendar month, both directions; dealt out by the day, after which the peer sleeps."""
+    pause_keeps_claim_s: float = 1800.0
+    """How long a paused peer keeps its place in the swarm; a pause known to be longer gives it up at once."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ControlConfig:
+    """Who may command the running peer besides its user on this machine."""
+
+    listen: str = ""
+    """``host:port`` for enrolled clients over TLS; empty: the Unix socket alone."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -209,7 +243,9 @@ class PeerConfig:
     """CPU threads for training; 0 leaves torch's default."""
     engine: EngineConfig = EngineConfig()
     """How to compute inner steps."""
-    limits: LimitsConfig = LimitsConfig()
-    """Caps that the volunteer sets."""
     refetch: bool = False
     """Put a corrupt checkpoint aside and fetch the state from the swarm instead."""
+    limits: LimitsConfig = LimitsConfig()
+    """When to train, and how much of the machine and the line to use."""
+    control: ControlConfig = ControlConfig()
+    """Who may command the peer."""

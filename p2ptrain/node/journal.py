@@ -13,6 +13,10 @@ from p2ptrain.events import Record
 
 logger = logging.getLogger(__name__)
 
+_ROTATE_BYTES = 32 << 20
+"""Some 150,000 events: a day of a peer that takes a step a second."""
+_KEPT_FILES = 8
+"""Older files, so that a journal takes at most 288 MiB."""
 _TAIL_BYTES = 1 << 16
 """How much of the file's end is searched at a time for its last line; records are far shorter."""
 
@@ -22,16 +26,23 @@ class Journal:
 
     A killed process loses nothing that it had recorded, a power cut perhaps the last seconds (no fsync: the journal is
     not state). A disk that is full costs records and never the process: whoever watches sees the gap in the sequence
-    numbers.
+    numbers. A file that has become large is renamed, after its last record's number, and a new one begun.
+
+    Args:
+        path: the file that is written; older ones lie beside it, see ``journal_files``.
+        rotate_bytes: size from which on a file is renamed.
 
     Raises:
         OSError: the file cannot be opened for writing.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, rotate_bytes: int = _ROTATE_BYTES) -> None:
         self.path = path
-        self._fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._rotate_bytes = rotate_bytes
+        self._fd = _open(path)
         self._end, self.last_sequence = _mend(self._fd)
+        if not self.last_sequence and (older := _older_files(path)):  # killed right after a file was renamed
+            self.last_sequence = _number(older[-1])
         self.num_lost = 0
 
     def __call__(self, record: Record) -> None:
@@ -51,6 +62,21 @@ class Journal:
             self.num_lost = 0
         self._end += len(line)
         self.last_sequence = record.sequence
+        if self._end >= self._rotate_bytes:
+            self._rotate()
+
+    def _rotate(self) -> None:
+        try:
+            self.path.rename(self.path.with_name(f"{self.path.stem}.{self.last_sequence:012d}{self.path.suffix}"))
+            fresh = _open(self.path)
+        except OSError as error:
+            logger.warning("%s: cannot be rotated: %s; it goes on growing", self.path, error.strerror)
+            self._rotate_bytes += _ROTATE_BYTES
+            return
+        os.close(self._fd)
+        self._fd, self._end = fresh, 0
+        for file in _older_files(self.path)[:-_KEPT_FILES]:
+            file.unlink(missing_ok=True)
 
     def _lose(self, reason: str) -> None:
         if self.num_lost == 0:
@@ -70,6 +96,26 @@ class Journal:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+
+def journal_files(path: Path) -> list[Path]:
+    """The files of the journal at ``path``, oldest first, ``path`` itself last."""
+    return [*_older_files(path), path]
+
+
+def _older_files(path: Path) -> list[Path]:
+    found = path.parent.glob(f"{path.stem}.*{path.suffix}")
+    return sorted((file for file in found if _number(file)), key=_number)
+
+
+def _number(file: Path) -> int:
+    """Number of the last record in a file that was rotated away; 0 for any other file."""
+    number = file.stem.rpartition(".")[2]
+    return int(number) if number.isdigit() else 0
+
+
+def _open(path: Path) -> int:
+    return os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
 
 def _mend(fd: int) -> tuple[int, int]:

@@ -175,12 +175,24 @@ async def _observer(run: RunId, network: NetworkConfig) -> AsyncIterator[tuple[L
 
 
 async def look(
-    node: Libp2pNode, directory: Directory, run: RunId, slices: Sequence[SliceId], target: Target | None = None
+    node: Libp2pNode,
+    directory: Directory,
+    run: RunId,
+    slices: Sequence[SliceId],
+    target: Target | None = None,
+    own: pb.StatusReply | None = None,
 ) -> SwarmReport:
-    """Ask every peer of the run once, by a node that runs already; arguments as for ``observe``."""
+    """Ask every peer of the run once, by a node that runs already; arguments as for ``observe``.
+
+    ``own`` is the answer of the peer whose node this is, which cannot call itself.
+    """
     claims = await directory.claims()
     peers = sorted(claims)
-    replies = await asyncio.gather(*(_ask(node, peer, run) for peer in peers))
+
+    async def reply_of(peer: PeerId) -> pb.StatusReply | None:
+        return own if own and peer == own.peer else await _ask(node, peer, run)
+
+    replies = await asyncio.gather(*map(reply_of, peers))
     answered = {peer: reply for peer, reply in zip(peers, replies, strict=True) if reply is not None}
     living = [claims[peer].member() for peer in answered]
     numbered = [s for s in slices if s != COMMON]

@@ -33,7 +33,7 @@ from p2ptrain.events import (
     Traffic,
 )
 from p2ptrain.identity.keys import load_or_create
-from p2ptrain.ids import COMMON, SliceId, short
+from p2ptrain.ids import COMMON, PeerId, SliceId, short
 from p2ptrain.model.initial_weights import initial_values
 from p2ptrain.model.slicing import SlicePlan
 from p2ptrain.node.child_processes import die_with_parent_prefix
@@ -98,6 +98,7 @@ class Peer:
         self._saved = load_replicas(home, refetch=config.refetch)
         self._state, self._reason = "", ""
         self._has_joined = False
+        self._node: Libp2pNode | None = None
         self._tokens = 0
         self._validation_loss_nats = math.nan
         self._unsettled: set[SliceId] = set()
@@ -113,6 +114,16 @@ class Peer:
         self._to_train: frozenset[SliceId] = frozenset()
         """What it shall train as soon as nothing is being averaged."""
         self._capacity = Capacity()
+
+    @property
+    def id(self) -> PeerId:
+        """Its name among the peers."""
+        return self._identity.peer_id
+
+    @property
+    def swarm(self) -> Swarm | None:
+        """Its part in the swarm; None until it has joined."""
+        return self._swarm if self._has_joined else None
 
     async def run(self, stop: asyncio.Event) -> None:
         """Join the run and train until ``stop`` is set.
@@ -186,6 +197,11 @@ class Peer:
 
     def set_rates(self, *, upload_mbps: float, download_mbps: float) -> None:
         """Cap what the network gets, from the next chunk on; 0 is no cap."""
+        self._config = replace(
+            self._config, limits=replace(self._config.limits, upload_mbps=upload_mbps, download_mbps=download_mbps)
+        )
+        if self._node is None:  # it will start with these
+            return
         self._node.upload.mbps = upload_mbps or None
         self._node.download.mbps = download_mbps or None
 
@@ -372,6 +388,7 @@ class Peer:
         self._events.emit(event)
 
     async def _report_traffic(self) -> None:
+        assert self._node is not None
         traffic = self._node.traffic
         sent_bytes, received_bytes, at_s = traffic.sent_bytes, traffic.received_bytes, clock.monotonic_s()
         while True:

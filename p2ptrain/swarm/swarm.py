@@ -189,6 +189,21 @@ class Swarm:
         """What this peer holds of a slice."""
         return (self.owners.get(slice_id) or self.followers[slice_id]).replica
 
+    @property
+    def claims(self) -> Mapping[PeerId, Claim]:
+        """Live claims, ours included."""
+        return self._context.claims
+
+    @property
+    def context(self) -> Context:
+        """What the parts of the swarm share."""
+        return self._context
+
+    @property
+    def directory(self) -> Directory:
+        """Where the claims are."""
+        return self._directory
+
     # What the parts ask of us.
 
     async def deliver(self, peer: PeerId, message: RoundMessage) -> bool:
@@ -274,6 +289,10 @@ class Swarm:
     async def _on_status(self, sender: PeerId, request: pb.StatusRequest) -> pb.StatusReply:
         if request.run != self._context.run:
             return pb.StatusReply(refusal=f"this peer trains run {self._context.run}")
+        return self.status()
+
+    def status(self) -> pb.StatusReply:
+        """What this peer answers when it is asked for its status."""
         condition, traffic = self._condition(), self._context.node.traffic
         reply = pb.StatusReply(
             peer=self._context.me,

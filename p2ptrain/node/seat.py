@@ -1,0 +1,361 @@
+"""The volunteer's seat at a peer: obeys pause, resume, finish and limits, and answers what is asked.
+
+The peer itself comes and goes: each time that it may be in the swarm, a fresh ``Peer`` runs as a *session*, from what
+is on disk. The seat stays, with the control interface, and ends and begins sessions.
+"""
+
+import asyncio
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import datetime
+
+from p2ptrain import clock
+from p2ptrain.config.limits_text import changed_limits, limit_entries, with_values
+from p2ptrain.config.schema import LimitsConfig, PeerConfig
+from p2ptrain.control.v1 import control_pb2 as pb
+from p2ptrain.errors import ControlError, StorageError
+from p2ptrain.events import (
+    EventBus,
+    LimitsChanged,
+    Record,
+    RoundCommitted,
+    RoundVoid,
+    SlicesClaimed,
+    StateChanged,
+)
+from p2ptrain.ids import COMMON, PeerId, SliceId, slice_order
+from p2ptrain.node.conditions import Probe, be_nice
+from p2ptrain.node.home import Home
+from p2ptrain.node.limits import AWAKE, Conditions, Level, Wish, decide
+from p2ptrain.node.peer import Peer
+from p2ptrain.node.peer_status import peer_status, swarm_reply
+from p2ptrain.node.vitals import Vitals
+from p2ptrain.node.wishes import Change, Wishes, load_wishes, save_wishes
+from p2ptrain.swarm.directory import Claim
+
+_LOOK_EVERY_S = 0.5
+"""Limits take effect within a second."""
+_SAVE_BYTES_EVERY_S = 60.0
+"""A crash forgets at most a minute of the month's account."""
+
+
+class Seat:
+    """One volunteer's seat; use as a sink of the peer's events, run ``run``, and give to a ``ControlServer``.
+
+    Args:
+        config: what the volunteer chose at the start.
+        origins: per key of ``limits``, where its value came from.
+        home: the peer's folder.
+        events: told of every change.
+        vitals: the peer's numbers.
+        new_peer: makes the peer of a session, under the limits in force.
+    """
+
+    def __init__(
+        self,
+        config: PeerConfig,
+        origins: dict[str, str],
+        home: Home,
+        events: EventBus,
+        vitals: Vitals,
+        new_peer: Callable[[LimitsConfig], Peer],
+    ) -> None:
+        self._config = config
+        self._origins = origins
+        self._home = home
+        self._events = events
+        self._vitals = vitals
+        self._new_peer = new_peer
+        self._path = home.path / "seat.json"
+        self._wishes = load_wishes(self._path).in_force(clock.wall_s())
+        self._limits = self._in_force()
+        self._probe = Probe(config.engine.device)
+        self._conditions = Conditions()
+        self._verdict = AWAKE
+        self._peer: Peer | None = None
+        self._ending: asyncio.Event | None = None
+        """Set: the present session is to end."""
+        self._stop = asyncio.Event()
+        self._changed = asyncio.Event()
+        """Set: look at once."""
+        self._awake = asyncio.Event()
+        self._owned: frozenset[SliceId] = frozenset()
+        self._unsettled: set[SliceId] | None = None
+        """While finishing: owned slices whose round is not over."""
+        self._after_finish: Callable[[], None] = self._pause_now
+        self._pause_until: float | None = None
+        self._counted_bytes = 0
+        self._saved_s = clock.monotonic_s()
+
+    # Life.
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Run the peer, whenever it may, until ``stop`` is set or something fails."""
+        self._stop = stop
+        async with asyncio.TaskGroup() as group:
+            helpers = [group.create_task(self._keep_looking()), group.create_task(self._pass_on_stop())]
+            await self._look()
+            while not stop.is_set():
+                if self._verdict.level is not Level.TRAIN:
+                    await self._sleep(stop)
+                    continue
+                await self._session()
+            for helper in helpers:
+                helper.cancel()
+        self._count_bytes(save=True)
+
+    async def _session(self) -> None:
+        self._ending = asyncio.Event()
+        self._peer = self._new_peer(self._limits)
+        try:
+            await self._peer.run(self._ending)
+        finally:
+            self._peer, self._ending = None, None
+            self._owned, self._unsettled = frozenset(), None
+
+    async def _sleep(self, stop: asyncio.Event) -> None:
+        self._awake.clear()
+        shown = ""
+        while self._verdict.level is not Level.TRAIN and not stop.is_set():
+            if (sentence := self._pause_sentence()) != shown:
+                shown = sentence
+                self._events.emit(StateChanged(state="PAUSED", reason=sentence))
+            await self._awake.wait()
+            self._awake.clear()
+
+    async def _pass_on_stop(self) -> None:
+        await self._stop.wait()
+        self._awake.set()
+        if self._ending:
+            self._ending.set()
+
+    async def _keep_looking(self) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(_LOOK_EVERY_S):
+                    await self._changed.wait()
+            except TimeoutError:
+                pass
+            self._changed.clear()
+            await self._look()
+
+    async def _look(self) -> None:
+        """Measure, decide, act."""
+        now_s = clock.wall_s()
+        if now_s >= self._wishes.next_end_s():
+            self._limits_changed()
+        self._count_bytes()
+        self._conditions = await asyncio.to_thread(
+            self._probe.measure, self._limits, month_bytes=self._wishes.month_bytes, quota_turn=self._quota_turn()
+        )
+        now = datetime.now().astimezone()
+        self._verdict = decide(self._limits, self._wishes.wish, self._conditions, now, self._verdict)
+        self._awake.set()
+        if self._verdict.level is not Level.TRAIN and self._ending:
+            self._ending.set()
+
+    def __call__(self, record: Record) -> None:
+        """Note which slices are ours, and when a round that is to be finished is over."""
+        match record.event:
+            case SlicesClaimed(slices=slices):
+                self._owned = frozenset(slices)
+            case RoundCommitted(slice=slice_id) | RoundVoid(slice=slice_id):
+                self._settled(slice_id)
+            case _:
+                pass
+
+    def _settled(self, slice_id: SliceId) -> None:
+        if self._unsettled is not None:
+            self._unsettled.discard(slice_id)
+            if not self._unsettled:
+                self._unsettled = None
+                self._after_finish()
+
+    # What the volunteer asks.
+
+    def pause(self, duration_s: float | None, reason: str) -> str:
+        """Stop training at once; returns a sentence."""
+        self._unsettled = None
+        until_s = None if duration_s is None else clock.wall_s() + duration_s
+        self._keep(replace(self._wishes, wish=Wish(paused=True, until_s=until_s, reason=reason)))
+        return f"paused{_until(until_s)}; p2ptrain resume goes on"
+
+    def resume(self) -> str:
+        """Go on; returns a sentence, which names limits that still hold the peer back."""
+        self._unsettled = None
+        self._keep(replace(self._wishes, wish=Wish()))
+        now = datetime.now().astimezone()
+        verdict = decide(self._limits, Wish(), self._conditions, now, self._verdict)
+        return "going on" if verdict.allowed else f"your pause is over, but: {verdict.reason}{_until(verdict.until_s)}"
+
+    def finish(self, duration_s: float | None) -> str:
+        """Complete the round, then pause; returns a sentence."""
+        self._pause_until = None if duration_s is None else clock.wall_s() + duration_s
+        return self._finish_then(self._pause_now, "pauses")
+
+    def leave(self, *, finish_first: bool) -> str:
+        """End the process; returns a sentence."""
+        if finish_first:
+            return self._finish_then(self._stop.set, "leaves")
+        self._stop.set()
+        return "leaving: withdraws its claim, saves and ends"
+
+    def _finish_then(self, act: Callable[[], None], what: str) -> str:
+        self._after_finish = act
+        if self._vitals.state in ("TRAINING", "AVERAGING", "WAITING") and self._owned:
+            self._unsettled = set(self._owned)
+            return f"completes round {self._vitals.round + 1}, then {what}"
+        self._unsettled = None
+        act()
+        return f"no round is under way: {what} now"
+
+    def _pause_now(self) -> None:
+        self._keep(replace(self._wishes, wish=Wish(paused=True, until_s=self._pause_until, reason="")))
+
+    def set_limits(self, changes: dict[str, str], duration_s: float | None) -> pb.LimitsReply:
+        """Change limits.
+
+        Raises:
+            ConfigError: a key or value is wrong; nothing was changed.
+            StorageError: the change cannot be kept on disk.
+        """
+        until_s = None if duration_s is None else clock.wall_s() + duration_s
+        kept = dict(self._wishes.changes)
+        _, values = changed_limits(self._config.limits, changes)
+        for key in changes:
+            kept.pop(key, None)
+            if key in values:
+                kept[key] = Change(value=values[key], until_s=until_s)
+        self._keep(replace(self._wishes, changes=kept))
+        self._limits_changed()
+        return self.limits()
+
+    def limits(self) -> pb.LimitsReply:
+        """Limits in force, and whether they allow to train now."""
+        reply = pb.LimitsReply(is_allowed=self._verdict.allowed, reason=self._verdict.reason)
+        if self._verdict.until_s is not None:
+            reply.until_s = self._verdict.until_s
+        for entry in limit_entries(self._limits):
+            change = self._wishes.changes.get(entry.key)
+            origin = "set" if change else self._origins.get(entry.key, "default")
+            limit = pb.Limit(key=entry.key, value=entry.value, origin=origin, help=entry.help)
+            if change and change.until_s is not None:
+                limit.until_s = change.until_s
+            reply.limits.append(limit)
+        return reply
+
+    # What is asked about the peer.
+
+    def status(self) -> pb.StatusReply:
+        """What the peer is doing."""
+        reply = peer_status(self._home, self._config, self._vitals, self._peer, self._probe)
+        reply.pausing.CopyFrom(self.pausing())
+        if self._wishes.month:
+            reply.network.month_bytes = self._wishes.month_bytes
+        return reply
+
+    def pausing(self) -> pb.Pausing:
+        """What holds it back."""
+        now = datetime.now().astimezone()
+        verdict = decide(self._limits, self._wishes.wish, self._conditions, now, self._verdict)
+        reply = pb.Pausing(
+            is_paused=not verdict.allowed,
+            is_finishing=self._unsettled is not None,
+            cause=verdict.cause,
+            reason=verdict.reason,
+        )
+        if verdict.until_s is not None:
+            reply.until_s = verdict.until_s
+        if verdict.keeps_claim_until_s is not None:
+            reply.claim_kept_until_s = verdict.keeps_claim_until_s
+        return reply
+
+    def why(self) -> pb.WhyReply:
+        """One sentence."""
+        vitals = self._vitals
+        sentence = f"{vitals.state}: {vitals.reason}"
+        if not self._verdict.allowed:
+            sentence = f"PAUSED: {self._pause_sentence()}"
+        elif self._unsettled is not None:
+            sentence += "; when this round is over, it stops as you asked"
+        is_contributing = self._verdict.allowed and vitals.state in ("TRAINING", "AVERAGING")
+        return pb.WhyReply(sentence=sentence, state=vitals.state, is_contributing=is_contributing)
+
+    async def doctor(self, *, quick: bool) -> pb.DoctorReply:
+        """Examine machine and network."""
+        raise ControlError("this peer cannot examine itself yet; run: p2ptrain doctor")
+
+    async def swarm(self, timeout_s: float) -> pb.SwarmReply:
+        """Ask all peers.
+
+        Raises:
+            ControlError: this peer is not in the swarm now.
+        """
+        if self._peer is None or (swarm := self._peer.swarm) is None:
+            raise ControlError(f"this peer is not in the swarm now: {self._vitals.reason}")
+        return await swarm_reply(self._home, swarm, timeout_s)
+
+    # Inside.
+
+    def _pause_sentence(self) -> str:
+        verdict = self._verdict
+        goes_on = "goes on with: p2ptrain resume" if verdict.cause == "you" and verdict.until_s is None else ""
+        return f"{verdict.reason}{_until(verdict.until_s)}" + (f"; {goes_on}" if goes_on else "")
+
+    def _keep(self, wishes: Wishes) -> None:
+        save_wishes(self._path, wishes)
+        self._wishes = wishes
+        self._changed.set()
+
+    def _in_force(self) -> LimitsConfig:
+        return with_values(self._config.limits, {key: change.value for key, change in self._wishes.changes.items()})
+
+    def _limits_changed(self) -> None:
+        """Let the limits in force be those of now, and act on what differs."""
+        self._wishes = self._wishes.in_force(clock.wall_s())
+        before, self._limits = self._limits, self._in_force()
+        was = {entry.key: entry.value for entry in limit_entries(before)}
+        changed = {e.key: e.value for e in limit_entries(self._limits) if e.value != was[e.key]}
+        if not changed:
+            return
+        self._events.emit(LimitsChanged(limits=changed))
+        self._changed.set()
+        if self._peer is not None and {"upload_mbps", "download_mbps"} & set(changed):
+            self._peer.set_rates(upload_mbps=self._limits.upload_mbps, download_mbps=self._limits.download_mbps)
+        if "niceness" in changed:
+            be_nice(self._limits.niceness)
+        if "gpu_power_w" in changed and (problem := self._probe.set_power_limit(self._limits.gpu_power_w)):
+            self._events.emit(LimitsChanged(limits={}, problem=problem))
+
+    def _count_bytes(self, *, save: bool = False) -> None:
+        total = self._vitals.sent_bytes + self._vitals.received_bytes
+        self._wishes = self._wishes.used(total - self._counted_bytes, datetime.now().astimezone())
+        self._counted_bytes = total
+        if save or clock.monotonic_s() - self._saved_s > _SAVE_BYTES_EVERY_S:
+            self._saved_s = clock.monotonic_s()
+            try:
+                save_wishes(self._path, self._wishes)
+            except StorageError as error:
+                self._events.emit(LimitsChanged(limits={}, problem=f"the month's account is not kept: {error}"))
+
+    def _quota_turn(self) -> float:
+        """Our place among the owners of our slices; kept while we sleep, since nothing is asked then."""
+        if self._peer is None or (swarm := self._peer.swarm) is None:
+            return self._conditions.quota_turn
+        return place_among_owners(swarm.claims, self._peer.id, self._owned)
+
+
+def place_among_owners(claims: Mapping[PeerId, Claim], me: PeerId, owned: frozenset[SliceId]) -> float:
+    """Our rank among the owners of the numbered slice that we own, as a share of a day: 0, 1/3 and 2/3 for three."""
+    numbered = min((s for s in owned if s != COMMON), key=slice_order, default=COMMON)
+    owners = sorted({peer for peer, claim in claims.items() if numbered in claim.slices} | {me})
+    return owners.index(me) / len(owners)
+
+
+def _until(until_s: float | None) -> str:
+    if until_s is None or math.isinf(until_s):
+        return ""
+    then = datetime.fromtimestamp(until_s).astimezone()
+    is_soon = until_s - clock.wall_s() < 20 * 3600
+    return f" until {then:%H:%M}" if is_soon else f" until {then:%a %d %b %H:%M}"

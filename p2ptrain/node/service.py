@@ -1,0 +1,68 @@
+"""What runs under ``p2ptrain peer``: the volunteer's seat, the control interface, and the peer itself."""
+
+import asyncio
+from dataclasses import replace
+
+from p2ptrain.config.schema import LimitsConfig, PeerConfig
+from p2ptrain.control.enrolment import Authority, ServerCertificates
+from p2ptrain.data.corpus import Corpus
+from p2ptrain.errors import ControlError
+from p2ptrain.events import ControlListening, EventBus
+from p2ptrain.node.control_server import ControlServer
+from p2ptrain.node.event_log import EventLog
+from p2ptrain.node.home import Home
+from p2ptrain.node.peer import Peer
+from p2ptrain.node.seat import Seat
+from p2ptrain.node.vitals import Vitals
+
+
+async def serve_peer(
+    config: PeerConfig,
+    home: Home,
+    corpus: Corpus,
+    events: EventBus,
+    stop: asyncio.Event,
+    origins: dict[str, str] | None = None,
+) -> None:
+    """Take part in the run whenever the volunteer's limits allow it, and obey commands, until ``stop`` is set.
+
+    Args:
+        config: what the volunteer chose.
+        home: the peer's folder, in use by us.
+        corpus: the run's text, its fingerprint checked.
+        events: told all that happens; its sinks so far come first.
+        stop: ends everything.
+        origins: per key of the limits, where its value came from; for people.
+
+    Raises:
+        ControlError: the control interface cannot be set up safely.
+        NetworkSetupError: a port is taken, or no bootstrap answers.
+        StorageError: the disk is full.
+    """
+    vitals = Vitals()
+    log = EventLog(home.journal_path, events.last_sequence)
+
+    def new_peer(limits: LimitsConfig) -> Peer:
+        return Peer(replace(config, limits=limits), home, corpus, events)
+
+    seat = Seat(config, origins or {}, home, events, vitals, new_peer)
+    events.sinks += [log, vitals, seat]
+    server = ControlServer(home.path, seat, log, config.control.listen, _certificates(config, home))
+    try:
+        addresses = await server.start()
+        events.emit(ControlListening(addresses=addresses))
+        await seat.run(stop)
+    finally:
+        await server.stop()
+
+
+def _certificates(config: PeerConfig, home: Home) -> ServerCertificates | None:
+    if not config.control.listen:
+        return None
+    authority = Authority.open(home.path / "control-tls")
+    if authority is None:
+        raise ControlError(
+            f"--control-listen {config.control.listen}: nobody is enrolled yet, so nobody could connect; first run:"
+            f" p2ptrain control enroll --home {home.path} --address HOST:PORT --out laptop.enrolment"
+        )
+    return authority.server()
