@@ -15,6 +15,7 @@ import typer
 from p2ptrain.cli.bench_commands import bench_app
 from p2ptrain.cli.bootstrap_command import bootstrap
 from p2ptrain.cli.codec_commands import codec_quality, codec_speed
+from p2ptrain.cli.control_commands import control_app, finish, leave, limits, pause, resume, status, why
 from p2ptrain.cli.dash_command import dash
 from p2ptrain.cli.demo_command import demo
 from p2ptrain.cli.doctor_command import doctor
@@ -30,7 +31,8 @@ app.add_typer(bench_app, name="bench")
 app.add_typer(lab_app, name="lab")
 bench_app.command("codec")(codec_speed)
 lab_app.command("codec")(codec_quality)
-for command in (demo, bootstrap, peer, dash, doctor, swarm):
+app.add_typer(control_app, name="control")
+for command in (demo, bootstrap, peer, status, why, pause, resume, finish, leave, limits, dash, doctor, swarm):
     app.command()(command)
 app.command()(generate)
 app.command()(export)

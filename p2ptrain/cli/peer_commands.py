@@ -58,6 +58,9 @@ def peer(
     threads: Annotated[int, typer.Option(min=0, help="CPU threads for training; 0 leaves torch's default.")] = 0,
     upload_mbps: Annotated[float, typer.Option(min=0, help="Megabits a second to send at most; 0 is no cap.")] = 0.0,
     download_mbps: Annotated[float, typer.Option(min=0, help="Megabits a second to fetch at most; 0 is no cap.")] = 0.0,
+    control_listen: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="Obey enrolled clients over TLS there, too; see `control enroll`.")
+    ] = "",
     refetch: Annotated[bool, typer.Option("--refetch", help="Put a corrupt checkpoint aside and fetch anew.")] = False,
 ) -> None:
     """Take part in a run: own a slice, train it, average it with its other owners. Ctrl-C leaves.
@@ -65,7 +68,7 @@ def peer(
     Example: p2ptrain peer --run /ip4/127.0.0.1/tcp/31337/p2p/12D3Koo... --home peer-a
     """
     from p2ptrain.config.load import parse_run, run_id
-    from p2ptrain.config.schema import LimitsConfig, NetworkConfig, PeerConfig
+    from p2ptrain.config.schema import ControlConfig, LimitsConfig, NetworkConfig, PeerConfig
     from p2ptrain.data.corpus import load_corpus
     from p2ptrain.events import EventBus
     from p2ptrain.model.slicing import SlicePlan
@@ -91,6 +94,7 @@ def peer(
         threads=threads,
         limits=LimitsConfig(upload_mbps=upload_mbps, download_mbps=download_mbps),
         refetch=refetch,
+        control=ControlConfig(listen=control_listen),
     )
     examine_at_start(home, config, peer_config.engine.device)
     with Home.open(home, source.text, run_id(config)) as opened, Journal(opened.journal_path) as journal:

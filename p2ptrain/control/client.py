@@ -22,6 +22,7 @@ _Reply = TypeVar("_Reply")
 CHANNEL_OPTIONS: list[tuple[str, Any]] = [
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.enable_http_proxy", 0),  # the peer is on this machine or named by the user
+    ("grpc.use_local_subchannel_pool", 1),  # else a new client waits as long as an older one that failed has to
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.min_reconnect_backoff_ms", 200),
     ("grpc.max_reconnect_backoff_ms", 2000),  # a screen should see a restarted peer at once
