@@ -8,6 +8,7 @@
     │   ├── DataError             the text of the run is missing or differs from the manifest's
     │   ├── HomeError             a home folder of another run, in use, or with a corrupt checkpoint
     │   ├── IdentityError         a key file that is not a key, or that others can read
+    │   ├── NotAdmitted           the run does not let this peer in; the message says how to be let in
     │   ├── NetworkSetupError     no bootstrap answers, or the port is taken
     │   └── NoPeerRunning         a command for a running peer, and none answers
     ├── ControlError              a running peer refused a command, or its control interface cannot be used
@@ -57,6 +58,10 @@ class HomeError(UsageError):
 
 class IdentityError(UsageError):
     """A key file is not an Ed25519 key, or others can read it."""
+
+
+class NotAdmitted(UsageError):
+    """The run does not let this peer in."""
 
 
 class NetworkSetupError(UsageError):

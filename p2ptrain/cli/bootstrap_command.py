@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from p2ptrain.cli.processes import data_folder, quiet_imports, run_until_signal
+from p2ptrain.cli.run_source import read_run
 from p2ptrain.errors import UsageError
 
 _STABLE_PORT = 31337
@@ -35,13 +36,11 @@ def bootstrap(
 
     Example: p2ptrain bootstrap --host 0.0.0.0 --run tiny.toml --status 127.0.0.1:8080
     """
-    from p2ptrain.config.load import parse_run, read_manifest, run_id
     from p2ptrain.config.schema import NetworkConfig
     from p2ptrain.node.home import FolderLock
 
     page = _host_and_port(status) if status else None
-    text = read_manifest(run) if run else None
-    config = parse_run(text, source=str(run)) if text else None
+    source = read_run(str(run)) if run else None
     with quiet_imports():
         from p2ptrain.node.bootstrap import BootstrapOptions, run_bootstrap
         from p2ptrain.node.run_watch import WatchedRun
@@ -50,7 +49,7 @@ def bootstrap(
     options = BootstrapOptions(
         folder=home or data_folder() / "bootstrap",
         network=NetworkConfig(bootstraps=tuple(bootstrap or ()), host=host, port=port),
-        run=WatchedRun(id=run_id(config), config=config, manifest=text) if config and text else None,
+        run=WatchedRun(id=source.id, config=source.config, manifest=source.text) if source else None,
         status=page,
     )
     say = functools.partial(_print_addresses, options.run is not None)

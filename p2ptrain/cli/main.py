@@ -19,10 +19,12 @@ from p2ptrain.cli.control_commands import control_app, finish, leave, limits, pa
 from p2ptrain.cli.dash_command import dash
 from p2ptrain.cli.demo_command import demo
 from p2ptrain.cli.doctor_command import doctor
+from p2ptrain.cli.door_commands import identity
 from p2ptrain.cli.lab_commands import lab_app
 from p2ptrain.cli.manifest_commands import run_app
 from p2ptrain.cli.model_commands import export, generate
 from p2ptrain.cli.peer_commands import peer, swarm
+from p2ptrain.cli.robust_command import robust
 from p2ptrain.errors import P2PTrainError, UsageError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -31,9 +33,11 @@ app.add_typer(bench_app, name="bench")
 app.add_typer(lab_app, name="lab")
 bench_app.command("codec")(codec_speed)
 lab_app.command("codec")(codec_quality)
+lab_app.command()(robust)
 app.add_typer(control_app, name="control")
 for command in (demo, bootstrap, peer, status, why, pause, resume, finish, leave, limits, dash, doctor, swarm):
     app.command()(command)
+app.command()(identity)
 app.command()(generate)
 app.command()(export)
 

@@ -3,19 +3,25 @@
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast, get_args
 
 import tomlkit
 import typer
 
-from p2ptrain.config.load import load_run, parse_run, run_id
+from p2ptrain.cli import door_commands
+from p2ptrain.config.load import SIGNATURE, load_run, parse_run, run_id
 from p2ptrain.config.presets import preset_text
-from p2ptrain.config.schema import RunConfig
+from p2ptrain.config.schema import Admission, RunConfig
 from p2ptrain.errors import UsageError
+from p2ptrain.identity.authority import sign_run
+from p2ptrain.identity.keys import Identity, load_or_create
 
 run_app = typer.Typer(
     no_args_is_help=True, help="Make a run's manifest, or look at one. Example: p2ptrain run show tiny.toml"
 )
+run_app.command()(door_commands.sign)
+run_app.command()(door_commands.invite)
+run_app.command()(door_commands.guests)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,6 +34,9 @@ class ManifestChanges:
     slices: int | None = None
     parts: tuple[str, ...] | None = None
     rounds: int | None = None
+    authority: Path | None = None
+    """Key file of the run's authority, made when missing; it signs the manifest."""
+    admission: Admission = "open"
 
 
 def write_manifest(preset: str, out: Path, changes: ManifestChanges) -> RunConfig:
@@ -63,6 +72,16 @@ def write_manifest(preset: str, out: Path, changes: ManifestChanges) -> RunConfi
 
     SlicePlan.of(run.model, run.slicing)
     document["data"]["fingerprint"] = str(load_corpus(run.data, base=out.parent).fingerprint)
+    if changes.authority is not None:
+        # Last, and only for a manifest that is sound: it makes the key file.
+        door = tomlkit.table()
+        door.add("authority", Identity.generate().peer_id)
+        door.add("admission", changes.admission)
+        document["door"] = door
+        parse_run(tomlkit.dumps(document), source)
+        authority = load_or_create(changes.authority)
+        door["authority"] = authority.peer_id
+        document.add(SIGNATURE, sign_run(authority, run_id(parse_run(tomlkit.dumps(document), source))))
     text = tomlkit.dumps(document)
     run = parse_run(text, source)
     _write_new(out, text)
@@ -78,6 +97,11 @@ def new(
     slices: Annotated[int | None, typer.Option(help="Into how many slices the model is cut.")] = None,
     parts: Annotated[str | None, typer.Option(help="What is cut: mlp, heads or mlp,heads.")] = None,
     rounds: Annotated[int | None, typer.Option(help="Length of the run.")] = None,
+    authority: Annotated[
+        Path | None,
+        typer.Option(metavar="KEY", help="Key file of an authority that signs the run, invites and bans; made if new."),
+    ] = None,
+    admission: Annotated[str, typer.Option(help="Who may join: open, invite or allowlist.")] = "open",
 ) -> None:
     """Make the manifest of a new run: a file with everything that its peers must share.
 
@@ -89,6 +113,8 @@ def new(
         slices=slices,
         parts=None if parts is None else tuple(part.strip() for part in parts.split(",")),
         rounds=rounds,
+        authority=authority,
+        admission=_admission(admission, authority),
     )
     run = write_manifest(preset, out, changes)
     typer.echo(f"wrote {out}: run {run.name}, id {run_id(run)}")
@@ -126,6 +152,14 @@ def show(manifest: Annotated[Path, typer.Argument(help="The manifest, for exampl
     typer.echo(f"slices   {run.slicing.slices}, cut from {' and '.join(run.slicing.parts)}")
     for slice_id, numel in sizes.items():
         typer.echo(f"         {slice_id:<8}{numel:>14,} parameters")
+
+
+def _admission(text: str, authority: Path | None) -> Admission:
+    if text not in get_args(Admission):
+        raise UsageError(f"--admission {text} is not known; choose from {', '.join(get_args(Admission))}")
+    if text != "open" and authority is None:
+        raise UsageError(f"--admission {text} needs somebody who admits; add --authority KEY, a file that will be made")
+    return cast("Admission", text)
 
 
 def _check_is_free(out: Path) -> None:

@@ -61,13 +61,15 @@ def peer(
     control_listen: Annotated[
         str, typer.Option(metavar="HOST:PORT", help="Obey enrolled clients over TLS there, too; see `control enroll`.")
     ] = "",
+    invite: Annotated[
+        str, typer.Option(envvar="P2PTRAIN_INVITE", help="The invitation, if the run admits by invitation; kept.")
+    ] = "",
     refetch: Annotated[bool, typer.Option("--refetch", help="Put a corrupt checkpoint aside and fetch anew.")] = False,
 ) -> None:
     """Take part in a run: own a slice, train it, average it with its other owners. Ctrl-C leaves.
 
     Example: p2ptrain peer --run /ip4/127.0.0.1/tcp/31337/p2p/12D3Koo... --home peer-a
     """
-    from p2ptrain.config.load import parse_run, run_id
     from p2ptrain.config.schema import ControlConfig, LimitsConfig, NetworkConfig, PeerConfig
     from p2ptrain.data.corpus import load_corpus
     from p2ptrain.events import EventBus
@@ -78,7 +80,7 @@ def peer(
     with quiet_imports():
         source = read_run(run)
     bootstraps = _bootstraps(run, source, bootstrap)
-    config = parse_run(source.text, source=source.name)
+    config = source.config
     plan = SlicePlan.of(config.model, config.slicing)
     wanted = _wanted_slices(slices, plan.slice_ids)
     corpus = load_corpus(config.data, source.folder)
@@ -95,9 +97,10 @@ def peer(
         limits=LimitsConfig(upload_mbps=upload_mbps, download_mbps=download_mbps),
         refetch=refetch,
         control=ControlConfig(listen=control_listen),
+        invite=invite,
     )
     examine_at_start(home, config, peer_config.engine.device)
-    with Home.open(home, source.text, run_id(config)) as opened, Journal(opened.journal_path) as journal:
+    with Home.open(home, source.text, source.id) as opened, Journal(opened.journal_path) as journal:
         events = EventBus(sinks=[journal, _print_noteworthy], last_sequence=journal.last_sequence)
         run_until_signal(lambda stop: serve_peer(peer_config, opened, corpus, events, stop))
 
@@ -117,7 +120,6 @@ def swarm(
 
     Example: p2ptrain swarm --run tiny.toml --bootstrap /ip4/127.0.0.1/tcp/31337/p2p/12D3Koo... --json
     """
-    from p2ptrain.config.load import parse_run, run_id
     from p2ptrain.config.schema import NetworkConfig
     from p2ptrain.ids import COMMON, numbered_slices
 
@@ -125,12 +127,12 @@ def swarm(
         source = read_run(run)
         from p2ptrain.node.observer import observe, observe_often
         from p2ptrain.swarm.coverage import Target
-    config = parse_run(source.text, source=source.name)
+    config = source.config
     network = NetworkConfig(bootstraps=_bootstraps(run, source, bootstrap))
     ids = [COMMON, *numbered_slices(config.slicing.slices)]
     target = Target(replicas=config.slicing.replicas, quorum=config.slicing.quorum)
     if not every:
-        _print_report(run_loop(observe(run_id(config), ids, network, target)), as_json=as_json, indent=2)
+        _print_report(run_loop(observe(source.id, ids, network, target)), as_json=as_json, indent=2)
         return
     if as_json:
         # Whoever reads the lines need not have the manifest.
@@ -139,9 +141,7 @@ def swarm(
     def tell(report: "SwarmReport") -> None:
         _print_report(report, as_json=as_json, indent=None)
 
-    run_until_signal(
-        lambda stop: observe_often(run_id(config), ids, network, target, every_s=every, stop=stop, tell=tell)
-    )
+    run_until_signal(lambda stop: observe_often(source.id, ids, network, target, every_s=every, stop=stop, tell=tell))
 
 
 def _bootstraps(run: str, source: RunSource, named: list[str] | None) -> tuple[str, ...]:

@@ -10,8 +10,11 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
-from p2ptrain.config.load import read_manifest
-from p2ptrain.errors import NetworkSetupError
+from p2ptrain.config.load import parse_run, read_manifest, run_id, run_signature
+from p2ptrain.config.schema import RunConfig
+from p2ptrain.errors import BadRecord, ConfigError, NetworkSetupError
+from p2ptrain.identity.authority import check_run
+from p2ptrain.ids import PeerId, RunId, short
 
 _ADDRESS = re.compile(r"/(ip4|ip6|dns|dns4|dns6)/[^/]+/.*/p2p/\w+")
 _URL_TIMEOUT_S = 15.0
@@ -28,15 +31,17 @@ class RunSource:
     """The file, address or URL, for messages."""
     folder: Path
     """What paths in the manifest are relative to."""
+    config: RunConfig
+    id: RunId
     bootstraps: tuple[str, ...] = ()
     """Addresses that came with it: whoever knows the run is a way in."""
 
 
 def read_run(run: str) -> RunSource:
-    """The manifest that ``--run`` names.
+    """The manifest that ``--run`` names, checked.
 
     Raises:
-        ConfigError: the file cannot be read.
+        ConfigError: the file cannot be read, says something wrong, or is not signed by the authority that it names.
         NetworkSetupError: nobody answers at the address or URL, or who does knows no run.
     """
     if run.startswith(("http://", "https://")):
@@ -44,7 +49,23 @@ def read_run(run: str) -> RunSource:
     if _ADDRESS.fullmatch(run):
         return _ask(run, (run,))
     path = Path(run)
-    return RunSource(text=read_manifest(path), name=run, folder=path.absolute().parent)
+    return checked_source(read_manifest(path), name=run, folder=path.absolute().parent)
+
+
+def checked_source(text: str, *, name: str, folder: Path, bootstraps: tuple[str, ...] = ()) -> RunSource:
+    """A manifest's text, checked; arguments as the fields of ``RunSource``, errors as ``read_run``."""
+    config = parse_run(text, source=name)
+    run = run_id(config)
+    if config.door.authority:
+        try:
+            check_run(run, PeerId(config.door.authority), run_signature(text))
+        except BadRecord as error:
+            raise ConfigError(
+                f"{name}: door.authority {short(config.door.authority)} did not sign this run; whoever changes a value"
+                " makes another run. Get the manifest from the run's authority, or set door.authority to a key of yours"
+                " and sign it with: p2ptrain run sign"
+            ) from error
+    return RunSource(text=text, name=name, folder=folder, config=config, id=run, bootstraps=bootstraps)
 
 
 def addresses_of(status: object, url: str) -> tuple[str, ...]:
@@ -88,4 +109,4 @@ def _ask(name: str, addresses: tuple[str, ...]) -> RunSource:
     from p2ptrain.node.manifest_exchange import fetch_manifest
 
     text = asyncio.run(fetch_manifest(addresses))
-    return RunSource(text=text, name=name, folder=Path.cwd(), bootstraps=addresses)
+    return checked_source(text, name=name, folder=Path.cwd(), bootstraps=addresses)

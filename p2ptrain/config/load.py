@@ -18,6 +18,9 @@ from p2ptrain.ids import RunId
 FORMAT = 1
 """The manifest form, and the protocol that it implies, which this version of p2ptrain speaks."""
 
+SIGNATURE = "signature"
+"""The one key of a manifest that is not hashed into the run's id, because it is made from that id."""
+
 _LARGEST_MANIFEST_BYTES = 1 << 20
 """A manifest is a page of text; a model file given by mistake is not worth reading."""
 
@@ -81,6 +84,7 @@ def parse_run(text: str, source: str) -> RunConfig:
             f"{source}: format = {written_format} is unknown to this p2ptrain, which knows format {FORMAT};"
             " choose the p2ptrain version that the run's owner names"
         )
+    table.pop(SIGNATURE, None)  # about the run, not part of it; run_signature reads it
     reader = _Reader()
     run = reader.table(RunConfig, table, prefix="")
     problems = reader.problems
@@ -108,6 +112,16 @@ def read_table(kind: type[_T], table: Mapping[str, Any], *, prefix: str, source:
     if read is None or reader.problems:
         raise ConfigError("\n".join(f"{source}: {problem}" for problem in reader.problems))
     return read
+
+
+def run_signature(text: str) -> str:
+    """The signature of the run's authority that a manifest carries; empty when it has none.
+
+    Args:
+        text: TOML that ``parse_run`` has accepted.
+    """
+    signature = tomllib.loads(text).get(SIGNATURE, "")
+    return signature if isinstance(signature, str) else ""
 
 
 def run_id(run: RunConfig) -> RunId:

@@ -90,6 +90,10 @@ RULES: Mapping[str, Rule] = {
     "exchange.reduce_timeout_s": _SECONDS,
     "exchange.vote_timeout_s": _SECONDS,
     "exchange.history": _COUNT,
+    "door.authority": Rule(
+        lambda value: re.fullmatch(r"(?:12D3KooW[1-9A-HJ-NP-Za-km-z]{44})?", value) is not None,
+        'the peer id of an Ed25519 key, 12D3KooW..., or "" for a run without an authority',
+    ),
 }
 """Of manifests."""
 
@@ -135,5 +139,10 @@ def contradictions(run: RunConfig) -> list[str]:
         problems.append(
             f'data.path = "{run.data.path}" is not read when data.source = "{run.data.source}";'
             ' choose data.source = "folder", or remove data.path'
+        )
+    if run.door.admission != "open" and not run.door.authority:
+        problems.append(
+            f'door.admission = "{run.door.admission}" needs somebody who admits; add door.authority = "12D3KooW...", or'
+            ' choose "open"'
         )
     return problems

@@ -12,6 +12,8 @@ from p2ptrain.ids import SliceId
 SlicedParts = Literal["mlp", "heads"]
 Codec = Literal["int8", "int4", "float32"]
 DataSource = Literal["python-stdlib", "folder"]
+Averaging = Literal["mean", "trimmed", "clipped"]
+Admission = Literal["open", "invite", "allowlist"]
 Precision = Literal["float32", "bfloat16"]
 Recompute = Literal["nothing", "mlp", "blocks"]
 Merge = Literal["shift", "mix"]
@@ -116,6 +118,10 @@ class ExchangeConfig:
     codec: Codec = "int8"
     """Encoding of pseudo-gradients, averages and updates. ``int4`` halves what is sent, for some loss;
     ``float32`` sends four times as much."""
+    averaging: Averaging = "mean"
+    """``mean`` weighs owners by tokens. ``trimmed`` cuts the extreme quarter of every element's values, ``clipped``
+    pulls far contributions to the median distance: with three or more owners, a quarter of liars then moves the
+    average little. Both weigh all owners alike; docs/results/robust.md has what they cost."""
     part_elements: int = 262144
     """Elements in one part of the butterfly; smaller parts spread the reducing finer and cost more messages."""
     lease_s: float = 30.0
@@ -128,6 +134,17 @@ class ExchangeConfig:
     """Longest wait for the proposer's proposal and for the votes on it, each."""
     history: int = 8
     """Versions whose encoded averages and updates an owner keeps for peers that missed them."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DoorConfig:
+    """Who may take part."""
+
+    authority: str = ""
+    """Peer id of the key that opened the run: it signs the manifest, invites and bans. Empty: nobody has a say."""
+    admission: Admission = "open"
+    """``open`` admits everybody, ``invite`` who has the authority's invitation, ``allowlist`` whom its guest list
+    names. Whoever the authority has banned is kept out in every case."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -145,6 +162,7 @@ class RunConfig:
     data: DataConfig = field(default_factory=DataConfig)
     overlap: OverlapConfig = field(default_factory=OverlapConfig)
     exchange: ExchangeConfig = field(default_factory=ExchangeConfig)
+    door: DoorConfig = field(default_factory=DoorConfig)
     format: int = 1
     """Version of the manifest's form and of the protocol it implies."""
 
@@ -243,6 +261,8 @@ class PeerConfig:
     """CPU threads for training; 0 leaves torch's default."""
     engine: EngineConfig = EngineConfig()
     """How to compute inner steps."""
+    invite: str = ""
+    """The authority's invitation to this peer, for runs that ask for one."""
     refetch: bool = False
     """Put a corrupt checkpoint aside and fetch the state from the swarm instead."""
     limits: LimitsConfig = LimitsConfig()

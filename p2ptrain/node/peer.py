@@ -36,6 +36,7 @@ from p2ptrain.identity.keys import load_or_create
 from p2ptrain.ids import COMMON, PeerId, SliceId, short
 from p2ptrain.model.initial_weights import initial_values
 from p2ptrain.model.slicing import SlicePlan
+from p2ptrain.node.admission import check_admitted, keep_guests, open_door
 from p2ptrain.node.child_processes import die_with_parent_prefix
 from p2ptrain.node.home import Home
 from p2ptrain.node.listening import listen_host
@@ -56,6 +57,7 @@ from p2ptrain.node.trainer import (
 from p2ptrain.swarm.context import Context, Past, Replica
 from p2ptrain.swarm.coverage import Target
 from p2ptrain.swarm.directory import Capacity, DhtDirectory, is_valid_record
+from p2ptrain.swarm.guests import DhtGuestRecords, GuardedDirectory
 from p2ptrain.swarm.reduce import part_bounds
 from p2ptrain.swarm.rounds import Promise
 from p2ptrain.swarm.state import OwnedState, genesis
@@ -95,6 +97,8 @@ class Peer:
         self._run = home.run
         self._plan = SlicePlan.of(home.run.model, home.run.slicing)
         self._identity = load_or_create(home.identity_path)
+        self._door = open_door(home)
+        self._invite = check_admitted(home, self._door, self._identity.peer_id, config.invite)
         self._saved = load_replicas(home, refetch=config.refetch)
         self._state, self._reason = "", ""
         self._has_joined = False
@@ -157,7 +161,15 @@ class Peer:
             events=self._events,
             listener=self,
         )
-        directory = DhtDirectory(node, self._identity, self._home.run_id)
+        directory = GuardedDirectory(
+            DhtDirectory(node, self._identity, self._home.run_id),
+            DhtGuestRecords(node),
+            self._door,
+            self._home.run_id,
+            invite=self._invite,
+            on_refused=lambda peer, reason: self._events.emit(Refused(peer=peer, reason=reason)),
+            on_news=self._guests_changed,
+        )
         slicing = self._run.slicing
         target = Target(replicas=slicing.replicas, quorum=slicing.quorum)
         self._swarm = Swarm(context, directory, self._condition, target)
@@ -347,6 +359,15 @@ class Peer:
     def save_accepted(self, slice_id: SliceId, accepted: Accepted) -> None:
         """Put what we are about to vote for on disk before the vote leaves."""
         save_accepted(self._home, slice_id, accepted)
+
+    def _guests_changed(self, packed: bytes) -> None:
+        """The run's authority has published a newer guest list.
+
+        Raises:
+            NotAdmitted: it sends this peer away.
+        """
+        keep_guests(self._home, packed)
+        check_admitted(self._home, self._door, self._identity.peer_id, self._invite)
 
     # State on disk.
 

@@ -6,7 +6,7 @@ inner steps of the next round that the manifest allows, with 0 before it begins.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -21,7 +21,8 @@ from p2ptrain.model.initial_weights import initial_values
 from p2ptrain.model.slicing import SlicePlan
 from p2ptrain.model.transformer import Transformer
 from p2ptrain.swarm.error_feedback import EncodedContribution, encode_contribution, keep_rounded_away
-from p2ptrain.swarm.reduce import part_bounds, weighted_mean
+from p2ptrain.swarm.reduce import part_bounds
+from p2ptrain.swarm.robust import combine
 from p2ptrain.swarm.state import OwnedState, PublishedState, genesis
 from p2ptrain.swarm.state import outer_step as slice_outer_step
 from p2ptrain.training.evaluation import validation_loss
@@ -33,6 +34,10 @@ from p2ptrain.wire.codec import Float32, decode, encode
 
 _FLOPS_PER_WEIGHT = 2
 """A multiplication and an addition for each weight and token, in each of the three products."""
+
+
+Lie = Callable[[Float32], Float32]
+"""What a peer sends in place of its pseudo-gradient."""
 
 
 @dataclass(slots=True)
@@ -53,6 +58,7 @@ class VirtualSwarm:
         corpus: its text.
         owned: per peer the slices that it owns, the common part among them.
         outer: per slice its outer optimizer where it is another than ``run.outer``.
+        lies: what some peers send instead of their pseudo-gradients.
     """
 
     def __init__(
@@ -61,9 +67,11 @@ class VirtualSwarm:
         corpus: Corpus,
         owned: Mapping[PeerId, frozenset[SliceId]],
         outer: Mapping[SliceId, OuterConfig] | None = None,
+        lies: Mapping[PeerId, Lie] | None = None,
     ) -> None:
         self.run = run
         self.plan = SlicePlan.of(run.model, run.slicing)
+        self._lies = dict(lies or {})
         self.version: Version = GENESIS
         """Rounds committed."""
         self._corpus = corpus
@@ -224,12 +232,14 @@ class VirtualSwarm:
             tokens[peer] = footing.tokens
             if footing.tokens > 0:
                 gradient = pseudo_gradient(footing.anchor, local)
+                if peer in self._lies:
+                    gradient = self._lies[peer](gradient)
                 sent[peer] = encode_contribution(codec, gradient, residual, bounds)
         assert sent, f"nobody trained slice {slice_id}"
         averages = []
         for part, (start, stop) in enumerate(bounds):
             arrived = {peer: (tokens[peer], decode(codec, c.parts[part], stop - start)) for peer, c in sent.items()}
-            averages.append(encode(codec, weighted_mean(arrived)))
+            averages.append(encode(codec, combine(exchange.averaging, arrived).mean))
         rule = partial(_outer_rule, self.outer[slice_id])
         staged = slice_outer_step(state.owned, state.published, averages, bounds, codec, rule)
         for peer, contribution in sent.items():

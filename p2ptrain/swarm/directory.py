@@ -18,6 +18,7 @@ from p2ptrain.identity.keys import Identity
 from p2ptrain.identity.signing import Signed, sign, verify
 from p2ptrain.ids import COMMON, PeerId, RunId, SliceId
 from p2ptrain.swarm.coverage import Member
+from p2ptrain.swarm.guests import is_guest_list
 from p2ptrain.wire.libp2p import DirectoryRecord, Libp2pNode, record_key
 from p2ptrain.wire.messages import PROTOCOL
 from p2ptrain.wire.v1 import peer_pb2 as pb
@@ -73,6 +74,8 @@ class Claim:
     changed_s: float = 0.0
     """Wall time of its last change of slices."""
     expires_s: float
+    invite: str = ""
+    """What the run's authority gave the peer, if the run asks for that."""
 
     @property
     def slices(self) -> frozenset[SliceId]:
@@ -129,6 +132,8 @@ def is_valid_record(record: DirectoryRecord) -> bool:
     """The check that every node of the DHT applies to every record, of whatever run."""
     if len(record.value) > MAX_RECORD_BYTES or record.expires_s > clock.wall_s() + MAX_LEASE_S:
         return False
+    if is_guest_list(record):
+        return True
     try:
         claim = _decode(record.value)
     except BadRecord:
@@ -161,6 +166,7 @@ def _encode(identity: Identity, claim: Claim) -> bytes:
         ),
         fixed=claim.is_fixed,
         changed_s=claim.changed_s,
+        invite=claim.invite,
     )
     signed = sign(identity, _CONTEXT, body.SerializeToString(deterministic=True))
     return pb.Signed(body=signed.body, signer=signed.signer, signature=signed.signature).SerializeToString()
@@ -196,6 +202,7 @@ def _decode(value: bytes) -> Claim:
         is_fixed=body.fixed,
         changed_s=_measured(body.changed_s),
         expires_s=body.expires_s,
+        invite=body.invite,
     )
 
 

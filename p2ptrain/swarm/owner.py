@@ -22,7 +22,7 @@ from p2ptrain.swarm.certificates import check_certificate, check_vote, sign_vote
 from p2ptrain.swarm.context import Context, Past, Replica
 from p2ptrain.swarm.error_feedback import EncodedContribution, encode_contribution, keep_rounded_away
 from p2ptrain.swarm.history import History
-from p2ptrain.swarm.reduce import weighted_mean
+from p2ptrain.swarm.robust import combine
 from p2ptrain.swarm.state import StagedState, outer_step
 from p2ptrain.wire.codec import Float32, decode, encode, encoded_bytes
 from p2ptrain.wire.messages import (
@@ -236,10 +236,16 @@ class SliceOwner:
         fetched = {c.peer: (c.tokens, v) for c, v in zip(usable, values, strict=True) if v is not None}
         if not fetched:
             return
-        average = await asyncio.to_thread(lambda: encode(codec, weighted_mean(fetched)))
+        rule = self._context.exchange.averaging
+        combined = await asyncio.to_thread(combine, rule, fetched)
+        for peer, reason in combined.left_out.items():
+            self._leave_out(peer, part, reason)
+        if not combined.contributors:
+            return
+        average = await asyncio.to_thread(encode, codec, combined.mean)
         if (version, ballot) == (self._state.version, self._state.ballot):
             ref = self._context.blobs.store.hold(self._round_label, average)
-            self._queue.put_nowait(rounds.PartReduced(PartResult(part, ref, tuple(sorted(fetched)))))
+            self._queue.put_nowait(rounds.PartReduced(PartResult(part, ref, combined.contributors)))
 
     async def _fetch_part(self, part: int, contribution: Contribution) -> Float32 | None:
         """One owner's part of the pseudo-gradient, decoded; None when it is left out, which is reported."""

@@ -185,7 +185,7 @@ def test_missing_file_directory_and_binary_file_each_have_their_sentence(tmp_pat
 
 def test_every_value_of_a_manifest_has_a_rule_or_a_closed_set_of_choices():
     free = {"format", "data.path"}  # checked by themselves: against FORMAT, and by what is found there
-    closed = {"exchange.codec", "data.source", "overlap.merge"}
+    closed = {"data.source", "door.admission", "exchange.averaging", "exchange.codec", "overlap.merge"}
     assert set(leaves(RunConfig)) - set(RULES) == free | closed
     assert set(RULES) <= set(leaves(RunConfig))
 
@@ -217,7 +217,7 @@ def test_every_value_changes_the_run_id():
 def test_run_id_is_the_same_on_every_machine_and_version():
     # Red after a change of RunConfig's fields: peers of two versions would then be in different runs with one manifest,
     # so the change needs a new format.
-    assert run_id(parse_run(MINIMAL, "m.toml")) == "ba83db65136dab9db07a101350a23932da79b36e6bc0b0d86f9127b70a19f193"
+    assert run_id(parse_run(MINIMAL, "m.toml")) == "0fc5c011cb2d234e5dcd8a86fc1b52567c78a64d92be3339b7e8b3efa195fb2d"
 
 
 @pytest.mark.parametrize("preset", ["tiny", "nano"])

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from p2ptrain.cli.run_source import addresses_of, read_run
+from p2ptrain.config.presets import preset_text
 from p2ptrain.errors import ConfigError, NetworkSetupError
 
 ADDRESS = "/ip4/172.18.0.2/tcp/31337/p2p/12D3KooWRkaYWFiRHaiwWnzYd5FE5EKf2KWCV3gy5vZCfufrMYbB"
@@ -67,6 +68,7 @@ def test_a_url_at_which_nobody_listens() -> None:
 def test_anything_else_is_a_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="does not exist"):
         read_run(str(tmp_path / "absent.toml"))
-    (tmp_path / "run.toml").write_text("name = 1")
+    (tmp_path / "run.toml").write_text(preset_text("nano"))
     found = read_run(str(tmp_path / "run.toml"))
-    assert (found.text, found.folder, found.bootstraps) == ("name = 1", tmp_path, ())
+    assert (found.text, found.folder, found.bootstraps) == (preset_text("nano"), tmp_path, ())
+    assert found.config.name == "nano"

@@ -1,0 +1,172 @@
+"""``p2ptrain run sign``, ``invite`` and ``guests``: what the run's authority does; ``identity``: who a peer is."""
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from p2ptrain.cli.processes import quiet_imports, run_loop
+from p2ptrain.errors import UsageError
+from p2ptrain.ids import PeerId, short
+
+if TYPE_CHECKING:
+    from p2ptrain.identity.authority import GuestList
+    from p2ptrain.identity.keys import Identity
+
+_Manifest = Annotated[Path, typer.Argument(help="The run's manifest.")]
+_Key = Annotated[Path, typer.Option(help="The authority's key file, made by `p2ptrain run new --authority`.")]
+_Peers = Annotated[list[str] | None, typer.Option(metavar="PEER_ID")]
+_DAY_S = 86400
+
+
+def identity(
+    home: Annotated[Path, typer.Option(envvar="P2PTRAIN_HOME", help="The peer's folder; made with a key if new.")],
+) -> None:
+    """Print a peer's id, for example to ask the run's authority for an invitation.
+
+    Example: p2ptrain identity --home my-peer
+    """
+    from p2ptrain.identity.keys import load_or_create
+
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    typer.echo(load_or_create(home / "identity.key").peer_id)
+
+
+def sign(manifest: _Manifest, key: _Key) -> None:
+    """Sign a manifest again after its values were changed; that makes it another run.
+
+    Example: p2ptrain run sign tiny.toml --key authority.key
+    """
+    import tomlkit
+
+    from p2ptrain.config.load import SIGNATURE, parse_run, read_manifest, run_id
+    from p2ptrain.identity.authority import sign_run
+    from p2ptrain.node.atomic_file import replace_file
+
+    text = read_manifest(manifest)
+    run = parse_run(text, source=str(manifest))
+    authority = _load(key)
+    if run.door.authority != authority.peer_id:
+        raise UsageError(
+            f'{manifest} says door.authority = "{run.door.authority}", and {key} is {authority.peer_id};'
+            " use the right key, or write that id into the manifest"
+        )
+    document = tomlkit.parse(text)
+    document[SIGNATURE] = sign_run(authority, run_id(run))
+    signed = tomlkit.dumps(document).encode()
+    replace_file(manifest, [signed], len(signed))
+    typer.echo(f"signed {manifest}: run {run.name}, id {run_id(run)}")
+
+
+def invite(
+    manifest: _Manifest,
+    key: _Key,
+    peer: Annotated[str, typer.Option(metavar="PEER_ID", help="Whom to invite; `p2ptrain identity` prints it.")],
+    days: Annotated[float, typer.Option(min=0.01, max=3650, help="For how long.")] = 30,
+) -> None:
+    """Print an invitation for one peer, which starts with: p2ptrain peer --invite TOKEN.
+
+    Example: p2ptrain run invite tiny.toml --key authority.key --peer 12D3Koo... --days 30
+    """
+    from p2ptrain.cli.run_source import read_run
+    from p2ptrain.identity.authority import Invite, write_invite
+
+    source = read_run(str(manifest))
+    authority = _load(key)
+    if source.config.door.admission != "invite":
+        raise UsageError(
+            f'{manifest} says door.admission = "{source.config.door.admission}": nobody needs an invitation'
+        )
+    expires_s = time.time() + days * _DAY_S
+    token = write_invite(authority, Invite(run=source.id, peer=_peer(peer), expires_s=expires_s))
+    typer.echo(token)
+
+
+def guests(
+    manifest: _Manifest,
+    key: _Key,
+    bootstrap: Annotated[
+        list[str] | None, typer.Option("--bootstrap", help="Address of any node of the run: publish the list there.")
+    ] = None,
+    allow: _Peers = None,
+    ban: _Peers = None,
+    forget: Annotated[
+        list[str] | None, typer.Option(metavar="PEER_ID", help="Neither allowed nor banned any more.")
+    ] = None,
+    hand_over: Annotated[
+        Path | None, typer.Option(metavar="KEY", help="A new authority's key file: from now on only it counts.")
+    ] = None,
+) -> None:
+    """Allow peers, ban them, or hand the authority over, and publish the list; without options, show it.
+
+    The list is kept beside the manifest. Running peers hear of it within some ten seconds.
+
+    Example: p2ptrain run guests tiny.toml --key authority.key --ban 12D3Koo... --bootstrap ADDRESS
+    """
+    from p2ptrain.cli.run_source import read_run
+    from p2ptrain.identity import authority as door
+    from p2ptrain.node.atomic_file import replace_file
+
+    source = read_run(str(manifest))
+    path = manifest.with_suffix(".guests")
+    signer = _load(key)
+    known = door.Door(source.id, PeerId(source.config.door.authority), source.config.door.admission)
+    if path.exists():
+        known.learn(path.read_bytes())
+    if signer.peer_id != known.authority:
+        raise UsageError(f"{key} is {signer.peer_id}, and the run's authority is {known.authority or 'nobody'}")
+    allowed, banned, forgotten = ({_peer(p) for p in names or []} for names in (allow, ban, forget))
+    changed = replace(
+        known.guests,
+        serial=known.guests.serial + 1,
+        allowed=(known.guests.allowed | allowed) - banned - forgotten,
+        banned=(known.guests.banned | banned) - allowed - forgotten,
+    )
+    if hand_over:
+        heir = _load(hand_over)
+        statement = door.hand_over(signer, source.id, heir.peer_id)
+        changed, signer = replace(changed, handovers=(*changed.handovers, statement)), heir
+    if allowed | banned | forgotten or hand_over:
+        packed = door.write_guests(signer, changed)
+        replace_file(path, [packed], len(packed))
+        known.learn(packed)
+    _print_guests(known.guests, known.authority)
+    if bootstrap and known.packed:
+        _publish(known.packed, source.id, signer, tuple(bootstrap))
+
+
+def _publish(packed: bytes, run: str, signer: "Identity", bootstraps: tuple[str, ...]) -> None:
+    from p2ptrain.ids import RunId
+
+    with quiet_imports():
+        from p2ptrain.node.guest_messenger import publish_guests
+    took = run_loop(publish_guests(RunId(run), signer.peer_id, packed, bootstraps))
+    if not took:
+        raise UsageError(f"no node took the list; check that one of {', '.join(bootstraps)} is up, and try again")
+    typer.echo("published; peers of the run keep it from now on")
+
+
+def _print_guests(found: "GuestList", authority: str) -> None:
+    typer.echo(f"guest list {found.serial} of {short(found.run)}, authority {authority}")
+    for word, peers in (("allowed", found.allowed), ("banned", found.banned)):
+        for peer in sorted(peers):
+            typer.echo(f"{word:<8} {peer}")
+
+
+def _load(key: Path) -> "Identity":
+    from p2ptrain.identity.keys import load
+
+    try:
+        return load(key)
+    except FileNotFoundError as error:
+        raise UsageError(f"{key} does not exist; it was made by: p2ptrain run new --authority {key}") from error
+
+
+def _peer(text: str) -> PeerId:
+    from p2ptrain.identity.keys import public_key
+
+    if public_key(PeerId(text)) is None:
+        raise UsageError(f"{text} is not a peer id; `p2ptrain identity --home DIR` prints one, 12D3KooW...")
+    return PeerId(text)

@@ -1,0 +1,53 @@
+"""A run with an authority: who has no invitation stays out, and who is banned is dropped while training goes on."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from p2ptrain.events import Refused
+from tests.support.live_swarm import LiveSwarm, eventually, p2ptrain, stop_gently
+
+pytestmark = [pytest.mark.swarm, pytest.mark.timeout(180)]
+
+
+def say(*arguments: str, status: int = 0) -> str:
+    done = subprocess.run(p2ptrain(*arguments), capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == status, done.stdout + done.stderr
+    return done.stdout.strip() if status == 0 else done.stderr
+
+
+def test_an_invited_peer_trains_until_it_is_banned(tmp_path: Path) -> None:
+    key = tmp_path / "authority.key"
+    with LiveSwarm(tmp_path, authority=key, admission="invite") as swarm:
+        run = [str(swarm.manifest), "--key", str(key)]
+        ids = {name: say("identity", "--home", str(tmp_path / name)) for name in ("good", "bad")}
+        tokens = {name: say("run", "invite", *run, "--peer", peer) for name, peer in ids.items()}
+
+        stranger = ["peer", "--run", str(swarm.manifest), "--bootstrap", swarm.address, "--home", str(tmp_path / "s")]
+        said = say(*stranger, "--invite", tokens["good"], status=2)
+        assert re.search(r"not admitted .* for peer .* This peer's id is 12D3KooW", said)
+
+        good = swarm.start_peer("good", "0,1", "--invite", tokens["good"])
+        good.wait_for_version("common", 1)
+        bad = swarm.start_peer("bad", "1", "--invite", tokens["bad"])
+        eventually(
+            lambda: any(ids["bad"] in c.contributors for c in good.committed("1")), within_s=40, what="bad contributes"
+        )
+
+        published = say("run", "guests", *run, "--ban", ids["bad"], "--bootstrap", swarm.address)
+        assert "published" in published
+        eventually(
+            lambda: any(e.peer == ids["bad"] and "banned" in e.reason for e in good.events(Refused)),
+            within_s=40,
+            what="the good peer hears of the ban",
+        )
+        eventually(lambda: bad.child.exit_status() == 2, within_s=40, what="the banned peer ends, and says why")
+        assert "has banned this peer" in bad.log()
+        later = good.committed("1")[-1].version
+        good.wait_for_version("1", later + 5)
+        assert good.committed("1")[-1].contributors == [ids["good"]]
+        assert stop_gently([good], within_s=10) == {"good": 0}
+        again = say(*stranger[:-1], str(tmp_path / "bad"), status=2)
+        assert "has banned this peer" in again, "and it remembers when it starts again"
