@@ -59,7 +59,7 @@ from p2ptrain.swarm.coverage import Target
 from p2ptrain.swarm.directory import Capacity, DhtDirectory, is_valid_record
 from p2ptrain.swarm.guests import DhtGuestRecords, GuardedDirectory
 from p2ptrain.swarm.reduce import part_bounds
-from p2ptrain.swarm.rounds import Promise
+from p2ptrain.swarm.round_commands import Promise
 from p2ptrain.swarm.state import OwnedState, genesis
 from p2ptrain.swarm.swarm import Condition, Swarm
 from p2ptrain.training.fit import device_memory_bytes, fit

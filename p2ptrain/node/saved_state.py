@@ -8,7 +8,7 @@ from p2ptrain.node import checkpoint
 from p2ptrain.node.atomic_file import replace_file
 from p2ptrain.node.home import Home
 from p2ptrain.swarm.context import Past, Replica
-from p2ptrain.swarm.rounds import Promise
+from p2ptrain.swarm.round_commands import Promise
 from p2ptrain.swarm.state import OwnedState, PublishedState
 from p2ptrain.wire.messages import Accepted, Ballot, Certificate
 

@@ -16,7 +16,7 @@ from p2ptrain.errors import BadMessage, BadRecord, BlobUnavailable
 from p2ptrain.events import BranchLost, CatchUpFailed, Refused, StateFetched, UpdateApplied
 from p2ptrain.ids import Digest, PeerId, SliceId, Version
 from p2ptrain.swarm.context import Context, Replica
-from p2ptrain.swarm.rounds import Head
+from p2ptrain.swarm.head import Head
 from p2ptrain.swarm.state import OwnedState, PublishedState, outer_step, owned_blob_bytes
 from p2ptrain.wire.codec import encoded_bytes
 from p2ptrain.wire.messages import BlobRef, Certificate, PartResult, Value

@@ -10,7 +10,7 @@ from p2ptrain.identity.keys import Identity
 from p2ptrain.ids import PeerId, RunId, SliceId
 from p2ptrain.swarm.directory import Claim
 from p2ptrain.swarm.reduce import part_bounds
-from p2ptrain.swarm.rounds import Promise
+from p2ptrain.swarm.round_commands import Promise
 from p2ptrain.swarm.state import OuterRule, OwnedState, PublishedState
 from p2ptrain.wire.blobs import BlobExchange
 from p2ptrain.wire.libp2p import Libp2pNode

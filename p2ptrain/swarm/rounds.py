@@ -19,17 +19,44 @@ live claim any more, the peers that hold the slice and have one go on in a highe
 Nothing here reads a clock, a socket or an array: the edge (swarm/owner.py) carries commands out and reports events.
 """
 
-import enum
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import Any
 
-from p2ptrain.ids import GENESIS, Digest, PeerId, RunId, SliceId, Version, short
+from p2ptrain.ids import Digest, PeerId, short
+from p2ptrain.swarm.head import Head
+from p2ptrain.swarm.round_commands import (
+    AskCutOff,
+    CatchUp,
+    Command,
+    Commit,
+    Entered,
+    LeftOut,
+    Promise,
+    Reduce,
+    Send,
+    SignVote,
+    StageResults,
+    TellHead,
+    Void,
+)
+from p2ptrain.swarm.round_events import (
+    ClaimsSeen,
+    CutOff,
+    Event,
+    HeadMoved,
+    Heard,
+    PartReduced,
+    Staged,
+    StageFailed,
+    Tick,
+    Unreachable,
+)
+from p2ptrain.swarm.round_state import RoundState, Stage, Timing, begin, membership, proposer_of
 from p2ptrain.wire.messages import (
     Accepted,
     Ballot,
-    BlobRef,
     CastVote,
     Certificate,
     Committed,
@@ -44,6 +71,38 @@ from p2ptrain.wire.messages import (
     Vote,
 )
 
+__all__ = [
+    "AskCutOff",
+    "CatchUp",
+    "ClaimsSeen",
+    "Command",
+    "Commit",
+    "CutOff",
+    "Entered",
+    "Event",
+    "Head",
+    "HeadMoved",
+    "Heard",
+    "LeftOut",
+    "PartReduced",
+    "Promise",
+    "Reduce",
+    "RoundState",
+    "Send",
+    "SignVote",
+    "Stage",
+    "StageFailed",
+    "StageResults",
+    "Staged",
+    "TellHead",
+    "Tick",
+    "Timing",
+    "Unreachable",
+    "Void",
+    "advance",
+    "begin",
+]
+
 MAX_ATTEMPTS = 3
 """Ballots that one round tries before it is void and training goes on."""
 MAX_REVISIONS = 3
@@ -54,342 +113,6 @@ MAX_EARLY_PER_SENDER = 16
 """Of these, from one sender, so that nobody can push out what the others said."""
 MAX_LEAP = 65536
 """A ballot that is further ahead is refused, or one liar could use all numbers up. Voids count up by one a minute."""
-
-
-class Stage(enum.Enum):
-    """Where a round stands at this owner."""
-
-    IDLE = "idle"
-    GATHERING = "gathering"
-    REDUCING = "reducing"
-    VOTING = "voting"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Timing:
-    """Deadlines of the stages, in seconds."""
-
-    gather_s: float
-    reduce_s: float
-    vote_s: float
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Head:
-    """The newest certified version of a slice; version 0 needs no certificate."""
-
-    version: Version = GENESIS
-    value_hash: Digest | None = None
-    epoch: int = 0
-    owners: tuple[PeerId, ...] = ()
-    """Who decides the next version."""
-    tokens: int = 0
-
-    @classmethod
-    def of(cls, certificate: Certificate) -> "Head":
-        """The head that a certificate proves."""
-        value = certificate.value
-        return cls(
-            version=value.version,
-            value_hash=value.value_hash,
-            epoch=certificate.ballot.epoch,
-            owners=value.owners,
-            tokens=value.tokens,
-        )
-
-    def outranks(self, other: "Head") -> bool:
-        """Whether a peer that holds ``other`` goes over to this head, be it newer or a rival of a lost majority's time.
-
-        The written rule of rival branches: higher epoch, then more tokens, then hash. Both count tokens from version 0,
-        so that those before the fork cancel out, and along one branch neither epoch nor tokens go down.
-        """
-        return self._rank > other._rank
-
-    @property
-    def _rank(self) -> tuple[int, int, int, str]:
-        return (self.epoch, self.tokens, self.version, self.value_hash or "")
-
-
-# Events: what the edge reports.
-
-
-@dataclass(frozen=True, slots=True)
-class CutOff:
-    """This peer's inner steps are done; None when it has nothing to add."""
-
-    contribution: Contribution | None
-
-
-@dataclass(frozen=True, slots=True)
-class Heard:
-    """A message arrived; the edge has checked its sender and its signatures."""
-
-    sender: PeerId
-    message: RoundMessage
-
-
-@dataclass(frozen=True, slots=True)
-class Unreachable:
-    """A message to a peer could not be delivered."""
-
-    peer: PeerId
-
-
-@dataclass(frozen=True, slots=True)
-class ClaimsSeen:
-    """Peers that have a live claim and hold this slice, by the directory."""
-
-    holders: frozenset[PeerId]
-
-
-@dataclass(frozen=True, slots=True)
-class PartReduced:
-    """A part that this peer reduces is done."""
-
-    result: PartResult
-
-
-@dataclass(frozen=True, slots=True)
-class Staged:
-    """The outer step with these results gives this state; nothing is changed yet."""
-
-    results: tuple[PartResult, ...]
-    digest: Digest
-    published_digest: Digest
-    update: BlobRef
-
-
-@dataclass(frozen=True, slots=True)
-class StageFailed:
-    """The results could not be fetched or do not decode."""
-
-    results: tuple[PartResult, ...]
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class HeadMoved:
-    """The edge caught up with rounds that others committed."""
-
-    head: Head
-
-
-@dataclass(frozen=True, slots=True)
-class Tick:
-    """Time passed; the deadline may be over."""
-
-
-Event = CutOff | Heard | Unreachable | ClaimsSeen | PartReduced | Staged | StageFailed | HeadMoved | Tick
-
-
-# Commands: what the edge must do.
-
-
-@dataclass(frozen=True, slots=True)
-class Send:
-    """Deliver a message to these peers."""
-
-    to: tuple[PeerId, ...]
-    ballot: Ballot
-    body: RoundBody
-    version: Version
-
-
-@dataclass(frozen=True, slots=True)
-class AskCutOff:
-    """Others are ready: end the inner steps within this time."""
-
-    within_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Reduce:
-    """Average these parts over the contributions, report each as PartReduced; ends the Reduce of an earlier ballot."""
-
-    parts: tuple[int, ...]
-    contributions: tuple[Contribution, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class StageResults:
-    """Fetch the averages, compute the outer step beside the current state, report Staged or StageFailed."""
-
-    results: tuple[PartResult, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Promise:
-    """Put the ballot on disk before carrying out what follows; ``begin`` gets it back after a restart."""
-
-    version: Version
-    ballot: Ballot
-
-
-@dataclass(frozen=True, slots=True)
-class SignVote:
-    """Put the vote and its value's averages on disk, sign it, send it to the members and report it as Heard from us.
-
-    The averages are served until the version is decided, after a restart too. A value that voters name and nobody can
-    compute any more may be decided, so that no later ballot could propose anything else: the slice would stand still.
-    """
-
-    ballot: Ballot
-    value: Value
-
-
-@dataclass(frozen=True, slots=True)
-class Commit:
-    """Make the staged state the current one; the certificate proves it."""
-
-    certificate: Certificate
-
-
-@dataclass(frozen=True, slots=True)
-class Void:
-    """The round changes nothing; training goes on."""
-
-    version: Version
-    attempt: int
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class CatchUp:
-    """This peer has newer versions: fetch them if its head outranks ours, else send it our newest certificate."""
-
-    peer: PeerId
-
-
-@dataclass(frozen=True, slots=True)
-class TellHead:
-    """This peer is behind: send it our newest certificate."""
-
-    peer: PeerId
-
-
-@dataclass(frozen=True, slots=True)
-class Entered:
-    """A stage began, in words for people."""
-
-    stage: str
-    version: Version
-    attempt: int
-    detail: str
-
-
-@dataclass(frozen=True, slots=True)
-class LeftOut:
-    """A member is left out of the round."""
-
-    peer: PeerId
-    reason: str
-
-
-Command = (
-    Send
-    | AskCutOff
-    | Reduce
-    | StageResults
-    | Promise
-    | SignVote
-    | Commit
-    | Void
-    | CatchUp
-    | TellHead
-    | Entered
-    | LeftOut
-)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RoundState:
-    """All that one owner knows of the round that would commit ``head.version + 1``."""
-
-    run: RunId
-    slice: SliceId
-    me: PeerId
-    timing: Timing
-    head: Head
-    ballot: Ballot
-    claims: frozenset[PeerId]
-    stage: Stage = Stage.IDLE
-    deadline_s: float | None = None
-    """When to send Tick; None while there is nothing to wait for."""
-    attempts: int = 0
-    """Ballots that this round has tried."""
-    promised: bool = False
-    """Whether we took part in ``ballot``; then it can only be left upwards."""
-    asked: bool = False
-    first_ready_s: float | None = None
-    """When this ballot's first Ready was heard here: from then on its sender waits."""
-    contribution: Contribution | None = None
-    ready: Mapping[PeerId, Ready] = field(default_factory=dict)
-    suspects: frozenset[PeerId] = frozenset()
-    plan: Plan | None = None
-    reduced: Mapping[tuple[int, PeerId], PartResult] = field(default_factory=dict)
-    reducing: frozenset[int] = frozenset()
-    """Parts that we were told to reduce in this ballot."""
-    staging: tuple[PartResult, ...] | None = None
-    """Results whose outer step the edge was last told to compute."""
-    staged: Staged | None = None
-    proposal: Value | None = None
-    accepted: Accepted | None = None
-    votes: Mapping[tuple[Digest, PeerId], Vote] = field(default_factory=dict)
-    early: tuple[Heard, ...] = ()
-
-    @property
-    def version(self) -> Version:
-        """The version that the round would commit."""
-        return Version(self.head.version + 1)
-
-    @property
-    def proposer(self) -> PeerId:
-        """Who plans and proposes in this ballot."""
-        return _proposer(self.version, self.ballot)
-
-
-def begin(
-    *,
-    run: RunId,
-    slice_id: SliceId,
-    me: PeerId,
-    timing: Timing,
-    head: Head,
-    claims: frozenset[PeerId],
-    accepted: Accepted | None = None,
-    promised: Ballot | None = None,
-) -> RoundState:
-    """The state of an owner that holds ``head``.
-
-    Args:
-        run: the run.
-        slice_id: the slice.
-        me: this peer.
-        timing: deadlines of the run.
-        head: newest version that this peer holds.
-        claims: peers with a live claim that hold the slice.
-        accepted: what this peer last voted for at the next version, from its disk.
-        promised: the ballot of the next version that it last took part in, from its disk.
-    """
-    version = Version(head.version + 1)
-    epoch, members = _membership(me, head, claims)
-    ballot = Ballot(epoch, 0, members)
-    if accepted and accepted.ballot.order >= ballot.order:
-        ballot = Ballot(accepted.ballot.epoch, accepted.ballot.attempt + 1, members)
-    if promised and promised.order >= ballot.order:
-        # A proposer that forgot what it proposed must not propose again in the same ballot.
-        may_stay = promised.members == members and _proposer(version, promised) != me
-        ballot = promised if may_stay else Ballot(promised.epoch, promised.attempt + 1, members)
-    return RoundState(
-        run=run,
-        slice=slice_id,
-        me=me,
-        timing=timing,
-        head=head,
-        ballot=ballot,
-        claims=claims,
-        accepted=accepted,
-    )
 
 
 def advance(state: RoundState, event: Event, now_s: float) -> tuple[RoundState, list[Command]]:
@@ -415,18 +138,6 @@ def advance(state: RoundState, event: Event, now_s: float) -> tuple[RoundState, 
         case Tick():
             turn.tick()
     return turn.state, turn.commands
-
-
-def _proposer(version: Version, ballot: Ballot) -> PeerId:
-    return ballot.members[(version + ballot.attempt) % len(ballot.members)]
-
-
-def _membership(me: PeerId, head: Head, claims: frozenset[PeerId]) -> tuple[int, tuple[PeerId, ...]]:
-    """Epoch and members that decide the next version, by what the directory shows."""
-    live = sum(owner in claims or owner == me for owner in head.owners)
-    if head.owners and live >= len(head.owners) // 2 + 1:
-        return head.epoch, head.owners
-    return head.epoch + 1, tuple(sorted(claims | {me}))
 
 
 class _Turn:
@@ -510,7 +221,7 @@ class _Turn:
             else:
                 self._void("the owners are back, and this peer becomes one with their next commit", ballot)
         else:
-            epoch = max(s.ballot.epoch, _membership(s.me, s.head, holders)[0])
+            epoch = max(s.ballot.epoch, membership(s.me, s.head, holders)[0])
             self._enter_ballot(Ballot(epoch, s.ballot.attempt, members))
             self._hear_early()
 
@@ -837,7 +548,7 @@ class _Turn:
             return
         ballot = replace(s.ballot, attempt=s.ballot.attempt + 1)
         for _ in s.ballot.members:  # once around, in case that everybody is suspected
-            if _proposer(s.version, ballot) in s.suspects:
+            if proposer_of(s.version, ballot) in s.suspects:
                 ballot = replace(ballot, attempt=ballot.attempt + 1)
         self._adopt(ballot)
 
@@ -887,7 +598,7 @@ class _Turn:
             self.heard(heard.sender, heard.message)
 
     def _target_members(self) -> tuple[PeerId, ...]:
-        return _membership(self.state.me, self.state.head, self.state.claims)[1]
+        return membership(self.state.me, self.state.head, self.state.claims)[1]
 
     def _my_ready(self) -> Ready:
         return Ready(self.state.contribution, self.state.accepted)

@@ -32,8 +32,8 @@ from p2ptrain.swarm.context import Context, Past, Replica
 from p2ptrain.swarm.coverage import Change, Coverage, Pace, Target
 from p2ptrain.swarm.directory import Capacity, Claim, Directory
 from p2ptrain.swarm.follower import SliceFollower
+from p2ptrain.swarm.head import Head
 from p2ptrain.swarm.owner import SliceOwner
-from p2ptrain.swarm.rounds import Head
 from p2ptrain.swarm.state import OwnedState
 from p2ptrain.wire.messages import Certificate, Committed, RoundMessage
 from p2ptrain.wire.v1 import peer_pb2 as pb

@@ -1,0 +1,122 @@
+"""What the round machine (swarm/rounds.py) tells the edge of its slice to do."""
+
+from dataclasses import dataclass
+
+from p2ptrain.ids import PeerId, Version
+from p2ptrain.wire.messages import Ballot, Certificate, Contribution, PartResult, RoundBody, Value
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Deliver a message to these peers."""
+
+    to: tuple[PeerId, ...]
+    ballot: Ballot
+    body: RoundBody
+    version: Version
+
+
+@dataclass(frozen=True, slots=True)
+class AskCutOff:
+    """Others are ready: end the inner steps within this time."""
+
+    within_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Reduce:
+    """Average these parts over the contributions, report each as PartReduced; ends the Reduce of an earlier ballot."""
+
+    parts: tuple[int, ...]
+    contributions: tuple[Contribution, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StageResults:
+    """Fetch the averages, compute the outer step beside the current state, report Staged or StageFailed."""
+
+    results: tuple[PartResult, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """Put the ballot on disk before carrying out what follows; ``begin`` gets it back after a restart."""
+
+    version: Version
+    ballot: Ballot
+
+
+@dataclass(frozen=True, slots=True)
+class SignVote:
+    """Put the vote and its value's averages on disk, sign it, send it to the members and report it as Heard from us.
+
+    The averages are served until the version is decided, after a restart too. A value that voters name and nobody can
+    compute any more may be decided, so that no later ballot could propose anything else: the slice would stand still.
+    """
+
+    ballot: Ballot
+    value: Value
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """Make the staged state the current one; the certificate proves it."""
+
+    certificate: Certificate
+
+
+@dataclass(frozen=True, slots=True)
+class Void:
+    """The round changes nothing; training goes on."""
+
+    version: Version
+    attempt: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class CatchUp:
+    """This peer has newer versions: fetch them if its head outranks ours, else send it our newest certificate."""
+
+    peer: PeerId
+
+
+@dataclass(frozen=True, slots=True)
+class TellHead:
+    """This peer is behind: send it our newest certificate."""
+
+    peer: PeerId
+
+
+@dataclass(frozen=True, slots=True)
+class Entered:
+    """A stage began, in words for people."""
+
+    stage: str
+    version: Version
+    attempt: int
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """A member is left out of the round."""
+
+    peer: PeerId
+    reason: str
+
+
+Command = (
+    Send
+    | AskCutOff
+    | Reduce
+    | StageResults
+    | Promise
+    | SignVote
+    | Commit
+    | Void
+    | CatchUp
+    | TellHead
+    | Entered
+    | LeftOut
+)

@@ -1,0 +1,132 @@
+"""All that an owner's round machine (swarm/rounds.py) remembers, and what it starts with."""
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from p2ptrain.ids import Digest, PeerId, RunId, SliceId, Version
+from p2ptrain.swarm.head import Head
+from p2ptrain.swarm.round_events import Heard, Staged
+from p2ptrain.wire.messages import Accepted, Ballot, Contribution, PartResult, Plan, Ready, Value, Vote
+
+
+class Stage(enum.Enum):
+    """Where a round stands at this owner."""
+
+    IDLE = "idle"
+    GATHERING = "gathering"
+    REDUCING = "reducing"
+    VOTING = "voting"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Timing:
+    """Deadlines of the stages, in seconds."""
+
+    gather_s: float
+    reduce_s: float
+    vote_s: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RoundState:
+    """All that one owner knows of the round that would commit ``head.version + 1``."""
+
+    run: RunId
+    slice: SliceId
+    me: PeerId
+    timing: Timing
+    head: Head
+    ballot: Ballot
+    claims: frozenset[PeerId]
+    stage: Stage = Stage.IDLE
+    deadline_s: float | None = None
+    """When to send Tick; None while there is nothing to wait for."""
+    attempts: int = 0
+    """Ballots that this round has tried."""
+    promised: bool = False
+    """Whether we took part in ``ballot``; then it can only be left upwards."""
+    asked: bool = False
+    first_ready_s: float | None = None
+    """When this ballot's first Ready was heard here: from then on its sender waits."""
+    contribution: Contribution | None = None
+    ready: Mapping[PeerId, Ready] = field(default_factory=dict)
+    suspects: frozenset[PeerId] = frozenset()
+    plan: Plan | None = None
+    reduced: Mapping[tuple[int, PeerId], PartResult] = field(default_factory=dict)
+    reducing: frozenset[int] = frozenset()
+    """Parts that we were told to reduce in this ballot."""
+    staging: tuple[PartResult, ...] | None = None
+    """Results whose outer step the edge was last told to compute."""
+    staged: Staged | None = None
+    proposal: Value | None = None
+    accepted: Accepted | None = None
+    votes: Mapping[tuple[Digest, PeerId], Vote] = field(default_factory=dict)
+    early: tuple[Heard, ...] = ()
+
+    @property
+    def version(self) -> Version:
+        """The version that the round would commit."""
+        return Version(self.head.version + 1)
+
+    @property
+    def proposer(self) -> PeerId:
+        """Who plans and proposes in this ballot."""
+        return proposer_of(self.version, self.ballot)
+
+
+def begin(
+    *,
+    run: RunId,
+    slice_id: SliceId,
+    me: PeerId,
+    timing: Timing,
+    head: Head,
+    claims: frozenset[PeerId],
+    accepted: Accepted | None = None,
+    promised: Ballot | None = None,
+) -> RoundState:
+    """The state of an owner that holds ``head``.
+
+    Args:
+        run: the run.
+        slice_id: the slice.
+        me: this peer.
+        timing: deadlines of the run.
+        head: newest version that this peer holds.
+        claims: peers with a live claim that hold the slice.
+        accepted: what this peer last voted for at the next version, from its disk.
+        promised: the ballot of the next version that it last took part in, from its disk.
+    """
+    version = Version(head.version + 1)
+    epoch, members = membership(me, head, claims)
+    ballot = Ballot(epoch, 0, members)
+    if accepted and accepted.ballot.order >= ballot.order:
+        ballot = Ballot(accepted.ballot.epoch, accepted.ballot.attempt + 1, members)
+    if promised and promised.order >= ballot.order:
+        # A proposer that forgot what it proposed must not propose again in the same ballot.
+        may_stay = promised.members == members and proposer_of(version, promised) != me
+        ballot = promised if may_stay else Ballot(promised.epoch, promised.attempt + 1, members)
+    return RoundState(
+        run=run,
+        slice=slice_id,
+        me=me,
+        timing=timing,
+        head=head,
+        ballot=ballot,
+        claims=claims,
+        accepted=accepted,
+    )
+
+
+def proposer_of(version: Version, ballot: Ballot) -> PeerId:
+    """Whose turn it is to plan and propose in a ballot."""
+    return ballot.members[(version + ballot.attempt) % len(ballot.members)]
+
+
+def membership(me: PeerId, head: Head, claims: frozenset[PeerId]) -> tuple[int, tuple[PeerId, ...]]:
+    """Epoch and members that decide the next version, by what the directory shows."""
+    live = sum(owner in claims or owner == me for owner in head.owners)
+    if head.owners and live >= len(head.owners) // 2 + 1:
+        return head.epoch, head.owners
+    return head.epoch + 1, tuple(sorted(claims | {me}))
