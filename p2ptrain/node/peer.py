@@ -8,7 +8,7 @@ new anchor, and whatever others own, reaches the weights when it arrives, betwee
 import asyncio
 import contextlib
 import math
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -356,9 +356,9 @@ class Peer:
         """Put the ballot that we take part in on disk before we say so."""
         save_promise(self._home, slice_id, promise)
 
-    def save_accepted(self, slice_id: SliceId, accepted: Accepted) -> None:
-        """Put what we are about to vote for on disk before the vote leaves."""
-        save_accepted(self._home, slice_id, accepted)
+    def save_accepted(self, slice_id: SliceId, accepted: Accepted, averages: Sequence[bytes | memoryview]) -> None:
+        """Put what we are about to vote for, and its averages, on disk before the vote leaves."""
+        save_accepted(self._home, slice_id, accepted, averages)
 
     def _guests_changed(self, packed: bytes) -> None:
         """The run's authority has published a newer guest list.

@@ -1,6 +1,6 @@
 """A peer's state on disk in the swarm's terms: replicas in the checkpoint, and each slice's last vote beside it."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from p2ptrain.errors import BadMessage, HomeError
 from p2ptrain.ids import SliceId, Version
@@ -10,7 +10,9 @@ from p2ptrain.node.home import Home
 from p2ptrain.swarm.context import Past, Replica
 from p2ptrain.swarm.round_commands import Promise
 from p2ptrain.swarm.state import OwnedState, PublishedState
-from p2ptrain.wire.messages import Accepted, Ballot, Certificate
+from p2ptrain.wire.messages import Accepted, Ballot, BlobRef, Certificate
+
+_LENGTH_BYTES = 8
 
 
 def save_replicas(home: Home, replicas: Mapping[SliceId, Replica]) -> None:
@@ -66,10 +68,18 @@ def load_replicas(home: Home, *, refetch: bool) -> dict[SliceId, Replica]:
     return {slice_id: _replica(saved, slice_id) for slice_id in saved.published}
 
 
-def save_accepted(home: Home, slice_id: SliceId, accepted: Accepted) -> None:
-    """Remember what we are about to vote for; on disk when this returns."""
-    data = Certificate(accepted.value, accepted.ballot, ()).encode()
-    replace_file(home.accepted_path(slice_id), [data], size_bytes=len(data))
+def save_accepted(home: Home, slice_id: SliceId, accepted: Accepted, averages: Sequence[bytes | memoryview]) -> None:
+    """Remember what we are about to vote for, with the averages that it names; on disk when this returns.
+
+    The file is the length of the value's encoding (8 bytes, little endian), the encoding, and the averages in the
+    order of parts.
+
+    Raises:
+        StorageError: the disk is full or failing; the earlier vote is as it was.
+    """
+    value = Certificate(accepted.value, accepted.ballot, ()).encode()
+    chunks = [len(value).to_bytes(_LENGTH_BYTES, "little"), value, *averages]
+    replace_file(home.accepted_path(slice_id), chunks, size_bytes=sum(map(len, chunks)))
 
 
 def save_promise(home: Home, slice_id: SliceId, promise: Promise) -> None:
@@ -88,7 +98,9 @@ def load_past(home: Home, slices: Iterable[SliceId]) -> dict[SliceId, Past]:
 
 
 def _load_past(home: Home, slice_id: SliceId) -> Past:
-    promise, accepted = None, None
+    promise: Promise | None = None
+    accepted: Accepted | None = None
+    averages: tuple[memoryview, ...] = ()
     path = home.promise_path(slice_id)
     try:
         if path.exists():
@@ -96,13 +108,31 @@ def _load_past(home: Home, slice_id: SliceId) -> Past:
             promise = Promise(Version(int.from_bytes(data[:8], "little")), Ballot.decode(data[8:]))
         path = home.accepted_path(slice_id)
         if path.exists():
-            vote = Certificate.decode(path.read_bytes())
-            accepted = Accepted(vote.ballot, vote.value)
+            accepted, averages = _decode_accepted(path.read_bytes())
     except BadMessage as error:
         raise HomeError(
             f"{path} is damaged: {error}. Delete it if this peer has been stopped for longer than a round"
         ) from error
-    return Past(promise, accepted)
+    return Past(promise, accepted, averages)
+
+
+def _decode_accepted(data: bytes) -> tuple[Accepted, tuple[memoryview, ...]]:
+    """A vote and its averages.
+
+    Raises:
+        BadMessage: the bytes are not those that were written.
+    """
+    view = memoryview(data)
+    length = int.from_bytes(view[:_LENGTH_BYTES], "little")
+    vote = Certificate.decode(bytes(view[_LENGTH_BYTES:][:length]))
+    rest = view[_LENGTH_BYTES:][length:]
+    averages = []
+    for result in vote.value.results:
+        average, rest = rest[: result.average.size_bytes], rest[result.average.size_bytes :]
+        if BlobRef.of(average) != result.average:
+            raise BadMessage(f"average {result.part} is not the one that was voted for")
+        averages.append(average)
+    return Accepted(vote.ballot, vote.value), tuple(averages)
 
 
 def _replica(saved: checkpoint.Checkpoint, slice_id: SliceId) -> Replica:

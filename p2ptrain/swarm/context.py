@@ -44,8 +44,12 @@ class Listener(Protocol):
     def save_promise(self, slice_id: SliceId, promise: Promise) -> None:
         """Put the ballot that we take part in on disk before we say so."""
 
-    def save_accepted(self, slice_id: SliceId, accepted: Accepted) -> None:
-        """Put what we are about to vote for on disk before the vote leaves; a crash must not make us vote twice."""
+    def save_accepted(self, slice_id: SliceId, accepted: Accepted, averages: Sequence[bytes | memoryview]) -> None:
+        """Put what we are about to vote for, and its averages, on disk before the vote leaves.
+
+        A crash must neither make us vote twice nor take away the bytes of a value that may be decided. Called in a
+        worker thread, one at a time for a slice.
+        """
 
 
 class Caller(Protocol):
@@ -105,6 +109,8 @@ class Past:
 
     promise: Promise | None = None
     accepted: Accepted | None = None
+    averages: Sequence[bytes | memoryview] = ()
+    """Of the accepted value, part by part."""
 
 
 @dataclass(frozen=True, slots=True)

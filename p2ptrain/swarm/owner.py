@@ -27,12 +27,14 @@ from p2ptrain.swarm.state import StagedState, outer_step
 from p2ptrain.wire.codec import Float32, decode, encode, encoded_bytes
 from p2ptrain.wire.messages import (
     Accepted,
+    Ballot,
     CastVote,
     Certificate,
     Committed,
     Contribution,
     PartResult,
     RoundMessage,
+    Value,
 )
 
 _REDUCE_SHARE = 0.6
@@ -45,6 +47,10 @@ class _Pending:
 
     started_s: float
     sent: EncodedContribution | None = None
+
+
+_Outcome = tuple[tuple[PartResult, ...], StagedState, list[bytes | memoryview]]
+"""Results, the state that they give, and the averages that they name."""
 
 
 class SliceOwner:
@@ -78,13 +84,20 @@ class SliceOwner:
         )
         self._queue: asyncio.Queue[rounds.Event] = asyncio.Queue()
         self._group: asyncio.TaskGroup
-        self._staged: tuple[tuple[PartResult, ...], StagedState, list[bytes | memoryview]] | None = None
+        self._staged: _Outcome | None = None
+        """What the machine's last ``Staged`` stands for."""
+        self._computed: dict[tuple[PartResult, ...], _Outcome] = {}
+        """Outcomes that the machine has not heard of yet."""
         self._residual: Float32 = np.zeros(context.numel[slice_id], np.float32)
         """What encoding rounded away from our contributions so far; added to the next one (error feedback)."""
         self._pending: _Pending | None = None
         self._held: rounds.CutOff | None = None
         self._catching_up = False
+        self._one_vote_at_a_time = asyncio.Lock()
         self._serve_state()
+        if accepted:
+            for average in past.averages:
+                context.blobs.store.hold(self._round_label, average)
 
     # What others call.
 
@@ -171,7 +184,12 @@ class SliceOwner:
             return rounds.Tick()
 
     def _handle(self, event: rounds.Event) -> None:
+        staged = self._computed.pop(event.results, None) if isinstance(event, rounds.Staged) else None
+        if isinstance(event, rounds.Staged) and staged is None:
+            return  # of a version that we have left since
         self._state, commands = rounds.advance(self._state, event, clock.monotonic_s())
+        if staged is not None and self._state.staged is event:
+            self._staged = staged
         for command in commands:
             self._carry_out(command)
         self._release_cut_off()
@@ -198,13 +216,9 @@ class SliceOwner:
             case rounds.Promise():
                 self._context.listener.save_promise(self.slice, command)
             case rounds.SignVote(ballot, value):
-                self._context.listener.save_accepted(self.slice, Accepted(ballot, value))
-                vote = CastVote(value.value_hash, sign_vote(self._context.identity, ballot, value))
-                message = RoundMessage(self._context.run, self.slice, value.version, ballot, vote)
-                for peer in ballot.members:
-                    if peer != self._context.me:
-                        self._spawn(self._deliver(peer, message))
-                self._queue.put_nowait(rounds.Heard(self._context.me, message))
+                assert self._staged is not None
+                assert self._staged[0] == value.results
+                self._spawn(self._vote(ballot, value, self._staged[2]))
             case rounds.Commit(certificate):
                 self._commit(certificate)
             case rounds.Void(version, attempt, reason):
@@ -223,6 +237,17 @@ class SliceOwner:
                 )
             case rounds.LeftOut(peer, reason):
                 self._context.events.emit(PeerLost(peer=peer, slice=self.slice, reason=reason))
+
+    async def _vote(self, ballot: Ballot, value: Value, averages: list[bytes | memoryview]) -> None:
+        async with self._one_vote_at_a_time:  # an earlier vote must not replace a later one on disk
+            accepted = Accepted(ballot, value)
+            await asyncio.to_thread(self._context.listener.save_accepted, self.slice, accepted, averages)
+        vote = CastVote(value.value_hash, sign_vote(self._context.identity, ballot, value))
+        message = RoundMessage(self._context.run, self.slice, value.version, ballot, vote)
+        for peer in ballot.members:
+            if peer != self._context.me:
+                self._spawn(self._deliver(peer, message))
+        self._queue.put_nowait(rounds.Heard(self._context.me, message))
 
     async def _deliver(self, peer: PeerId, message: RoundMessage) -> None:
         if not await self._context.caller.deliver(peer, message):
@@ -301,7 +326,7 @@ class SliceOwner:
         for data in averages:  # others may come to us for what its reducer can no longer give
             context.blobs.store.hold(self._round_label, data)
         update = context.blobs.store.hold(self._round_label, staged.update)
-        self._staged = (results, staged, averages)
+        self._computed[results] = (results, staged, averages)
         self._queue.put_nowait(rounds.Staged(results, staged.owned.digest, staged.published.digest, update))
 
     def _commit(self, certificate: Certificate) -> None:
@@ -362,6 +387,7 @@ class SliceOwner:
         self.history.add(certificate, blobs)
         self._serve_state()
         self._staged = None
+        self._computed.clear()
         self._context.listener.slice_moved(self.slice)
 
     def _serve_state(self) -> None:

@@ -168,6 +168,10 @@ class _Turn:
             # Late votes and averages of a round that is over come after every commit and need no answer.
             if not isinstance(message.body, CastVote | PartResult):
                 self._do(TellHead(sender))
+        elif self._stands_on_a_rival(message):
+            # It stands on a rival of our version, so its promise and contribution say nothing about ours. The ballots
+            # of two branches need not have a member list, or even an order, in common: whoever notices must look.
+            self._do(CatchUp(sender))
         elif sender not in message.ballot.members or s.me not in message.ballot.members:
             if message.version > s.version:
                 self._do(CatchUp(sender))
@@ -491,7 +495,7 @@ class _Turn:
             self._set(accepted=Accepted(s.ballot, s.proposal))
             self._do(SignVote(s.ballot, s.proposal))
             self._commit_if_decided()
-        elif s.proposer == s.me and s.stage is Stage.REDUCING and s.plan:
+        elif s.proposer == s.me and s.stage is Stage.REDUCING and s.plan and s.staging == staged.results:
             self._propose(self._value_of(staged, s.plan))
 
     def _propose(self, value: Value) -> None:
@@ -600,8 +604,12 @@ class _Turn:
     def _target_members(self) -> tuple[PeerId, ...]:
         return membership(self.state.me, self.state.head, self.state.claims)[1]
 
+    def _stands_on_a_rival(self, message: RoundMessage) -> bool:
+        s, body = self.state, message.body
+        return message.version == s.version and isinstance(body, Ready) and body.previous != s.head.value_hash
+
     def _my_ready(self) -> Ready:
-        return Ready(self.state.contribution, self.state.accepted)
+        return Ready(self.state.contribution, self.state.accepted, self.state.head.value_hash)
 
     def _is_staged(self, value: Value) -> bool:
         staged = self.state.staged

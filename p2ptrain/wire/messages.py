@@ -207,6 +207,8 @@ class Ready:
     contribution: Contribution | None
     """None: votes, but has nothing to add."""
     accepted: Accepted | None
+    previous: Digest | None = None
+    """Hash of the value that the sender holds and its contribution starts from; None at version 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,8 +259,8 @@ class RoundMessage:
         """The protobuf form."""
         m = pb.RoundMessage(run=self.run, slice=self.slice, version=self.version, ballot=_ballot_to_pb(self.ballot))
         match self.body:
-            case Ready(contribution, accepted):
-                ready = pb.Ready()
+            case Ready(contribution, accepted, previous):
+                ready = pb.Ready(previous_sha256=bytes.fromhex(previous or ""))
                 if contribution:
                     ready.contribution.CopyFrom(_contribution_to_pb(contribution))
                 if accepted:
@@ -298,7 +300,9 @@ class RoundMessage:
                 accepted = None
                 if r.HasField("accepted"):
                     accepted = Accepted(_ballot_from_pb(r.accepted.ballot), Value.decode(r.accepted.value))
-                body = Ready(_contribution_from_pb(r.contribution) if r.HasField("contribution") else None, accepted)
+                previous = _digest(r.previous_sha256) if r.previous_sha256 else None
+                contribution = _contribution_from_pb(r.contribution) if r.HasField("contribution") else None
+                body = Ready(contribution, accepted, previous)
             case "plan":
                 num_parts, num_contributions = len(m.plan.reducers), len(m.plan.contributions)
                 if num_parts > MAX_PARTS or num_contributions > MAX_MEMBERS:

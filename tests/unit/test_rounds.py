@@ -52,6 +52,7 @@ from tests.support.simulated_group import RUN, SLICE, TIMING, blob_of, digest_of
 A, B, C = MEMBERS = tuple(peer_ids(3))
 HEAD = Head(version=Version(4), value_hash=digest_of("v4"), epoch=1, owners=MEMBERS, tokens=1000)
 BALLOT = Ballot(1, 0, MEMBERS)  # of version 5: proposer C, in the next attempts A, then B
+NOTHING = Ready(None, None, HEAD.value_hash)
 NEXT, THIRD = replace(BALLOT, attempt=1), replace(BALLOT, attempt=2)
 
 
@@ -96,7 +97,7 @@ def contribution(peer: PeerId, num_parts: int = 3) -> Contribution:
 
 
 def ready(peer: PeerId, accepted: Accepted | None = None) -> Ready:
-    return Ready(contribution(peer), accepted)
+    return Ready(contribution(peer), accepted, HEAD.value_hash)
 
 
 def result(part: int) -> PartResult:
@@ -185,12 +186,12 @@ def test_without_a_majority_the_round_is_void_and_says_so() -> None:
 
 
 def test_a_round_that_nobody_contributes_to_is_void() -> None:
-    owner = Owner(C).does(CutOff(None)).hears(A, Ready(None, None)).hears(B, Ready(None, None))
+    owner = Owner(C).does(CutOff(None)).hears(A, NOTHING).hears(B, NOTHING)
     assert [void.reason for void in owner.told(Void)] == ["no owner had anything to contribute"]
 
 
 def test_a_contribution_of_another_length_is_left_out_of_the_plan() -> None:
-    owner = Owner(C).cuts_off().hears(A, Ready(contribution(A, num_parts=1), None)).hears(B, ready(B))
+    owner = Owner(C).cuts_off().hears(A, Ready(contribution(A, num_parts=1), None, HEAD.value_hash)).hears(B, ready(B))
     ((_, plan),) = owner.sent(Plan)
     assert [c.peer for c in plan.contributions] == [B, C]
 
@@ -382,7 +383,7 @@ def test_an_owner_that_restarts_after_its_vote_goes_on_above_it_and_names_it() -
     accepted = Accepted(BALLOT, value())
     owner = Owner(A, accepted=accepted, promised=BALLOT).does(CutOff(None))
     assert owner.state.ballot == NEXT
-    assert owner.sent(Ready) == [((B, C), Ready(None, accepted))]
+    assert owner.sent(Ready) == [((B, C), Ready(None, accepted, HEAD.value_hash))]
 
 
 def test_a_newcomer_waits_for_the_commit_that_makes_it_an_owner() -> None:
@@ -416,7 +417,7 @@ def test_a_newcomer_gives_way_when_the_owners_are_back() -> None:
 
 def test_readiness_for_other_members_does_not_count_when_the_members_change() -> None:
     founder = Owner(A, head=Head(), claims=frozenset([A, B]))
-    founder.hears(B, ready(B), Ballot(1, 0, (A, B)), version=1)
+    founder.hears(B, replace(ready(B), previous=None), Ballot(1, 0, (A, B)), version=1)
     assert founder.state.ready
     assert not founder.does(ClaimsSeen(frozenset(MEMBERS))).state.ready
 
@@ -430,9 +431,10 @@ def test_an_owner_that_is_behind_is_told_and_late_votes_need_no_answer() -> None
 
 def test_a_message_from_the_future_is_kept_until_we_have_caught_up() -> None:
     after = Head(version=Version(5), value_hash=value().value_hash, epoch=1, owners=MEMBERS, tokens=1030)
-    owner = Owner(A).hears(B, ready(B), version=6)
+    theirs = replace(ready(B), previous=after.value_hash)
+    owner = Owner(A).hears(B, theirs, version=6)
     assert owner.commands == [CatchUp(B)]
-    assert owner.does(HeadMoved(after)).state.ready == {B: ready(B)}
+    assert owner.does(HeadMoved(after)).state.ready == {B: theirs}
 
 
 def test_what_one_peer_says_too_early_cannot_push_out_what_another_said() -> None:
@@ -474,7 +476,7 @@ def test_a_ballot_that_uses_up_the_numbers_is_refused(order: tuple[int, int]) ->
 def test_of_ballots_that_were_kept_only_the_highest_is_entered() -> None:
     founder = Owner(A, head=Head(), claims=frozenset([A, B])).cuts_off()
     for attempt in range(3):
-        founder.hears(B, ready(B), Ballot(2, attempt, MEMBERS), version=1)
+        founder.hears(B, replace(ready(B), previous=None), Ballot(2, attempt, MEMBERS), version=1)
     founder.does(ClaimsSeen(frozenset(MEMBERS)))
     assert [promise.ballot.order for promise in founder.told(Promise)] == [(2, 0), (2, 2)]
 
@@ -482,3 +484,14 @@ def test_of_ballots_that_were_kept_only_the_highest_is_entered() -> None:
 def test_a_plan_in_our_own_name_that_we_did_not_make_is_not_followed() -> None:
     owner = Owner(C).hears(C, Plan(0, (), (C,)))
     assert owner.state.plan is None
+
+
+@pytest.mark.parametrize(
+    "ballot", [BALLOT, NEXT, Ballot(1, 0, (A, PeerId("X"))), Ballot(0, 0, (A, B))], ids=["same", "next", "other", "low"]
+)
+def test_ready_of_a_rival_branch_makes_us_look_at_its_head_and_counts_for_nothing(ballot: Ballot) -> None:
+    owner = Owner(C).cuts_off()
+    before = owner.state
+    owner.hears(A, Ready(contribution(A), None, digest_of("rival v4")), ballot)
+    assert owner.commands == [CatchUp(A)]
+    assert owner.state == before

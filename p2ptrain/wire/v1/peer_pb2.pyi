@@ -155,12 +155,14 @@ class Proposal(_message.Message):
     def __init__(self, ballot: _Optional[_Union[Ballot, _Mapping]] = ..., value: _Optional[bytes] = ...) -> None: ...
 
 class Ready(_message.Message):
-    __slots__ = ("contribution", "accepted")
+    __slots__ = ("contribution", "accepted", "previous_sha256")
     CONTRIBUTION_FIELD_NUMBER: _ClassVar[int]
     ACCEPTED_FIELD_NUMBER: _ClassVar[int]
+    PREVIOUS_SHA256_FIELD_NUMBER: _ClassVar[int]
     contribution: Contribution
     accepted: Proposal
-    def __init__(self, contribution: _Optional[_Union[Contribution, _Mapping]] = ..., accepted: _Optional[_Union[Proposal, _Mapping]] = ...) -> None: ...
+    previous_sha256: bytes
+    def __init__(self, contribution: _Optional[_Union[Contribution, _Mapping]] = ..., accepted: _Optional[_Union[Proposal, _Mapping]] = ..., previous_sha256: _Optional[bytes] = ...) -> None: ...
 
 class Plan(_message.Message):
     __slots__ = ("revision", "contributions", "reducers")
