@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 
 import typer
 
+from p2ptrain.cli.chaos_command import chaos
 from p2ptrain.config.schema import SlicedParts
 from p2ptrain.errors import UsageError
 
@@ -21,6 +22,9 @@ lab_app = typer.Typer(no_args_is_help=True, help="Experiments with many virtual 
 _TUNE_SHARE = 3
 """Trials that choose the outer setting are this much shorter than the others, unless --tune-rounds says otherwise."""
 _T = TypeVar("_T")
+
+
+lab_app.command()(chaos)
 
 
 @lab_app.callback()

@@ -37,6 +37,7 @@ class ManifestChanges:
     authority: Path | None = None
     """Key file of the run's authority, made when missing; it signs the manifest."""
     admission: Admission = "open"
+    inner_steps: int | None = None
 
 
 def write_manifest(preset: str, out: Path, changes: ManifestChanges) -> RunConfig:
@@ -60,6 +61,8 @@ def write_manifest(preset: str, out: Path, changes: ManifestChanges) -> RunConfi
         document["name"] = changes.name
     if changes.rounds is not None:
         document["rounds"] = changes.rounds
+    if changes.inner_steps is not None:
+        document["inner"]["steps"] = changes.inner_steps
     if changes.slices is not None:
         document["slicing"]["slices"] = changes.slices
     if changes.parts is not None:
