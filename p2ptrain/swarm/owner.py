@@ -188,7 +188,7 @@ class SliceOwner:
         if isinstance(event, rounds.Staged) and staged is None:
             return  # of a version that we have left since
         self._state, commands = rounds.advance(self._state, event, clock.monotonic_s())
-        if staged is not None and self._state.staged is event:
+        if staged is not None and (self._state.staged is event or any(isinstance(c, rounds.Commit) for c in commands)):
             self._staged = staged
         for command in commands:
             self._carry_out(command)
