@@ -252,6 +252,10 @@ class RoundStage(Event):
     stage: str
     """One of gathering, reducing, proposing, voting."""
     detail: str
+    deadline_s: float | None = None
+    """How long this peer waits in the stage at most."""
+    deadline_reason: str = ""
+    """Why so long: what it has measured, or the manifest."""
 
     def line(self) -> str:
         """The event as one sentence for people."""

@@ -37,9 +37,6 @@ from p2ptrain.wire.messages import (
     Value,
 )
 
-_REDUCE_SHARE = 0.6
-"""Of the reduce deadline, how long a reducer waits for contributions; in the rest the others fetch its averages."""
-
 
 @dataclass(frozen=True, slots=True)
 class _Pending:
@@ -208,9 +205,9 @@ class SliceOwner:
                     self._spawn(self._deliver(peer, message))
             case rounds.AskCutOff(within_s):
                 self._context.listener.cut_off_wanted(self.slice, within_s)
-            case rounds.Reduce(parts, contributions):
+            case rounds.Reduce(parts, contributions, within_s):
                 for part in parts:
-                    self._spawn(self._reduce(part, contributions))
+                    self._spawn(self._reduce(part, contributions, within_s))
             case rounds.StageResults(results):
                 self._spawn(self._stage(results))
             case rounds.Promise():
@@ -231,9 +228,17 @@ class SliceOwner:
                     self._spawn(self._catch_up(peer))
             case rounds.TellHead(peer):
                 self._tell_head(peer)
-            case rounds.Entered(stage, version, attempt, detail):
+            case rounds.Entered(stage, version, attempt, detail, deadline):
                 self._context.events.emit(
-                    RoundStage(slice=self.slice, version=version, attempt=attempt, stage=stage, detail=detail)
+                    RoundStage(
+                        slice=self.slice,
+                        version=version,
+                        attempt=attempt,
+                        stage=stage,
+                        detail=detail,
+                        deadline_s=deadline.seconds,
+                        deadline_reason=deadline.reason,
+                    )
                 )
             case rounds.LeftOut(peer, reason):
                 self._context.events.emit(PeerLost(peer=peer, slice=self.slice, reason=reason))
@@ -253,11 +258,11 @@ class SliceOwner:
         if not await self._context.caller.deliver(peer, message):
             self._queue.put_nowait(rounds.Unreachable(peer))
 
-    async def _reduce(self, part: int, contributions: tuple[Contribution, ...]) -> None:
+    async def _reduce(self, part: int, contributions: tuple[Contribution, ...], within_s: float) -> None:
         version, ballot = self._state.version, self._state.ballot
         codec = self._context.exchange.codec
         usable = [c for c in contributions if c.tokens > 0 and part < len(c.parts)]
-        values = await asyncio.gather(*(self._fetch_part(part, c) for c in usable))
+        values = await asyncio.gather(*(self._fetch_part(part, c, within_s) for c in usable))
         fetched = {c.peer: (c.tokens, v) for c, v in zip(usable, values, strict=True) if v is not None}
         if not fetched:
             return
@@ -272,12 +277,11 @@ class SliceOwner:
             ref = self._context.blobs.store.hold(self._round_label, average)
             self._queue.put_nowait(rounds.PartReduced(PartResult(part, ref, combined.contributors)))
 
-    async def _fetch_part(self, part: int, contribution: Contribution) -> Float32 | None:
+    async def _fetch_part(self, part: int, contribution: Contribution, within_s: float) -> Float32 | None:
         """One owner's part of the pseudo-gradient, decoded; None when it is left out, which is reported."""
         codec = self._context.exchange.codec
         start, stop = self._context.bounds(self.slice)[part]
         ref = contribution.parts[part]
-        within_s = _REDUCE_SHARE * self._context.exchange.reduce_timeout_s
         if ref.size_bytes != encoded_bytes(codec, stop - start):
             reason = f"its part {part} of slice {self.slice} has {ref.size_bytes} bytes"
             self._context.events.emit(Refused(peer=contribution.peer, reason=reason))
@@ -294,7 +298,7 @@ class SliceOwner:
         except BlobUnavailable as error:
             self._leave_out(contribution.peer, part, str(error))
         except TimeoutError:
-            self._leave_out(contribution.peer, part, f"not complete after {within_s:.0f} s")
+            self._leave_out(contribution.peer, part, f"not complete after {within_s:.1f} s")
         return None
 
     def _leave_out(self, peer: PeerId, part: int, reason: str) -> None:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from p2ptrain.ids import PeerId, Version
+from p2ptrain.swarm.deadlines import Deadline
 from p2ptrain.wire.messages import Ballot, Certificate, Contribution, PartResult, RoundBody, Value
 
 
@@ -29,6 +30,8 @@ class Reduce:
 
     parts: tuple[int, ...]
     contributions: tuple[Contribution, ...]
+    within_s: float
+    """After this, go on with what has arrived: some of the others' patience must be left for our averages."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +99,8 @@ class Entered:
     version: Version
     attempt: int
     detail: str
+    deadline: Deadline
+    """When this peer stops waiting, from the stage's beginning on."""
 
 
 @dataclass(frozen=True, slots=True)

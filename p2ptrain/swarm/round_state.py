@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from p2ptrain.ids import Digest, PeerId, RunId, SliceId, Version
+from p2ptrain.swarm.deadlines import Deadline, StageDurations, adaptive_deadline
 from p2ptrain.swarm.head import Head
 from p2ptrain.swarm.round_events import Heard, Staged
 from p2ptrain.wire.messages import Accepted, Ballot, Contribution, PartResult, Plan, Ready, Value, Vote
@@ -21,7 +22,7 @@ class Stage(enum.Enum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Timing:
-    """Deadlines of the stages, in seconds."""
+    """Longest deadlines of the stages, in seconds; what was measured shortens them (swarm/deadlines.py)."""
 
     gather_s: float
     reduce_s: float
@@ -63,6 +64,15 @@ class RoundState:
     accepted: Accepted | None = None
     votes: Mapping[tuple[Digest, PeerId], Vote] = field(default_factory=dict)
     early: tuple[Heard, ...] = ()
+    durations: StageDurations = field(default_factory=StageDurations)
+    """Of the rounds that committed while this process ran."""
+    failures: int = 0
+    """Attempts and rounds that came to nothing since the last commit."""
+    stage_began_s: float = 0.0
+    gathered_s: float = 0.0
+    """What the gathering of this ballot took."""
+    reduced_s: float = 0.0
+    """What the reducing of this ballot took."""
 
     @property
     def version(self) -> Version:
@@ -73,6 +83,21 @@ class RoundState:
     def proposer(self) -> PeerId:
         """Who plans and proposes in this ballot."""
         return proposer_of(self.version, self.ballot)
+
+    @property
+    def gather_limit(self) -> Deadline:
+        """How long a ready owner waits for the others' inner steps."""
+        return adaptive_deadline(self.durations.gather, self.timing.gather_s, self.failures)
+
+    @property
+    def reduce_limit(self) -> Deadline:
+        """How long a plan may take to be reduced."""
+        return adaptive_deadline(self.durations.reduce, self.timing.reduce_s, self.failures)
+
+    @property
+    def vote_limit(self) -> Deadline:
+        """How long a proposal may take to get its votes."""
+        return adaptive_deadline(self.durations.vote, self.timing.vote_s, self.failures)
 
 
 def begin(

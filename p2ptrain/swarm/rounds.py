@@ -25,6 +25,7 @@ from dataclasses import replace
 from typing import Any
 
 from p2ptrain.ids import Digest, PeerId, short
+from p2ptrain.swarm.deadlines import Deadline
 from p2ptrain.swarm.head import Head
 from p2ptrain.swarm.round_commands import (
     AskCutOff,
@@ -111,6 +112,8 @@ MAX_EARLY = 256
 """Messages kept for a ballot or version that we have not reached; bounds what others can make us hold."""
 MAX_EARLY_PER_SENDER = 16
 """Of these, from one sender, so that nobody can push out what the others said."""
+_REDUCE_SHARE = 0.6
+"""Of the reduce deadline, how long a reducer waits for contributions; in the rest the others fetch its averages."""
 MAX_LEAP = 65536
 """A ballot that is further ahead is refused, or one liar could use all numbers up. Voids count up by one a minute."""
 
@@ -265,7 +268,7 @@ class _Turn:
         match s.stage:
             case Stage.GATHERING if s.proposer == s.me:
                 for peer in silent:
-                    self._suspect(peer, f"was not ready {s.timing.gather_s:.0f} s after the first owner was")
+                    self._suspect(peer, f"was not ready {s.gather_limit.seconds:.1f} s after the first owner was")
                 self._plan_if_possible()
                 if self.state.stage is Stage.GATHERING:
                     have, members = len(self.state.ready), len(s.ballot.members)
@@ -346,7 +349,14 @@ class _Turn:
             return
         if value.tokens != s.head.tokens + sum(c.tokens for c in value.contributions):
             return
-        self._set(proposal=value, promised=True, stage=Stage.VOTING, deadline_s=self._deadline(s.timing.vote_s))
+        self._set(
+            proposal=value,
+            promised=True,
+            stage=Stage.VOTING,
+            stage_began_s=self.now_s,
+            reduced_s=self.now_s - s.stage_began_s if s.stage is Stage.REDUCING else 0.0,
+            deadline_s=self._deadline(s.vote_limit.seconds),
+        )
         if s.staged and s.staged.results == value.results:
             self._use_staged()
         elif s.staging != value.results:
@@ -376,17 +386,19 @@ class _Turn:
         """Take part in the current ballot."""
         s = self.state
         ready = self._my_ready()
-        extra_s = 0 if s.proposer == s.me else s.timing.vote_s
+        limit = s.gather_limit
+        extra_s = 0 if s.proposer == s.me else s.vote_limit.seconds
         first_ready_s = self.now_s if s.first_ready_s is None else s.first_ready_s
         self._set(
             stage=Stage.GATHERING,
             promised=True,
             ready={**s.ready, s.me: ready},
             first_ready_s=first_ready_s,
-            deadline_s=first_ready_s + s.timing.gather_s + extra_s,
+            stage_began_s=first_ready_s,
+            deadline_s=first_ready_s + limit.seconds + extra_s,
         )
         self._do(Promise(s.version, s.ballot))
-        self._enter("gathering", f"{len(self.state.ready)} of {len(s.ballot.members)} owners ready")
+        self._enter("gathering", f"{len(self.state.ready)} of {len(s.ballot.members)} owners ready", limit)
         self._send([m for m in s.ballot.members if m != s.me], ready)
         self._plan_if_possible()
 
@@ -405,7 +417,7 @@ class _Turn:
         ]
         if accepted:
             value = max(accepted, key=lambda a: a.ballot.order).value
-            self._enter("proposing", "again what an earlier ballot may have decided")
+            self._enter("proposing", "again what an earlier ballot may have decided", s.vote_limit)
             self._propose(value)
             return
         contributions = tuple(r.contribution for _, r in sorted(s.ready.items()) if r.contribution)
@@ -446,19 +458,22 @@ class _Turn:
 
     def _follow(self, plan: Plan) -> None:
         s = self.state
-        extra_s = 0 if s.proposer == s.me else s.timing.vote_s
+        limit = s.reduce_limit
+        extra_s = 0 if s.proposer == s.me else s.vote_limit.seconds
         mine = frozenset(j for j, reducer in enumerate(plan.reducers) if reducer == s.me) - s.reducing
+        if s.stage is not Stage.REDUCING:
+            self._set(stage_began_s=self.now_s, gathered_s=self.now_s - s.stage_began_s if s.promised else 0.0)
         self._set(
             plan=plan,
             stage=Stage.REDUCING,
             promised=True,
             reducing=s.reducing | mine,
-            deadline_s=self._deadline(s.timing.reduce_s + extra_s),
+            deadline_s=self._deadline(limit.seconds + extra_s),
         )
         names = ", ".join(short(c.peer) for c in plan.contributions)
-        self._enter("reducing", f"{len(mine)} of {len(plan.reducers)} parts here, contributions of {names}")
+        self._enter("reducing", f"{len(mine)} of {len(plan.reducers)} parts here, contributions of {names}", limit)
         if mine:
-            self._do(Reduce(tuple(sorted(mine)), plan.contributions))
+            self._do(Reduce(tuple(sorted(mine)), plan.contributions, _REDUCE_SHARE * limit.seconds))
         self._stage_if_complete()
 
     def _stage_if_complete(self) -> None:
@@ -501,7 +516,9 @@ class _Turn:
     def _propose(self, value: Value) -> None:
         s = self.state
         self._enter(
-            "voting", f"digest {short(value.digest)}, {s.ballot.majority} of {len(s.ballot.members)} must agree"
+            "voting",
+            f"digest {short(value.digest)}, {s.ballot.majority} of {len(s.ballot.members)} must agree",
+            s.vote_limit,
         )
         self._send([m for m in s.ballot.members if m != s.me], Propose(value))
         self._heard_proposal(s.me, value)
@@ -536,17 +553,22 @@ class _Turn:
             self._commit(Certificate(s.proposal, s.ballot, votes))
 
     def _commit(self, certificate: Certificate) -> None:
+        s = self.state
         self._do(Commit(certificate))
+        if s.stage is Stage.VOTING and s.gathered_s and s.reduced_s:  # we were there from the first stage on
+            took = {"gather_s": s.gathered_s, "reduce_s": s.reduced_s, "vote_s": self.now_s - s.stage_began_s}
+            self._set(durations=s.durations.after_round(**took))
         self._move(Head.of(certificate))
 
     def _move(self, head: Head) -> None:
         s = self.state
         self.state = begin(run=s.run, slice_id=s.slice, me=s.me, timing=s.timing, head=head, claims=s.claims)
-        self._set(early=s.early)
+        self._set(early=s.early, durations=s.durations)
         self._hear_early()
 
     def _next_attempt(self, reason: str) -> None:
         s = self.state
+        self._set(failures=s.failures + 1)
         if s.attempts >= MAX_ATTEMPTS:
             self._void(f"{reason}; {s.attempts} attempts failed")
             return
@@ -559,6 +581,7 @@ class _Turn:
     def _void(self, reason: str, ballot: Ballot | None = None) -> None:
         s = self.state
         self._do(Void(s.version, s.ballot.attempt, reason))
+        self._set(failures=s.failures + 1)
         self._enter_ballot(ballot or replace(s.ballot, attempt=s.ballot.attempt + 1))
         self._set(stage=Stage.IDLE, contribution=None, attempts=0, deadline_s=None, suspects=frozenset())
         self._hear_early()
@@ -584,6 +607,8 @@ class _Turn:
             staging=None,
             proposal=None,
             votes={},
+            gathered_s=0.0,
+            reduced_s=0.0,
         )
 
     def _keep_for_later(self, sender: PeerId, message: RoundMessage) -> None:
@@ -628,8 +653,8 @@ class _Turn:
         if to:
             self._do(Send(tuple(to), self.state.ballot, body, self.state.version))
 
-    def _enter(self, stage: str, detail: str) -> None:
-        self._do(Entered(stage, self.state.version, self.state.ballot.attempt, detail))
+    def _enter(self, stage: str, detail: str, limit: Deadline) -> None:
+        self._do(Entered(stage, self.state.version, self.state.ballot.attempt, detail, limit))
 
     def _deadline(self, seconds: float) -> float:
         return self.now_s + seconds

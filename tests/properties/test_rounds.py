@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from p2ptrain.ids import PeerId, Version
 from p2ptrain.swarm import rounds
+from p2ptrain.swarm.round_state import proposer_of
 from p2ptrain.swarm.rounds import Head, RoundState
 from p2ptrain.wire.messages import (
     Accepted,
@@ -271,6 +272,37 @@ def test_rival_branches_with_other_member_lists_find_each_other_and_agree(seed: 
         group.restart(peer)
     assert group.run_until(lambda: min(group.versions().values(), default=0) >= 3, within_s=ROUND_BOUND_S)
     group.check_agreement()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_frozen_member_costs_one_deadline_of_what_the_group_measured_and_not_the_manifests(seed: int) -> None:
+    group = SimulatedGroup(peer_ids(4), seed=seed, lease_s=None)
+    group.run_until(lambda: min(group.versions().values()) >= 12, within_s=400)
+    before_s, version = group.now_s, max(group.versions().values())
+    proposers = {proposer_of(Version(version + n), Ballot(1, 0, tuple(group.nodes))) for n in (1, 2)}
+    frozen = next(peer for peer in group.nodes if peer not in proposers)
+    group.freeze(frozen, 500)
+    others = [peer for peer in group.nodes if peer != frozen]
+    assert group.run_until(
+        lambda: all(group.nodes[peer].disk.head.version >= version + 2 for peer in others), within_s=60
+    )
+    waits = [e.deadline for at_s, _, e in group.entered if at_s > before_s and e.stage == "gathering"]
+    assert all(wait.seconds < TIMING.gather_s / 2 for wait in waits), waits
+    # Two rounds of training and of everything else, and one deadline each: 24 s of the manifest's would not fit.
+    assert group.now_s - before_s < 2 * (5 + 3 + max(wait.seconds for wait in waits))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_group_whose_rounds_become_much_slower_finds_the_new_deadline(seed: int) -> None:
+    group = SimulatedGroup(peer_ids(3), seed=seed, lease_s=None)
+    group.run_until(lambda: min(group.versions().values()) >= 12, within_s=400)
+    group.weather = Weather(delay_s=(0.5, 1.5), reduce_s=(3, 6), stage_s=(2, 4), train_s=(1, 12))
+    group.run(100)
+    before = len(group.commits)
+    assert_all_commit_twice_more(group)
+    group.run(300)
+    late = [seen.certificate for seen in group.commits[before:]]
+    assert sum(len(c.value.contributions) for c in late) >= 2.2 * len(late), "the slow are waited for again"
 
 
 def test_a_group_of_eight_that_loses_a_member_every_15_seconds_keeps_most_of_its_pace() -> None:

@@ -338,7 +338,7 @@ class SimulatedGroup:
             case rounds.AskCutOff(within_s):
                 if node.training:
                     self._cut_off_in(node, self._between((0, within_s)))
-            case rounds.Reduce(parts, contributions):
+            case rounds.Reduce(parts, contributions, _):
                 for part in parts:
                     self._reduce(node, part, contributions, node.state.ballot)
             case rounds.StageResults(results):

@@ -165,7 +165,7 @@ def test_the_proposer_plans_when_all_are_ready_and_deals_the_parts_around() -> N
     assert owner.sent(Plan) == []
     owner.hears(B, ready(B))
     assert owner.sent(Plan) == [((A, B), PLAN)]
-    assert owner.told(Reduce) == [Reduce((2,), PLAN.contributions)]
+    assert owner.told(Reduce) == [Reduce((2,), PLAN.contributions, 6.0)]
 
 
 def test_the_proposer_does_not_wait_for_an_owner_without_a_live_claim() -> None:
@@ -243,7 +243,7 @@ def test_averages_that_arrive_before_the_plan_count() -> None:
 
 def test_an_owner_that_has_not_cut_off_reduces_and_votes_all_the_same() -> None:
     owner = Owner(A).hears(C, PLAN)
-    assert owner.told(Reduce) == [Reduce((0,), PLAN.contributions)]
+    assert owner.told(Reduce) == [Reduce((0,), PLAN.contributions, 6.0)]
     assert owner.hears(C, Propose(value())).stages().told(SignVote) == [SignVote(BALLOT, value())]
 
 
