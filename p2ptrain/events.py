@@ -36,6 +36,32 @@ class PeerStarted(Event):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class EngineChosen(Event):
+    """How this peer will compute its inner steps, decided before it joins."""
+
+    engine: str
+    """Device, precision, micro-batches and what is computed twice, in words."""
+    slices_that_fit: int
+    """Numbered slices that the memory would do for at once."""
+    reason: str
+
+    def line(self) -> str:
+        """The event as one sentence for people."""
+        return f"trains in {self.engine}: {self.reason}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineLightened(Event):
+    """Memory ran out in an inner step, which was done again in less and then succeeded."""
+
+    engine: str
+
+    def line(self) -> str:
+        """The event as one sentence for people."""
+        return f"memory ran out; goes on with {self.engine}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class SlicesClaimed(Event):
     """This peer published its claim."""
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
+from p2ptrain.cli.engine_options import parse_bytes
 from p2ptrain.errors import UsageError
 
 if TYPE_CHECKING:
@@ -128,7 +129,8 @@ def fit_command(
     from p2ptrain.config.schema import EngineConfig, SlicingConfig
     from p2ptrain.training.benchmark_memory import GIB
     from p2ptrain.training.benchmark_models import named_model
-    from p2ptrain.training.fit import device_memory_bytes, fit
+    from p2ptrain.training.device import device_memory_bytes
+    from p2ptrain.training.fit import fit
 
     budget = parse_bytes(memory) if memory else device_memory_bytes(device)
     engine = EngineConfig(device=device, precision=_precision(precision), lean=True)
@@ -151,19 +153,6 @@ def fit_command(
             indent=2,
         )
     )
-
-
-def parse_bytes(text: str) -> int:
-    """Bytes of ``8GiB``, ``512MiB`` or ``24GB``.
-
-    Raises:
-        UsageError: it is none of these.
-    """
-    matched = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(GiB|MiB|GB|MB)", text.strip())
-    if matched is None:
-        raise UsageError(f"--memory {text} is not an amount of memory; write for example 8GiB, 512MiB or 24GB")
-    unit = {"GiB": 1 << 30, "MiB": 1 << 20, "GB": 10**9, "MB": 10**6}[matched[2]]
-    return int(float(matched[1]) * unit)
 
 
 def _numbers(text: str) -> list[int]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from p2ptrain.cli import engine_options
 from p2ptrain.cli.doctor_command import examine_at_start
 from p2ptrain.cli.processes import quiet_imports, run_loop, run_until_signal
 from p2ptrain.cli.run_source import RunSource, read_run
@@ -53,6 +54,12 @@ def peer(
         int,
         typer.Option(min=1, help="With auto: how many to own while other owners are too few, if memory allows."),
     ] = 1,
+    device: engine_options.Device = "auto",
+    precision: engine_options.Precision = "auto",
+    memory: engine_options.Memory = "",
+    micro_batch: engine_options.MicroBatch = 0,
+    recompute: engine_options.Recompute = "auto",
+    compiled: engine_options.Compile = False,
     host: Host = "",
     port: Annotated[int, typer.Option(min=0, max=65535, help="TCP port; 0 takes any free one.")] = 0,
     threads: Annotated[int, typer.Option(min=0, help="CPU threads for training; 0 leaves torch's default.")] = 0,
@@ -77,6 +84,14 @@ def peer(
     from p2ptrain.node.home import Home
     from p2ptrain.node.journal import Journal
 
+    wish = engine_options.engine_wish(
+        device=device,
+        precision=precision,
+        memory=memory,
+        micro_batch=micro_batch,
+        recompute=recompute,
+        compiled=compiled,
+    )
     with quiet_imports():
         source = read_run(run)
     bootstraps = _bootstraps(run, source, bootstrap)
@@ -87,14 +102,17 @@ def peer(
     with quiet_imports():
         from p2ptrain.node.service import serve_peer
         from p2ptrain.wire.libp2p import check_addresses
-    check_addresses(bootstraps)
+
+        check_addresses(bootstraps)
+        choice = engine_options.choose_engine_here(wish, config, wanted, max_slices, threads)
     peer_config = PeerConfig(
         home=home,
         network=NetworkConfig(bootstraps=bootstraps, host=host, port=port),
         slices=wanted,
-        max_slices=max_slices,
+        max_slices=min(max_slices, choice.slices_that_fit),
         threads=threads,
         limits=LimitsConfig(upload_mbps=upload_mbps, download_mbps=download_mbps),
+        engine=choice.engine,
         refetch=refetch,
         control=ControlConfig(listen=control_listen),
         invite=invite,
@@ -102,6 +120,7 @@ def peer(
     examine_at_start(home, config, peer_config.engine.device)
     with Home.open(home, source.text, source.id) as opened, Journal(opened.journal_path) as journal:
         events = EventBus(sinks=[journal, _print_noteworthy], last_sequence=journal.last_sequence)
+        events.emit(engine_options.engine_chosen(choice))
         run_until_signal(lambda stop: serve_peer(peer_config, opened, corpus, events, stop))
 
 

@@ -190,6 +190,25 @@ class EngineConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class EngineWish:
+    """What a volunteer says about the engine; ``training.choose`` makes an ``EngineConfig`` of it for the device."""
+
+    device: str = "auto"
+    """``auto`` takes a GPU if there is one (cuda, then mps), otherwise the CPU."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """``auto`` is bfloat16 on a GPU that has it, float32 elsewhere."""
+    memory_bytes: int = 0
+    """Budget for training. 0: what a GPU has free, or half of the machine's memory. Lower it when the machine has other
+    things to do."""
+    micro_batch: int = 0
+    """Windows in one forward pass; 0 takes as many as fit."""
+    recompute: Literal["auto", "nothing", "mlp", "blocks"] = "auto"
+    """``auto`` computes as little twice as fits."""
+    compile: bool = False
+    """Compile the blocks with ``torch.compile``: some minutes at the start, for a faster step."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class NetworkConfig:
     """Where a peer or bootstrap node listens and whom it calls first."""
 
@@ -255,8 +274,8 @@ class PeerConfig:
     slices: tuple[SliceId, ...] | None = None
     """Slices to own, always; None owns those that need an owner most, and other ones when that changes."""
     max_slices: int = 1
-    """With ``slices`` None: how many to own at once, if memory allows. Beyond the first, slices are taken only while
-    they have fewer owners than ``slicing.replicas``, and given back afterwards."""
+    """With ``slices`` None: how many to own at once, which memory must allow. Beyond the first, slices are taken only
+    while they have fewer owners than ``slicing.replicas``, and given back afterwards."""
     threads: int = 0
     """CPU threads for training; 0 leaves torch's default."""
     engine: EngineConfig = EngineConfig()

@@ -117,7 +117,37 @@ def rms_norm(x: Tensor, scale: Tensor, eps: float) -> Tensor:
     return y
 
 
-def linear_cross_entropy(x: Tensor, weight: SlicedTensor, targets: Tensor) -> Tensor:
+class TiedGradient:
+    """Takes the head's gradient to the embedding, which is the same parameter: one tensor instead of two and their sum.
+
+    Autograd would keep both until it can add them, 0.5 GB of a 7B model. The head's part is computed in the forward
+    pass, the embedding's at the very end of the backward pass, so it is added in place then. One for each loss.
+    """
+
+    __slots__ = ("_gradient", "_scale")
+
+    def __init__(self) -> None:
+        self._gradient: Tensor | None = None
+        self._scale: Tensor | None = None
+
+    def leave(self, gradient: Tensor) -> None:
+        """Called by the head in the forward pass; the gradient of the loss, before it is scaled."""
+        self._gradient = gradient
+
+    def scale(self, dloss: Tensor) -> None:
+        """Called by the head in the backward pass."""
+        self._scale = dloss
+
+    def take(self) -> Tensor:
+        """Called by the embedding at the end of the backward pass, once."""
+        gradient, scale = self._gradient, self._scale
+        self._gradient = self._scale = None
+        assert gradient is not None, "a loss has one backward pass"
+        assert scale is not None, "the head's backward pass comes before the embedding's"
+        return gradient.mul_(scale.to(gradient.dtype))
+
+
+def linear_cross_entropy(x: Tensor, weight: SlicedTensor, targets: Tensor, tied: TiedGradient | None = None) -> Tensor:
     """Mean cross entropy of ``x Wᵀ`` against ``targets``, without ever holding all logits.
 
     Logits are made for about 1000 tokens at a time, and their gradient at once with them; what the backward pass needs
@@ -127,25 +157,27 @@ def linear_cross_entropy(x: Tensor, weight: SlicedTensor, targets: Tensor) -> Te
         x: shape [n, D].
         weight: the head, shape [V, D], owned as a whole or not at all.
         targets: token ids, shape [n], int64.
+        tied: where to leave the gradient of an owned ``weight`` for ``embedding``; None hands it to autograd.
 
     Returns:
         Scalar, nats, float32 (float64 if ``x`` is).
     """
-    loss: Tensor = _LinearCrossEntropy.apply(x, targets, weight.full, *weight.owned)  # type: ignore[no-untyped-call]
+    loss: Tensor = _LinearCrossEntropy.apply(x, targets, tied, weight.full, *weight.owned)  # type: ignore[no-untyped-call]
     return loss
 
 
-def embedding(tokens: Tensor, weight: SlicedTensor) -> Tensor:
+def embedding(tokens: Tensor, weight: SlicedTensor, tied: TiedGradient | None = None) -> Tensor:
     """Rows of ``weight`` for ``tokens``; gradients of a token that occurs often are summed in float32 at least.
 
     Args:
         tokens: ids, any shape, int64.
         weight: shape [V, D], owned as a whole or not at all.
+        tied: where the head leaves its gradient of the same weight, to which this one's is added.
 
     Returns:
         Shape [*tokens.shape, D].
     """
-    x: Tensor = _Embedding.apply(tokens, weight.full, *weight.owned)  # type: ignore[no-untyped-call]
+    x: Tensor = _Embedding.apply(tokens, tied, weight.full, *weight.owned)  # type: ignore[no-untyped-call]
     return x
 
 
@@ -232,7 +264,9 @@ class _RmsNorm(torch.autograd.Function):
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, targets: Tensor, full: Tensor, *owned: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, targets: Tensor, tied: TiedGradient | None, full: Tensor, *owned: Tensor
+    ) -> Tensor:
         tokens, vocabulary = x.shape[0], full.shape[0]
         wide = _accumulator(x.dtype)
         loss = x.new_zeros((), dtype=wide)
@@ -258,7 +292,14 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 dweight = part if tokens <= chunk else part.to(wide) if dweight is None else dweight.add_(part)
                 del part
             del gradient
-        ctx.save_for_backward(dx, None if dweight is None else dweight.to(full.dtype))
+        ctx.tied = None
+        if dweight is not None:
+            dweight = dweight.to(full.dtype)
+            if tied is not None:
+                tied.leave(dweight)
+                ctx.tied, dweight = tied, None
+        ctx.num_owned = len(owned)
+        ctx.save_for_backward(dx, dweight)
         return loss / tokens
 
     @staticmethod
@@ -266,28 +307,31 @@ class _LinearCrossEntropy(torch.autograd.Function):
         dx, dweight = ctx.saved_tensors
         if dx is not None:
             dx = dx * dloss.to(dx.dtype)
-        return dx, None, None, *([] if dweight is None else [dweight * dloss.to(dweight.dtype)])
+        if ctx.tied is not None:
+            ctx.tied.scale(dloss)
+        owned = [None] * ctx.num_owned if dweight is None else [dweight * dloss.to(dweight.dtype)]
+        return dx, None, None, None, *owned
 
 
 class _Embedding(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, tokens: Tensor, full: Tensor, *owned: Tensor) -> Tensor:
-        ctx.rows, ctx.num_owned = full.shape[0], len(owned)
+    def forward(ctx: Any, tokens: Tensor, tied: TiedGradient | None, full: Tensor, *owned: Tensor) -> Tensor:
+        ctx.rows, ctx.num_owned, ctx.tied = full.shape[0], len(owned), tied
         ctx.save_for_backward(tokens)
         return F.embedding(tokens, full)
 
     @staticmethod
     def backward(ctx: Any, dx: Tensor) -> Any:
         if not ctx.num_owned:
-            return None, None
+            return None, None, None
         (tokens,) = ctx.saved_tensors
         wide = _accumulator(dx.dtype)
-        dweight = dx.new_empty((ctx.rows, dx.shape[-1]))
+        dweight = dx.new_zeros((ctx.rows, dx.shape[-1])) if ctx.tied is None else ctx.tied.take()
         # In columns, so that the float32 sums of a large vocabulary never exist whole: 0.5 GB of a 7B model.
         columns = max(1, _WIDE_CHUNK_ELEMENTS // ctx.rows)
         for into, part in zip(torch.split(dweight, columns, 1), torch.split(dx, columns, -1), strict=True):
-            into.copy_(torch.ops.aten.embedding_dense_backward(part.to(wide), tokens, ctx.rows, -1, False))
-        return None, None, dweight
+            into.add_(torch.ops.aten.embedding_dense_backward(part.to(wide), tokens, ctx.rows, -1, False))
+        return None, None, None, dweight
 
 
 def _products_owned(y: Tensor | None, gradients: Sequence[Tensor], ranges: Sequence[RowRanges]) -> list[Tensor]:

@@ -141,7 +141,8 @@ class Transformer(nn.Module):
         return [low for part in self._parts.values() for low in part.low_bits]
 
     def _lean_loss(self, windows: Tensor) -> Tensor:
-        x_BTD = lean_ops.embedding(windows[:, :-1], self._parts["embedding"])
+        tied = lean_ops.TiedGradient()
+        x_BTD = lean_ops.embedding(windows[:, :-1], self._parts["embedding"], tied)
         settings = _BlockSettings(self.config.norm_eps, self.head_size, self.recompute == "mlp")
         for layer in range(self.config.layers):
             weights = tuple(self._parts[f"layers.{layer}.{name}"] for name in _BLOCK_TENSORS)
@@ -150,7 +151,8 @@ class Transformer(nn.Module):
             else:
                 x_BTD = self._block(x_BTD, weights, self._cos_T1E, self._sin_T1E, settings)
         x_BTD = lean_ops.rms_norm(x_BTD, self._parts["final_norm"].whole, self.config.norm_eps)
-        return lean_ops.linear_cross_entropy(x_BTD.flatten(0, 1), self._parts["embedding"], windows[:, 1:].flatten())
+        targets = windows[:, 1:].flatten()
+        return lean_ops.linear_cross_entropy(x_BTD.flatten(0, 1), self._parts["embedding"], targets, tied)
 
     def _norm(self, name: str, x_BTD: Tensor) -> Tensor:
         return F.rms_norm(x_BTD, (self.config.width,), self._parts[name].whole, self.config.norm_eps)

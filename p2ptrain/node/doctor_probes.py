@@ -125,7 +125,8 @@ def measure_step(device: str) -> StepFacts:
 def measure_memory(run: RunConfig, device: str) -> MemoryFacts:
     """Whether one slice of the run fits the device, by counting; takes seconds for large models."""
     from p2ptrain.config.schema import EngineConfig
-    from p2ptrain.training.fit import device_memory_bytes, fit
+    from p2ptrain.training.device import device_memory_bytes
+    from p2ptrain.training.fit import fit
 
     free_bytes = device_memory_bytes(device)
     try:

@@ -17,7 +17,7 @@ import numpy as np
 from p2ptrain import clock
 from p2ptrain.config.schema import PeerConfig
 from p2ptrain.data.corpus import Corpus
-from p2ptrain.errors import DoesNotFit, NonFiniteUpdate
+from p2ptrain.errors import NonFiniteUpdate
 from p2ptrain.events import (
     CheckpointSaved,
     ComputeUsed,
@@ -62,7 +62,6 @@ from p2ptrain.swarm.reduce import part_bounds
 from p2ptrain.swarm.round_commands import Promise
 from p2ptrain.swarm.state import OwnedState, genesis
 from p2ptrain.swarm.swarm import Condition, Swarm
-from p2ptrain.training.fit import device_memory_bytes, fit
 from p2ptrain.training.footing import Footing, Move
 from p2ptrain.training.inner_loop import InnerLoop
 from p2ptrain.training.outer_step import OuterState, outer_step
@@ -174,7 +173,7 @@ class Peer:
         target = Target(replicas=slicing.replicas, quorum=slicing.quorum)
         self._swarm = Swarm(context, directory, self._condition, target)
         await self._swarm.start()
-        self._capacity = Capacity(max_slices=await asyncio.to_thread(self._most_slices))
+        self._capacity = Capacity(max_slices=min(self._config.max_slices, self._run.slicing.slices))
         owned = await self._swarm.choose(self._wanted_slices(), is_fixed=self._config.slices is not None)
         self._enter("JOINING", "fetching what the others have")
         await self._swarm.join(owned, self._starting_replicas(owned), load_past(self._home, owned))
@@ -442,19 +441,6 @@ class Peer:
         if self._config.slices is not None:
             return list(self._config.slices)
         return [slice_id for slice_id, r in self._saved.items() if r.owned and slice_id != COMMON] or None
-
-    def _most_slices(self) -> int:
-        """How many slices to train at once: what the volunteer allows, if memory does."""
-        wanted = min(self._config.max_slices, self._run.slicing.slices)
-        if wanted == 1:
-            return 1
-        run, engine = self._run, self._config.engine
-        budget_bytes = device_memory_bytes(engine.device)
-        try:
-            fitting = fit(run.model, run.slicing, batch=run.inner.batch, budget_bytes=budget_bytes, engine=engine)
-        except DoesNotFit:
-            return 1  # counted with a margin: the one slice that we must own may still work
-        return min(wanted, len(fitting.owned - {COMMON}))
 
     def _starting_replicas(self, owned: frozenset[SliceId]) -> dict[SliceId, Replica]:
         """From our disk where it has what we need, else version 0."""

@@ -17,9 +17,10 @@ import torch
 
 from p2ptrain import clock
 from p2ptrain.errors import NonFiniteUpdate
-from p2ptrain.events import Evaluated, Event, InnerStepDone, ProgressDropped, TrainingFailed
+from p2ptrain.events import EngineLightened, Evaluated, Event, InnerStepDone, ProgressDropped, TrainingFailed
 from p2ptrain.ids import COMMON, SliceId, Version
 from p2ptrain.node.meter import Meter
+from p2ptrain.training.engine import describe
 from p2ptrain.training.footing import Footing, Move, move
 from p2ptrain.training.inner_loop import InnerLoop
 from p2ptrain.wire.codec import Float32
@@ -223,6 +224,7 @@ class Trainer:
                 self._cut_off(round, tokens)
                 return
             self._show(Phase(round))
+            engine = self._inner.engine
             try:
                 report = self._meter.training(lambda: self._inner.step(round))
             except NonFiniteUpdate as error:
@@ -230,6 +232,8 @@ class Trainer:
                 self._give_up_progress()
                 tokens, done = 0, self._inner.run.inner.steps
                 continue
+            if self._inner.engine != engine:
+                self._in_loop(self._emit, EngineLightened(engine=describe(self._inner.engine)))
             tokens, done = tokens + report.tokens, done + 1
             losses += (report.loss_nats - losses) / done
             self._loss_nats = losses

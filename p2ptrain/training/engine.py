@@ -55,8 +55,9 @@ def describe(engine: EngineConfig) -> str:
     """An engine in words, for logs and reports."""
     windows = "the batch at once" if engine.micro_batch == 0 else f"micro-batches of {engine.micro_batch}"
     twice = {"nothing": "nothing computed twice", "mlp": "MLPs computed twice", "blocks": "blocks computed twice"}
+    kept = " and little kept" if is_lean(engine) and engine.recompute == "nothing" else ""
     compiled = ", compiled" if engine.compile else ""
-    return f"{engine.precision} on {engine.device}, {windows}, {twice[engine.recompute]}{compiled}"
+    return f"{engine.precision} on {engine.device}, {windows}, {twice[engine.recompute]}{kept}{compiled}"
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:

@@ -1,28 +1,27 @@
 """What fits a device: slices, micro-batch and recomputation, chosen by the same counting as ``bench memory``."""
 
 import math
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-
-import torch
+from functools import lru_cache
 
 from p2ptrain.config.schema import EngineConfig, ModelConfig, Recompute, SlicingConfig
 from p2ptrain.errors import DoesNotFit
 from p2ptrain.ids import COMMON, SliceId, numbered_slices
+from p2ptrain.model.slicing import SlicePlan
 from p2ptrain.training.benchmark_memory import GIB, sliced_cost
 from p2ptrain.training.engine import describe
 
-_USABLE = 0.92
+USABLE = 0.92
 """Share of a budget that is planned with. The rest is for what is not counted: fragments of the allocator, a GPU
 library's workspace, the process itself."""
 _SMALL_LAYERS = (2, 4)
 """Depths that are counted while searching; memory grows evenly with depth, and the choice is counted at full depth."""
 _RECOMPUTES: tuple[Recompute, ...] = ("nothing", "mlp", "blocks")
 _TWICE = {
-    "nothing": "one slice with nothing computed twice",
-    "mlp": "one slice with MLPs computed twice",
-    "blocks": "one slice with blocks computed twice",
+    "nothing": "nothing computed twice",
+    "mlp": "MLPs computed twice",
+    "blocks": "blocks computed twice",
 }
 
 
@@ -41,8 +40,24 @@ class Fit:
     """The choice and what stood against more, in a sentence or two."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fixed:
+    """What is not to be chosen, because somebody has chosen it already."""
+
+    slices: int | None = None
+    micro_batch: int | None = None
+    recompute: Recompute | None = None
+
+
 def fit(
-    model: ModelConfig, slicing: SlicingConfig, *, batch: int, budget_bytes: int, engine: EngineConfig | None = None
+    model: ModelConfig,
+    slicing: SlicingConfig,
+    *,
+    batch: int,
+    budget_bytes: int,
+    engine: EngineConfig | None = None,
+    fixed: Fixed = Fixed(),
+    reserved_bytes: int = 0,
 ) -> Fit:
     """Choose how to train within a budget.
 
@@ -55,19 +70,25 @@ def fit(
         batch: windows of an inner step.
         budget_bytes: memory of the device that is free for training.
         engine: device, precision and compilation to plan for; bfloat16 on the CPU if not given.
+        fixed: what must be so.
+        reserved_bytes: of the budget, for what is not counted here, like the swarm's state on a CPU.
 
     Raises:
         SlicingError: the model cannot be cut so.
         DoesNotFit: nothing does; the message says the smallest budget that would.
     """
     wanted = replace(engine or EngineConfig(precision="bfloat16"), lean=True)
-    usable_bytes = int(budget_bytes * _USABLE)
+    usable_bytes = int(budget_bytes * USABLE) - reserved_bytes
     refused = ""
-    for recompute in _RECOMPUTES:
-        task = _Task(model, slicing, batch, replace(wanted, recompute=recompute))
+    reserved = f" less {_gib(reserved_bytes)}" if reserved_bytes else ""
+    fewest = fixed.slices or 1
+    least_windows = fixed.micro_batch or 1
+    recomputes = (fixed.recompute,) if fixed.recompute else _RECOMPUTES
+    for recompute in recomputes:
+        task = _Task(model, slicing, batch, replace(wanted, recompute=recompute), fixed)
         chosen = _most(task, usable_bytes)
         if chosen is None:
-            refused = f"; {_TWICE[recompute]} needs {_gib(task.estimate(1, 1))}"
+            refused = f"; {_slices(fewest)} with {_TWICE[recompute]} needs {_gib(task.estimate(fewest, least_windows))}"
             continue
         slices, micro_batch, peak_bytes = chosen
         limits = [
@@ -82,23 +103,66 @@ def fit(
             predicted_bytes=peak_bytes,
             budget_bytes=budget_bytes,
             reason=f"{slices} of {slicing.slices} slices, {describe(task.engine_for(micro_batch))}: {_gib(peak_bytes)}"
-            f" of {_gib(usable_bytes)} usable ({_USABLE:.0%} of {_gib(budget_bytes)}){against}{refused}",
+            f" of {_gib(usable_bytes)} usable ({USABLE:.0%} of {_gib(budget_bytes)}{reserved}){against}{refused}",
         )
-    least = _Task(model, slicing, batch, replace(wanted, recompute="blocks")).count(1, 1)
-    smallest_gib = math.ceil(least / _USABLE / GIB * 10) / 10
+    least = _Task(model, slicing, batch, replace(wanted, recompute=recomputes[-1]), fixed).count(fewest, least_windows)
+    smallest_gib = smallest_budget_gib(least + reserved_bytes)
     raise DoesNotFit(
-        f"{_gib(budget_bytes)} are too little for one slice of {slicing.slices}, one window at a time and blocks"
-        f" computed twice; the smallest budget that would do is {smallest_gib:.1f} GiB."
+        f"{_gib(budget_bytes)} are too little for {_slices(fewest)} of {slicing.slices}, {_windows(least_windows)} and"
+        f" {_TWICE[recomputes[-1]]}; the smallest budget that would do is {smallest_gib:.1f} GiB."
         " More slices in the run make each smaller"
     )
 
 
-def device_memory_bytes(device: str) -> int:
-    """Memory that a device has free for training: a GPU's free memory, or half of the machine's for the CPU."""
-    if device.startswith("cuda"):
-        free, _ = torch.cuda.mem_get_info(device)
-        return int(free)
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+def slices_that_fit(
+    model: ModelConfig,
+    slicing: SlicingConfig,
+    *,
+    batch: int,
+    budget_bytes: int,
+    engine: EngineConfig,
+    reserved_bytes: int = 0,
+) -> int:
+    """How many numbered slices a peer can own at once, beside the common part; 0 if not even one.
+
+    Pure, and some seconds of one core for a large model: ask once, not in every round.
+
+    Args:
+        model: sizes.
+        slicing: of the run.
+        batch: windows of an inner step.
+        budget_bytes: memory of the device that is free for training.
+        engine: as it would train; its micro-batch and recomputation are taken as they are.
+        reserved_bytes: of the budget, for what is not counted here.
+
+    Raises:
+        SlicingError: the model cannot be cut so.
+    """
+    usable_bytes = int(budget_bytes * USABLE) - reserved_bytes
+    if most_bytes(model, batch=batch) <= usable_bytes:
+        return slicing.slices
+    fixed = Fixed(micro_batch=engine.micro_batch or batch, recompute=engine.recompute)
+    chosen = _most(_Task(model, slicing, batch, replace(engine, lean=True), fixed), usable_bytes)
+    return chosen[0] if chosen else 0
+
+
+def most_bytes(model: ModelConfig, *, batch: int) -> int:
+    """More than a step can take that owns everything and keeps everything, in float32, from sizes alone.
+
+    For models that are small beside the device: counting takes half a second, and this nothing.
+    """
+    plan = SlicePlan.of(model, SlicingConfig(slices=1))
+    tokens = batch * model.context
+    # A weight, its gradient, AdamW's two moments and a temporary; what autograd keeps in a block and the head, and as
+    # much again for gradients under way. The weights' part is exact, the activations' is about twice what was counted.
+    weights = 5 * sum(plan.numel(slice_id) for slice_id in plan.slice_ids)
+    block = 32 * model.width + 12 * model.mlp_hidden + 2 * model.heads * model.context
+    return 4 * (weights + tokens * (model.layers * block + 8 * model.vocabulary))
+
+
+def smallest_budget_gib(peak_bytes: int) -> float:
+    """The budget to name to somebody for a step with this peak."""
+    return math.ceil(peak_bytes / USABLE / GIB * 10) / 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,10 +171,18 @@ class _Task:
     slicing: SlicingConfig
     batch: int
     engine: EngineConfig
+    fixed: Fixed
+
+    @property
+    def slice_counts(self) -> list[int]:
+        """What is tried."""
+        return [self.fixed.slices] if self.fixed.slices else list(range(1, self.slicing.slices + 1))
 
     @property
     def micro_batches(self) -> list[int]:
         """What is tried: powers of two and the whole batch."""
+        if self.fixed.micro_batch:
+            return [min(self.fixed.micro_batch, self.batch)]
         return sorted({*(1 << i for i in range(self.batch.bit_length())), self.batch})
 
     def engine_for(self, micro_batch: int) -> EngineConfig:
@@ -121,7 +193,7 @@ class _Task:
         # Two micro-batches have the memory of any number of them: both have the sums beside the gradients.
         windows = min(self.batch, 2 * micro_batch)
         engine = self.engine_for(micro_batch)
-        return sliced_cost(self.model, self.slicing, _owned(slices), batch=windows, engine=engine).peak_bytes
+        return _peak_bytes(self.model, self.slicing, slices, windows, engine)
 
     def estimate(self, slices: int, micro_batch: int) -> int:
         """Peak bytes, from two shallower models."""
@@ -134,18 +206,23 @@ class _Task:
         return high + (high - low) * (self.model.layers - more) // (more - few)
 
 
+@lru_cache(maxsize=256)
+def _peak_bytes(model: ModelConfig, slicing: SlicingConfig, slices: int, windows: int, engine: EngineConfig) -> int:
+    return sliced_cost(model, slicing, _owned(slices), batch=windows, engine=engine).peak_bytes
+
+
 def _most(task: _Task, usable_bytes: int) -> tuple[int, int, int] | None:
     """The most slices, then the largest micro-batch that fit, and the exact peak in bytes; None if nothing fits."""
-    slices = _largest(range(1, task.slicing.slices + 1), lambda k: task.estimate(k, 1) <= usable_bytes)
+    sizes, counts = task.micro_batches, task.slice_counts
+    slices = _largest(counts, lambda k: task.estimate(k, sizes[0]) <= usable_bytes)
     if slices is None:
         return None
-    sizes = task.micro_batches
-    micro_batch = _largest(sizes, lambda size: task.estimate(slices, size) <= usable_bytes) or 1
+    micro_batch = _largest(sizes, lambda size: task.estimate(slices, size) <= usable_bytes) or sizes[0]
     # The estimate is of shallower models; where it was too low, the count at full depth decides.
     while (peak_bytes := task.count(slices, micro_batch)) > usable_bytes:
-        if micro_batch > 1:
+        if micro_batch > sizes[0]:
             micro_batch = max(size for size in sizes if size < micro_batch)
-        elif slices > 1:
+        elif slices > counts[0]:
             slices -= 1
         else:
             return None
@@ -155,8 +232,8 @@ def _most(task: _Task, usable_bytes: int) -> tuple[int, int, int] | None:
 def _larger(task: _Task, slices: int, micro_batch: int) -> dict[str, tuple[int, int]]:
     """In words and numbers, the next larger choices that the model and the batch allow."""
     larger = {}
-    if slices < task.slicing.slices:
-        larger[f"{slices + 1} slices"] = (slices + 1, 1)
+    if slices < task.slice_counts[-1]:
+        larger[f"{slices + 1} slices"] = (slices + 1, task.micro_batches[0])
     sizes = [size for size in task.micro_batches if size > micro_batch]
     if sizes:
         larger[f"micro-batches of {sizes[0]}"] = (slices, sizes[0])
@@ -181,3 +258,11 @@ def _largest(options: Sequence[int], fits: Callable[[int], bool]) -> int | None:
 
 def _gib(num_bytes: int) -> str:
     return f"{num_bytes / GIB:.1f} GiB"
+
+
+def _slices(number: int) -> str:
+    return "one slice" if number == 1 else f"{number} slices"
+
+
+def _windows(number: int) -> str:
+    return "one window at a time" if number == 1 else f"{number} windows at a time"

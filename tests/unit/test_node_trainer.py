@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from torch import Tensor
 
 from p2ptrain import clock
 from p2ptrain.config.schema import (
@@ -21,10 +23,11 @@ from p2ptrain.config.schema import (
 )
 from p2ptrain.data.corpus import Corpus
 from p2ptrain.errors import NonFiniteUpdate
-from p2ptrain.events import Event, InnerStepDone, TrainingFailed
+from p2ptrain.events import EngineLightened, Event, InnerStepDone, TrainingFailed
 from p2ptrain.ids import COMMON, Digest, PeerId, SliceId, Version
 from p2ptrain.model.initial_weights import initial_values
 from p2ptrain.model.slicing import SlicePlan
+from p2ptrain.model.transformer import Transformer
 from p2ptrain.node.trainer import Advance, CutOffBy, Own, Phase, RoundTrained, Settled, Trainer, TrainerListener
 from p2ptrain.training.footing import Footing, Move
 from p2ptrain.training.inner_loop import InnerLoop, StepReport
@@ -235,5 +238,24 @@ def test_time_of_a_round_is_all_accounted_for() -> None:
         assert one.waiting_s == 0.0
         assert two.waiting_s > 0.15
         assert math.isclose(sum(map(sum, spent)), whole_s, abs_tol=0.5)
+
+    drive(test)
+
+
+def test_memory_that_runs_out_is_an_event_and_the_step_is_done_in_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = Transformer.loss
+
+    def too_large(self: Transformer, windows: Tensor) -> Tensor:
+        if torch.is_grad_enabled() and not self.lean:
+            raise torch.OutOfMemoryError("injected")
+        return whole(self, windows)
+
+    monkeypatch.setattr(Transformer, "loss", too_large)
+
+    async def test(bench: Bench) -> None:
+        await until(lambda: len(bench.trained) == 1)
+        lightened = [event.engine for event in bench.events if isinstance(event, EngineLightened)]
+        assert lightened == ["float32 on cpu, the batch at once, nothing computed twice and little kept"]
+        assert bench.trained[0].tokens == 6 * TOKENS
 
     drive(test)
