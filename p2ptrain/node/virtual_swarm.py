@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 import numpy as np
 import torch
@@ -38,6 +39,9 @@ _FLOPS_PER_WEIGHT = 2
 
 Lie = Callable[[Float32], Float32]
 """What a peer sends in place of its pseudo-gradient."""
+Carry = Literal["nothing", "outer state", "inner moments"]
+"""What moves with a slice: the published weights that everybody has; anchor and outer momentum, too; or AdamW's moments
+of the owner before beside them."""
 
 
 @dataclass(slots=True)
@@ -140,6 +144,33 @@ class VirtualSwarm:
             for peer in self._inner:
                 self._merge(peer)
         return sum(tokens.values())
+
+    def exchange_slices(self, one: PeerId, other: PeerId, carry: Carry) -> None:
+        """Between two rounds: two peers take over each other's numbered slices."""
+        assert self._is_merged, "with overlap, what is under way would be lost"
+        before = {peer: self._inner[peer] for peer in (one, other)}
+        memory = {slice_id: loop.moments(slice_id) for loop in before.values() for slice_id in loop.owned - {COMMON}}
+        gains = {one: before[other].owned, other: before[one].owned}
+        for peer, owned in gains.items():
+            for slice_id in before[peer].owned - owned:
+                del self._slices[slice_id].residuals[peer]
+            for slice_id in owned - before[peer].owned:
+                state = self._slices[slice_id]
+                state.residuals[peer] = np.zeros(state.owned.numel, np.float32)
+                if carry == "nothing" and len(state.residuals) == 1:
+                    # Its only owner left, and the new one starts from what everybody has, as after a crash.
+                    values = state.published.values
+                    state.owned = OwnedState.of(state.owned.version, values, np.zeros_like(values))
+            self._inner[peer] = before[peer].owning(owned)
+            if carry == "inner moments":
+                self._inner[peer].remember({s: memory[s] for s in owned - before[peer].owned if s in memory})
+        for peer in gains:
+            inner = self._inner[peer]
+            for slice_id, values in self.values(inner.owned).items():
+                inner.replace(slice_id, values)
+            self._footings[peer] = {
+                s: Footing.on(self._slices[s].owned.anchor, self._slices[s].owned.version) for s in inner.owned
+            }
 
     def inner(self, peer: PeerId) -> InnerLoop:
         """The peer's model."""

@@ -17,6 +17,7 @@ from p2ptrain.events import BranchLost, CatchUpFailed, Refused, StateFetched, Up
 from p2ptrain.ids import Digest, PeerId, SliceId, Version
 from p2ptrain.swarm.context import Context, Replica
 from p2ptrain.swarm.head import Head
+from p2ptrain.swarm.route import route
 from p2ptrain.swarm.state import OwnedState, PublishedState, outer_step, owned_blob_bytes
 from p2ptrain.wire.codec import encoded_bytes
 from p2ptrain.wire.messages import BlobRef, Certificate, PartResult, Value
@@ -55,6 +56,18 @@ async def catch_up(
     if not chain or chain[0].value.previous != head_of(replica).value_hash:
         # What lies between is gone, or they are on another branch: the newest can only be fetched whole.
         chain = [c for c in certificates[-1:] if Head.of(c).outranks(head_of(replica))]
+    elif len(chain) > 1 and not route(chain, context.numel[slice_id], is_owner=replica.owned is not None).is_replay:
+        # Only owners at this very version have its state; if they have gone on, the missed rounds are still there.
+        steps = await _advance(context, slice_id, replica, chain[-1:], donor)
+        if steps:
+            return steps
+    return await _advance(context, slice_id, replica, chain, donor)
+
+
+async def _advance(
+    context: Context, slice_id: SliceId, replica: Replica, chain: Sequence[Certificate], donor: PeerId
+) -> list[Advance]:
+    """One certificate after the other, until one cannot be reached."""
     steps: list[Advance] = []
     for certificate in chain:
         task = _Task(context, replica, certificate, context.donors([donor, *certificate.value.owners], slice_id))

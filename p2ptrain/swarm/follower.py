@@ -3,10 +3,12 @@
 import asyncio
 from collections.abc import Sequence
 
+from p2ptrain import clock
 from p2ptrain.ids import PeerId, SliceId
 from p2ptrain.swarm.catch_up import catch_up
 from p2ptrain.swarm.context import Context, Replica
 from p2ptrain.swarm.history import History
+from p2ptrain.swarm.served_state import ServedState
 from p2ptrain.wire.messages import Certificate
 
 
@@ -21,6 +23,7 @@ class SliceFollower:
         """Of the last committed round."""
         self._context = context
         self._one_at_a_time = asyncio.Lock()
+        self._served = ServedState(context.blobs.store, slice_id)
         self._serve_published()
 
     async def learn(self, certificates: Sequence[Certificate], donor: PeerId) -> None:
@@ -34,6 +37,9 @@ class SliceFollower:
                 self._context.listener.slice_moved(self.slice)
 
     def _serve_published(self) -> None:
-        label = f"slice {self.slice} state"
-        self._context.blobs.store.release(label)
-        self._context.blobs.store.hold(label, self.replica.published.blob)
+        published = self.replica.published
+        self._served.serve(published.version, [published.blob], clock.monotonic_s())
+
+    def stop_serving(self) -> None:
+        """Others ask this peer's owner side from now on."""
+        self._served.stop()

@@ -23,6 +23,7 @@ from p2ptrain.swarm.context import Context, Past, Replica
 from p2ptrain.swarm.error_feedback import EncodedContribution, encode_contribution, keep_rounded_away
 from p2ptrain.swarm.history import History
 from p2ptrain.swarm.robust import combine
+from p2ptrain.swarm.served_state import ServedState
 from p2ptrain.swarm.state import StagedState, outer_step
 from p2ptrain.wire.codec import Float32, decode, encode, encoded_bytes
 from p2ptrain.wire.messages import (
@@ -91,6 +92,7 @@ class SliceOwner:
         self._held: rounds.CutOff | None = None
         self._catching_up = False
         self._one_vote_at_a_time = asyncio.Lock()
+        self._served = ServedState(context.blobs.store, slice_id)
         self._serve_state()
         if accepted:
             for average in past.averages:
@@ -395,11 +397,13 @@ class SliceOwner:
         self._context.listener.slice_moved(self.slice)
 
     def _serve_state(self) -> None:
-        store, label = self._context.blobs.store, f"slice {self.slice} state"
-        assert self.replica.owned is not None
-        store.release(label)
-        store.hold(label, self.replica.owned.blob)
-        store.hold(label, self.replica.published.blob)
+        owned, published = self.replica.owned, self.replica.published
+        assert owned is not None
+        self._served.serve(published.version, [owned.blob, published.blob], clock.monotonic_s())
+
+    def stop_serving(self) -> None:
+        """This peer's follower side serves the published weights from now on."""
+        self._served.stop()
 
     def _settle_void(self, reason: str) -> None:
         event = RoundVoid(

@@ -418,18 +418,19 @@ class Swarm:
         others = [peer for peer in self._context.claims if peer != self._context.me]
         have = {slice_id: replica.published.version for slice_id, replica in replicas.items()}
         answers = await asyncio.gather(*(self.newer_certificates(peer, have) for peer in others))
-        moved: dict[SliceId, Replica] = {}
-        for slice_id, replica in replicas.items():
+
+        async def catch_up_one(slice_id: SliceId, replica: Replica) -> Replica | None:
             best: tuple[Head, list[Certificate], PeerId] | None = None
             for peer, answer in zip(others, answers, strict=True):
                 certificates = [c for c in answer if c.value.slice == slice_id]
                 if certificates and (best is None or Head.of(certificates[-1]).outranks(best[0])):
                     best = (Head.of(certificates[-1]), certificates, peer)
-            if best:
-                steps = await catch_up(self._context, slice_id, replica, best[1], best[2])
-                if steps:
-                    moved[slice_id] = steps[-1].replica
-        return moved
+            steps = await catch_up(self._context, slice_id, replica, best[1], best[2]) if best else []
+            return steps[-1].replica if steps else None
+
+        # All at once: small slices do not wait for large ones, and the line is never idle between two of them.
+        found = await asyncio.gather(*(catch_up_one(*item) for item in replicas.items()))
+        return {slice_id: replica for slice_id, replica in zip(replicas, found, strict=True) if replica}
 
     # Changing slices while running.
 
@@ -486,6 +487,7 @@ class Swarm:
 
     def _start_owning(self, slice_id: SliceId, replica: Replica) -> None:
         follower = self.followers.pop(slice_id)
+        follower.stop_serving()
         owner = SliceOwner(self._context, slice_id, replica, self._context.listener.past_of(slice_id))
         owner.history, owner.loss_nats = follower.history, follower.loss_nats
         self.owners[slice_id] = owner
@@ -508,6 +510,7 @@ class Swarm:
                 continue
             self._running.pop(slice_id).cancel()
             del self.owners[slice_id]
+            owner.stop_serving()
             follower = SliceFollower(self._context, slice_id, replace(owner.replica, owned=None))
             follower.history, follower.loss_nats = owner.history, owner.loss_nats
             self.followers[slice_id] = follower

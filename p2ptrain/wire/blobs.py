@@ -13,10 +13,12 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from p2ptrain import clock
 from p2ptrain.errors import BlobUnavailable, PeerUnreachable
 from p2ptrain.ids import Digest, PeerId, short
 from p2ptrain.wire.libp2p import Libp2pNode
 from p2ptrain.wire.messages import BlobRef
+from p2ptrain.wire.upload_queue import UploadQueue
 
 STREAM = "p2ptrain/1/blob"
 _NOT_HERE = 2**64 - 1
@@ -30,6 +32,8 @@ _ASKED_AT_ONCE = 2
 """Pieces under way from one donor: the next is asked for before the first has come, so no round trip is idle."""
 _IDLE_S = 60.0
 """A caller that neither asks nor reads for so long is hung up on."""
+_TURN_S = 2.0
+"""A caller that has not read its chunk by then waits outside of the queue: a chunk takes so long at 1 Mbit/s."""
 WRONG_HASH_STRIKES = 4
 """Bytes with a wrong hash weigh as much as so many malformed messages: they were made up, or the memory is broken."""
 _MAX_STREAMS = 32
@@ -42,10 +46,20 @@ class BlobStore:
 
     _data: dict[Digest, memoryview] = field(default_factory=dict)
     _labels: dict[Digest, set[str]] = field(default_factory=dict)
+    _patient: set[Digest] = field(default_factory=set)
+    _served_s: dict[Digest, float] = field(default_factory=dict)
 
-    def hold(self, label: str, data: bytes | memoryview) -> BlobRef:
-        """Serve ``data``, which must not change any more, until ``label`` is released."""
+    def hold(self, label: str, data: bytes | memoryview, *, is_patient: bool = False) -> BlobRef:
+        """Serve ``data``, which must not change any more, until ``label`` is released.
+
+        Args:
+            label: what to release it by.
+            data: the bytes.
+            is_patient: whoever wants it can wait while rounds need the line: states.
+        """
         ref = BlobRef.of(data)
+        if is_patient:
+            self._patient.add(ref.sha256)
         self._data.setdefault(ref.sha256, memoryview(data).cast("B"))
         self._labels.setdefault(ref.sha256, set()).add(label)
         return ref
@@ -54,12 +68,27 @@ class BlobStore:
         """The blob's bytes, if they are here."""
         return self._data.get(sha256)
 
+    def is_patient(self, sha256: Digest) -> bool:
+        """Whether a blob waits for those of rounds."""
+        return sha256 in self._patient
+
+    def note_served(self, sha256: Digest, now_s: float) -> None:
+        """Somebody asked for some of it at this monotonic time."""
+        self._served_s[sha256] = now_s
+
+    def last_served_s(self, label: str) -> float | None:
+        """When somebody last asked for a blob under this label; None for never."""
+        times = [self._served_s[d] for d, labels in self._labels.items() if label in labels and d in self._served_s]
+        return max(times, default=None)
+
     def release(self, label: str) -> None:
         """Drop every blob that is held under ``label`` alone."""
         for sha256 in [sha256 for sha256, labels in self._labels.items() if label in labels]:
             self._labels[sha256].discard(label)
             if not self._labels[sha256]:
                 del self._labels[sha256], self._data[sha256]
+                self._patient.discard(sha256)
+                self._served_s.pop(sha256, None)
 
 
 class BlobExchange:
@@ -71,6 +100,7 @@ class BlobExchange:
         self._on_wrong_hash = on_wrong_hash
         self._streams = asyncio.Semaphore(_MAX_STREAMS)
         self._in_flight: dict[BlobRef, _Shared] = {}
+        self._queue = UploadQueue()
 
     async def start(self) -> None:
         """Begin to serve."""
@@ -115,16 +145,31 @@ class BlobExchange:
                 await writer.drain()
                 continue
             writer.write(len(data).to_bytes(8, "big"))
-            await self._send(remote, writer, data[offset : min(offset + length, len(data))])
+            self.store.note_served(sha256, clock.monotonic_s())
+            wanted = data[offset : min(offset + length, len(data))]
+            if self.store.is_patient(sha256):
+                await self._send(remote, writer, wanted, self._queue.patient_chunk)
+            else:
+                async with self._queue.urgent():
+                    await self._send(remote, writer, wanted, contextlib.nullcontext)
 
-    async def _send(self, remote: PeerId, writer: asyncio.StreamWriter, data: memoryview) -> None:
+    async def _send(
+        self,
+        remote: PeerId,
+        writer: asyncio.StreamWriter,
+        data: memoryview,
+        turn: Callable[[], contextlib.AbstractAsyncContextManager[None]],
+    ) -> None:
         node, start = self._node, 0
         while start < len(data):
             chunk = data[start : start + node.upload.chunk_bytes(_CHUNK_BYTES)]
-            await node.upload.admit(len(chunk))
-            writer.write(chunk)
+            async with turn():
+                await node.upload.admit(len(chunk))
+                writer.write(chunk)
+                drained = asyncio.ensure_future(writer.drain())
+                await asyncio.wait({drained}, timeout=_TURN_S)
             async with asyncio.timeout(_IDLE_S):
-                await writer.drain()
+                await drained
             start += len(chunk)
             node.traffic.sent_bytes += len(chunk)
             node.traffic.recent[remote] += len(chunk)
