@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -81,6 +82,7 @@ def peer(
     from p2ptrain.data.corpus import load_corpus
     from p2ptrain.events import EventBus
     from p2ptrain.model.slicing import SlicePlan
+    from p2ptrain.node.fail_at import fault_from_environment
     from p2ptrain.node.home import Home
     from p2ptrain.node.journal import Journal
 
@@ -121,6 +123,8 @@ def peer(
     with Home.open(home, source.text, source.id) as opened, Journal(opened.journal_path) as journal:
         events = EventBus(sinks=[journal, _print_noteworthy], last_sequence=journal.last_sequence)
         events.emit(engine_options.engine_chosen(choice))
+        if fault := fault_from_environment(os.environ):
+            events.sinks.append(fault)
         run_until_signal(lambda stop: serve_peer(peer_config, opened, corpus, events, stop))
 
 

@@ -264,6 +264,8 @@ class _Turn:
         s = self.state
         if s.deadline_s is None or self.now_s < s.deadline_s:
             return
+        if s.stage is Stage.GATHERING and len(s.ready) < s.ballot.majority and self._may_wait_longer():
+            return
         silent = [m for m in s.ballot.members if m not in s.ready and m != s.me and m not in s.suspects]
         match s.stage:
             case Stage.GATHERING if s.proposer == s.me:
@@ -282,6 +284,16 @@ class _Turn:
                 self._next_attempt("no majority voted in time")
             case Stage.IDLE:
                 self._set(deadline_s=None)
+
+    def _may_wait_longer(self) -> bool:
+        """Whether to go on gathering: what was measured says whom to leave out, the manifest when to give up."""
+        s = self.state
+        extra_s = 0.0 if s.proposer == s.me else s.vote_limit.seconds
+        last_s = s.stage_began_s + s.timing.gather_s + extra_s
+        if self.now_s < last_s:
+            self._set(deadline_s=last_s)
+            return True
+        return False
 
     # Hearing within the ballot.
 

@@ -6,6 +6,7 @@ import pytest
 
 from p2ptrain.ids import PeerId, Version
 from p2ptrain.swarm import rounds
+from p2ptrain.swarm.deadlines import StageDurations
 from p2ptrain.swarm.rounds import (
     AskCutOff,
     CatchUp,
@@ -495,3 +496,14 @@ def test_ready_of_a_rival_branch_makes_us_look_at_its_head_and_counts_for_nothin
     owner.hears(A, Ready(contribution(A), None, digest_of("rival v4")), ballot)
     assert owner.commands == [CatchUp(A)]
     assert owner.state == before
+
+
+def test_a_measured_deadline_leaves_members_out_but_does_not_give_a_round_up() -> None:
+    owner = Owner(C).cuts_off()
+    owner.state = replace(owner.state, durations=StageDurations(gather=(0.2,) * 9), deadline_s=1.3)
+    owner.waits_for_its_deadline()  # alone, with two of three needed
+    assert not owner.told(Void)
+    assert owner.state.deadline_s == TIMING.gather_s
+    assert owner.hears(A, ready(A)).told(Void) == []
+    late = Owner(C).cuts_off()
+    assert late.waits_for_its_deadline().told(Void), "at the manifest's deadline it is void"
