@@ -11,7 +11,9 @@ import typer
 from p2ptrain.errors import UsageError
 
 if TYPE_CHECKING:
+    from p2ptrain.control.address import Target
     from p2ptrain.dashboard.app import Dashboard, Look
+    from p2ptrain.dashboard.attach import ControlLink
     from p2ptrain.dashboard.canvas import Line
     from p2ptrain.dashboard.sources import Source
     from p2ptrain.dashboard.ui import Page
@@ -22,6 +24,10 @@ _PAGES = ("overview", "slices", "network", "events", "why", "help")
 
 def dash(
     home: Annotated[Path | None, typer.Option(help="Folder of a peer on this machine.")] = None,
+    control: Annotated[
+        str,
+        typer.Option(metavar="SOCKET|FILE", help="A peer's control socket, or an enrolment file for one elsewhere."),
+    ] = "",
     bootstrap: Annotated[
         list[str] | None,
         typer.Option("--bootstrap", help="Watch a swarm without taking part: address of a bootstrap node or any peer."),
@@ -56,13 +62,15 @@ def dash(
 
     if page not in _PAGES:
         raise UsageError(f"--page {page}: choose from {', '.join(_PAGES)}")
-    source = _source(home, bootstrap or [], run, replay or [])
+    source, link = _source(home, control, bootstrap or [], run, replay or [])
     start_s = _moment(at) if at else None
     if start_s is not None and not replay:
         raise UsageError(f"--at {at} goes with --replay")
     width_height = _size(size) if size else None
     doctor = [sys.executable, "-m", "p2ptrain", "doctor", "--json", "--home", str(home)] if home else []
-    dashboard = Dashboard(source, None, doctor, Ui(page=cast("Page", page), is_readonly=readonly), start_s)
+    actor = link.act if link is not None else None
+    ui = Ui(page=cast("Page", page), is_readonly=readonly)
+    dashboard = Dashboard(source, actor, doctor, ui, start_s)
     has_colour, has_unicode = look_of(os.environ, sys.stdout.encoding)
     look = Look(glyphs=UNICODE if has_unicode else ASCII, has_colour=has_colour)
     still = as_json or once or picture is not None
@@ -115,25 +123,46 @@ def _save_picture(lines: "list[Line]", path: Path, width: int, height: int) -> N
     save_picture(text, path, "p2ptrain dash", width, height)
 
 
-def _source(home: Path | None, bootstrap: list[str], run: str, replay: list[Path]) -> "Source":
-    from p2ptrain.dashboard.sources import HomeSource, ObserverSource, ReplaySource
+def _source(
+    home: Path | None, control: str, bootstrap: list[str], run: str, replay: list[Path]
+) -> "tuple[Source, ControlLink | None]":
+    from p2ptrain.dashboard.attach import ControlLink
+    from p2ptrain.dashboard.sources import ControlSource, HomeSource, ObserverSource, ReplaySource
 
-    options = {"--home": home, "--bootstrap": bootstrap, "--replay": replay}
+    options = {"--home": home, "--control": control, "--bootstrap": bootstrap, "--replay": replay}
     given = [name for name, value in options.items() if value]
     if len(given) != 1:
         what = f"{' and '.join(given)} are two things to watch" if given else "nothing to watch"
         raise UsageError(
-            f"{what}: give one of --home FOLDER (a peer here), --bootstrap ADDRESS (a swarm), --replay FILE (the past)"
+            f"{what}: give one of --home FOLDER (a peer here), --control FILE (one elsewhere), --bootstrap ADDRESS"
+            " (a swarm), --replay FILE (the past)"
         )
     if home is not None:
-        return HomeSource(home)
+        link = ControlLink(lambda: _target_of_home(home))
+        return HomeSource(home, link), link
+    if control:
+        _target_of_address(control)
+        link = ControlLink(lambda: _target_of_address(control))
+        return ControlSource(link), link
     if replay:
-        return ReplaySource(replay)
+        return ReplaySource(replay), None
     observer = [sys.executable, "-m", "p2ptrain", "swarm", "--json", "--every", str(_OBSERVE_EVERY_S)]
     observer += ["--run", run or bootstrap[0]]
     for address in bootstrap:
         observer += ["--bootstrap", address]
-    return ObserverSource(observer)
+    return ObserverSource(observer), None
+
+
+def _target_of_home(home: Path) -> "Target":
+    from p2ptrain.control.address import target_of_home
+
+    return target_of_home(home)
+
+
+def _target_of_address(control: str) -> "Target":
+    from p2ptrain.control.address import target_of_address
+
+    return target_of_address(control)
 
 
 def _moment(text: str) -> float:

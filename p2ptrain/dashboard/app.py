@@ -112,7 +112,7 @@ class Dashboard:
             peer = latest.peer
             is_over = self._source.mine and self.link.word in ("ended", "lost")
             now_s = latest.last_s if is_over and latest.last_s is not None else clock.wall_s()
-            self.ui = replace(self.ui, is_paused=peer is not None and peer.state == "PAUSED")
+            self.ui = replace(self.ui, is_paused=self._seen.is_paused or (peer is not None and peer.state == "PAUSED"))
             return Scene(
                 now_s=now_s, seat=latest, facts=self._facts, link=self.link, seen=self._seen, device=self._device
             )

@@ -63,6 +63,10 @@ class Seen:
     """What the peer answers over its control socket, beyond its journal; None is not said."""
 
     why: str | None = None
+    state: str = ""
+    """Newer than the journal's where that has ended: a paused peer writes that it stopped."""
+    reason: str = ""
+    is_paused: bool = False
     reach: str | None = None
     upload_mbps: float | None = None
     """Cap; 0 is none."""

@@ -6,7 +6,7 @@ import json
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from p2ptrain.dashboard.device import pid_in_lock
 from p2ptrain.dashboard.follow import JournalTail
@@ -14,6 +14,9 @@ from p2ptrain.dashboard.scene import Link, RunFacts, Seen
 from p2ptrain.dashboard.snapshot import SwarmSnapshot
 from p2ptrain.errors import ConfigError, UsageError
 from p2ptrain.events import Record
+
+if TYPE_CHECKING:
+    from p2ptrain.dashboard.attach import ControlLink
 
 _POLL_EVERY_S = 0.25
 _CHUNK_BYTES = 1 << 17
@@ -55,6 +58,7 @@ class HomeSource:
 
     Args:
         home: the peer's folder.
+        link: asks the running peer for what its journal does not say.
 
     Raises:
         UsageError: there is no such folder.
@@ -62,18 +66,25 @@ class HomeSource:
 
     is_replay = False
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, link: "ControlLink | None" = None) -> None:
         if not home.is_dir():
             raise UsageError(
                 f"--home {home} is no folder; name the one that you gave to p2ptrain peer --home, or start a peer first"
             )
         self._home = home
+        self._link = link
         self.mine = home.resolve().name or "peer"
         self._tail = JournalTail(home / "events.jsonl", _LIVE_TAIL_BYTES)
         self._has_facts = False
 
     async def run(self, inbox: Inbox) -> None:
-        """Follow the journal."""
+        """Follow the journal, and ask the peer while there is one."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._follow(inbox))
+            if self._link is not None:
+                group.create_task(self._link.run(inbox, tells_link=False))
+
+    async def _follow(self, inbox: Inbox) -> None:
         while True:
             self._read_facts(inbox)
             while records := self._tail.new_records(_CHUNK_BYTES):
@@ -95,6 +106,26 @@ class HomeSource:
         if not self._has_facts and (facts := facts_beside(self._home / "events.jsonl")) is not None:
             self._has_facts = True
             inbox.facts(facts)
+
+
+class ControlSource:
+    """A peer that is somewhere else, by its control interface alone.
+
+    Args:
+        link: to the peer.
+    """
+
+    is_replay = False
+    mine = "peer"
+
+    def __init__(self, link: "ControlLink") -> None:
+        self._link = link
+
+    async def run(self, inbox: Inbox) -> None:
+        """Watch events, and ask for the rest."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._link.watch(inbox, self.mine))
+            group.create_task(self._link.run(inbox, tells_link=True))
 
 
 class ReplaySource:

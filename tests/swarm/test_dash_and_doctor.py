@@ -34,7 +34,8 @@ class Screen:
         if shutil.which("tmux") is None:
             pytest.skip("tmux is not installed")
         self._tmux = ["tmux", "-S", str(folder / "tmux"), "-f", "/dev/null"]
-        line = shlex.join(command) + "; echo ended with $?; exec cat"
+        # Ctrl-C reaches the shell, too, which has to outlive it.
+        line = "trap : INT; " + shlex.join(command) + "; echo ended with $?; exec cat"
         variables = {**os.environ, "LC_ALL": "C.UTF-8", "NO_COLOR": "", **(environment or {})}
         started = [*self._tmux, "new-session", "-d", "-x", "80", "-y", "24", "sh", "-c", line]
         subprocess.run(started, env=variables, check=True, timeout=10)
@@ -51,6 +52,15 @@ class Screen:
 
     def resize(self, width: int, height: int) -> None:
         self._do("resize-window", "-x", str(width), "-y", str(height))
+
+    def fills(self, width: int, height: int) -> None:
+        """Until the picture has exactly this size."""
+
+        def exact() -> bool:
+            lines = self.text().splitlines()
+            return len(lines) == height and max(map(len, lines)) == width and "quit" in lines[-1]
+
+        eventually(exact, within_s=WITHIN_S, what=f"the screen is redrawn at {width}x{height}")
 
     def flag(self, name: str) -> str:
         return self._do("list-panes", "-F", f"#{{{name}}}").strip()
@@ -79,8 +89,8 @@ def screen(swarm: LiveSwarm, tmp_path: Path) -> Iterator[Screen]:
 
 
 def test_screen_is_used_at_three_sizes_with_keys_and_given_back(swarm: LiveSwarm, screen: Screen) -> None:
-    shown = screen.shows("live", r"TRAINING|AVERAGING", r"◆ common +v\d+", r"last round", "peer-a", "pause")
-    assert len(shown.splitlines()) == 24
+    screen.shows("live", r"TRAINING|AVERAGING", r"◆ common +v\d+", r"last round", "peer-a", "pause")
+    screen.fills(80, 24)
     assert screen.flag("alternate_on") == "1"
     screen.type("?")
     screen.shows("complete the round, then pause")
@@ -91,13 +101,14 @@ def test_screen_is_used_at_three_sizes_with_keys_and_given_back(swarm: LiveSwarm
     assert "claims slices" not in shown
     screen.type("Escape")  # back to the overview
     screen.resize(120, 36)
+    screen.fills(120, 36)
     screen.shows("my contribution", r"tokens +\d", r"share +\d")
     screen.type("Escape", "n")
     screen.shows(r"train +[█ ]*█", "gather", r"cpu [━─╸]")
     screen.resize(240, 70)
+    screen.fills(240, 70)
     screen.type("s")
-    shown = screen.shows(r"peer↓", r"◆ peer-a")
-    assert max(map(len, shown.splitlines())) == 240
+    screen.shows(r"peer↓", r"◆ peer-a")
     screen.type("s")
     screen.shows("my contribution", "events", "peers")
     screen.type("w")
@@ -111,6 +122,25 @@ def test_screen_is_used_at_three_sizes_with_keys_and_given_back(swarm: LiveSwarm
     assert screen.flag("alternate_on") == "0"
     assert screen.flag("cursor_flag") == "1"
     swarm.peers["peer-a"].check()
+
+
+def test_keys_pause_the_peer_for_a_time_and_resume_it_and_change_limits(swarm: LiveSwarm, screen: Screen) -> None:
+    peer = swarm.peers["peer-a"]
+    screen.shows("live", "TRAINING|AVERAGING")
+    screen.type("b")
+    screen.shows("limit in Mbit/s")
+    screen.type("50 60", "Enter")
+    screen.shows("upload_mbps = 50")
+    screen.type("p")
+    screen.shows("pause for how long")
+    screen.type("2h", "Enter")
+    screen.shows("‖ PAUSED", "p resume|paused until")
+    eventually(lambda: peer.state() == "PAUSED", within_s=WITHIN_S, what="the journal says PAUSED")
+    screen.type("p")
+    screen.shows("TRAINING|AVERAGING")
+    version = len(peer.committed("common"))
+    eventually(lambda: len(peer.committed("common")) > version, within_s=40, what="it commits again")
+    peer.check()
 
 
 def test_screen_says_so_when_the_peer_is_gone_and_goes_on_when_it_is_back(swarm: LiveSwarm, tmp_path: Path) -> None:
