@@ -2,7 +2,6 @@
 
 import json
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -45,14 +44,17 @@ def doctor(
 
     Example: p2ptrain doctor --home peer-a --bootstrap /ip4/127.0.0.1/tcp/31337/p2p/12D3Koo...
     """
-    from p2ptrain.cli.processes import quiet_imports
+    from p2ptrain.cli.processes import quiet_imports, run_loop
 
     config, run_id, bootstraps = _run_of(home, run, bootstrap or [])
     with quiet_imports():
         from p2ptrain.node.doctor import has_failed
+        from p2ptrain.node.examination import Patient, examine
+        from p2ptrain.wire.libp2p import check_addresses
 
-        findings = _machine(home, config, device)
-        findings = _with_network(findings, home, config, run_id, bootstraps)
+        check_addresses(bootstraps)
+        patient = Patient(home=home, run=config, run_id=run_id, bootstraps=bootstraps, device=device)
+        findings = run_loop(examine(patient))
     if as_json:
         typer.echo(json.dumps({"findings": [finding.to_json() for finding in findings]}, indent=2))
     else:
@@ -95,80 +97,6 @@ def _run_of(
         source = read_run(run)
     config = parse_run(source.text, source=source.name)
     return config, run_id(config), tuple(dict.fromkeys([*source.bootstraps, *bootstrap]))
-
-
-def _machine(home: Path | None, config: "RunConfig | None", device: str) -> "list[Finding]":
-    from p2ptrain import clock
-    from p2ptrain.node import doctor, doctor_probes
-
-    findings = [
-        doctor.judge_clock_is_set(clock.wall_s()),
-        doctor.judge_versions(doctor_probes.installed_versions(), doctor_probes.version_conflicts(), {}),
-        doctor.judge_disk(doctor_probes.measure_disk(home or Path.cwd(), config, writes=True)),
-        doctor.judge_step(doctor_probes.measure_step(device), doctor_probes.KNOWN_LOSSES),
-    ]
-    if config is None:
-        findings.append(doctor.not_measured("memory", "no run is given; add --run FILE"))
-    else:
-        findings.append(doctor.judge_memory(doctor_probes.measure_memory(config, device)))
-    if home is None:
-        findings.append(doctor.not_measured("identity", "no peer is given; add --home DIR"))
-    else:
-        findings.append(doctor.judge_identity(doctor_probes.measure_identity(home)))
-    return findings
-
-
-def _with_network(
-    findings: "list[Finding]",
-    home: Path | None,
-    config: "RunConfig | None",
-    run_id: "RunId | None",
-    bootstraps: tuple[str, ...],
-) -> "list[Finding]":
-    from p2ptrain.cli.processes import run_loop
-    from p2ptrain.config.schema import NetworkConfig
-    from p2ptrain.node import doctor, doctor_probes
-
-    if not bootstraps:
-        reason = "no bootstrap is given; add --bootstrap ADDRESS"
-        return [*findings, *(doctor.not_measured(check, reason) for check in ("directory", "reach", "link"))]
-    from p2ptrain.node.doctor_network import examine_network
-    from p2ptrain.wire.libp2p import check_addresses
-
-    check_addresses(bootstraps)
-    identity = doctor_probes.measure_identity(home) if home is not None else None
-    facts = run_loop(
-        examine_network(
-            NetworkConfig(bootstraps=bootstraps),
-            config,
-            run_id,
-            identity.peer if identity is not None else None,
-            is_running=identity is not None and identity.holder is not None,
-        )
-    )
-    better = {
-        "versions": doctor.judge_versions(
-            doctor_probes.installed_versions(), doctor_probes.version_conflicts(), facts.versions
-        )
-    }
-    if facts.offsets and config is not None:
-        better["clock"] = doctor.judge_clock(facts.offsets, config.exchange.lease_s)
-    if identity is not None:
-        asked = replace(identity, answers_elsewhere=facts.is_own_id_answering)
-        better["identity"] = doctor.judge_identity(asked)
-    directory = (
-        doctor.judge_directory(facts.directory)
-        if facts.directory is not None
-        else doctor.not_measured("directory", "no bootstrap could be reached")
-    )
-    return [
-        *(better.get(finding.check, finding) for finding in findings),
-        doctor.judge_names(facts.names),
-        doctor.judge_bootstraps(facts.dialled),
-        directory,
-        doctor.judge_reach(facts.addresses, None, 0),
-        doctor.judge_link(facts.link),
-    ]
 
 
 def _print(finding: "Finding") -> None:

@@ -23,7 +23,8 @@ _AXIS_FROM_WIDTH = 24
 def header(scene: Scene, width: int, glyphs: Glyphs) -> list[Line]:
     """Two lines: which run and peer and how we are connected; what the peer does, and when the next commit comes."""
     facts, seat = scene.facts, scene.seat
-    run = facts.run or seat.swarm.run or (seat.snapshot.run if seat.snapshot is not None else None)
+    # What the peer said at its start comes before its manifest, which another version may hash otherwise.
+    run = seat.swarm.run or facts.run or (seat.snapshot.run if seat.snapshot is not None else None)
     first: Line = [(" p2ptrain ", "title"), (facts.name or "", "good"), (" ", "")]
     if run is not None:
         first.append((f"{short(run)} ", "quiet"))
@@ -435,7 +436,8 @@ def device(scene: Scene, width: int, height: int, glyphs: Glyphs) -> list[Line]:
     """Processor, memory and GPUs of this machine."""
     sample = scene.device
     if sample is None:
-        return [[("not measured: the peer is on another machine, or this is the past", "quiet")]]
+        why = "the journal has no figures of it" if scene.place is not None else "no figures yet, or from elsewhere"
+        return [[(NOT_MEASURED, "quiet")], [(why, "quiet")]]
     lines = []
     if sample.cpu_percent is not None:
         peer = "" if sample.peer_cpu_percent is None else f"  peer {sample.peer_cpu_percent / 100:.1f} cores"

@@ -26,6 +26,8 @@ from p2ptrain.events import (
 )
 from p2ptrain.ids import COMMON, PeerId, SliceId, slice_order
 from p2ptrain.node.conditions import Probe, be_nice
+from p2ptrain.node.doctor_probes import short_examination
+from p2ptrain.node.examination import Patient, examine
 from p2ptrain.node.home import Home
 from p2ptrain.node.limits import AWAKE, Conditions, Level, Wish, decide
 from p2ptrain.node.peer import Peer
@@ -283,8 +285,25 @@ class Seat:
         return pb.WhyReply(sentence=sentence, state=vitals.state, is_contributing=is_contributing)
 
     async def doctor(self, *, quick: bool) -> pb.DoctorReply:
-        """Examine machine and network."""
-        raise ControlError("this peer cannot examine itself yet; run: p2ptrain doctor")
+        """Examine machine and network; a quick examination leaves the network out."""
+        device = self._config.engine.device
+        if quick:
+            findings = await asyncio.to_thread(short_examination, self._home.path, self._home.run, device)
+        else:
+            patient = Patient(
+                home=self._home.path,
+                run=self._home.run,
+                run_id=self._home.run_id,
+                bootstraps=self._config.network.bootstraps,
+                device=device,
+            )
+            findings = await examine(patient)
+        return pb.DoctorReply(
+            findings=[
+                pb.Finding(check=one.check, verdict=one.verdict, evidence=one.evidence, remedy=one.remedy)
+                for one in findings
+            ]
+        )
 
     async def swarm(self, timeout_s: float) -> pb.SwarmReply:
         """Ask all peers.

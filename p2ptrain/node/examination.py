@@ -1,0 +1,85 @@
+"""A whole examination: every probe with its judge, for ``p2ptrain doctor`` and for a peer that is asked."""
+
+import asyncio
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from p2ptrain import clock
+from p2ptrain.config.schema import NetworkConfig, RunConfig
+from p2ptrain.ids import RunId
+from p2ptrain.node import doctor, doctor_probes
+from p2ptrain.node.doctor import Finding
+from p2ptrain.node.doctor_network import NetworkFacts, examine_network
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Patient:
+    """What is examined; what is not known cannot be."""
+
+    home: Path | None
+    run: RunConfig | None
+    run_id: RunId | None
+    bootstraps: tuple[str, ...]
+    device: str
+
+
+async def examine(patient: Patient) -> list[Finding]:
+    """Everything: some seconds of computing in another thread, and some ten seconds of asking around."""
+    findings = await asyncio.to_thread(examine_machine, patient)
+    if not patient.bootstraps:
+        reason = "no bootstrap is given; add --bootstrap ADDRESS"
+        return [*findings, *(doctor.not_measured(check, reason) for check in ("directory", "reach", "link"))]
+    identity = doctor_probes.measure_identity(patient.home) if patient.home is not None else None
+    facts = await examine_network(
+        NetworkConfig(bootstraps=patient.bootstraps),
+        patient.run,
+        patient.run_id,
+        identity.peer if identity is not None else None,
+        is_running=identity is not None and identity.holder is not None,
+    )
+    return _with_network(findings, patient, facts)
+
+
+def examine_machine(patient: Patient) -> list[Finding]:
+    """What needs no network."""
+    where = patient.home or Path.cwd()
+    findings = [
+        doctor.judge_clock_is_set(clock.wall_s()),
+        doctor.judge_versions(doctor_probes.installed_versions(), doctor_probes.version_conflicts(), {}),
+        doctor.judge_disk(doctor_probes.measure_disk(where, patient.run, writes=True)),
+        doctor.judge_step(doctor_probes.measure_step(patient.device), doctor_probes.KNOWN_LOSSES),
+    ]
+    if patient.run is None:
+        findings.append(doctor.not_measured("memory", "no run is given; add --run FILE"))
+    else:
+        findings.append(doctor.judge_memory(doctor_probes.measure_memory(patient.run, patient.device)))
+    if patient.home is None:
+        findings.append(doctor.not_measured("identity", "no peer is given; add --home DIR"))
+    else:
+        findings.append(doctor.judge_identity(doctor_probes.measure_identity(patient.home)))
+    return findings
+
+
+def _with_network(findings: list[Finding], patient: Patient, facts: NetworkFacts) -> list[Finding]:
+    """The findings, some of them sharper for what others answered, and those about the network."""
+    versions, conflicts = doctor_probes.installed_versions(), doctor_probes.version_conflicts()
+    sharper = {"versions": doctor.judge_versions(versions, conflicts, facts.versions)}
+    if facts.offsets and patient.run is not None:
+        sharper["clock"] = doctor.judge_clock(facts.offsets, patient.run.exchange.lease_s)
+    if patient.home is not None:
+        identity = doctor_probes.measure_identity(patient.home)
+        asked = replace(identity, answers_elsewhere=facts.is_own_id_answering)
+        sharper["identity"] = doctor.judge_identity(asked)
+    directory = (
+        doctor.judge_directory(facts.directory)
+        if facts.directory is not None
+        else doctor.not_measured("directory", "no bootstrap could be reached")
+    )
+    return [
+        *(sharper.get(finding.check, finding) for finding in findings),
+        doctor.judge_names(facts.names),
+        doctor.judge_bootstraps(facts.dialled),
+        directory,
+        doctor.judge_reach(facts.addresses, None, 0),
+        doctor.judge_link(facts.link),
+    ]
