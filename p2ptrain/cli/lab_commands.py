@@ -60,6 +60,10 @@ def quality(
         int | None,
         typer.Option(min=1, help="H of the first round; it then changes evenly, with --inner-steps as mean."),
     ] = None,
+    look_back: Annotated[
+        float,
+        typer.Option(min=-1, max=1, help="Share of a slice's last update that its non-owners leave out."),
+    ] = 0.0,
     run: Annotated[
         Path | None, typer.Option(help="Manifest with model, text and inner steps, instead of a preset.")
     ] = None,
@@ -110,6 +114,7 @@ def quality(
         common_lr_ratio=common_lr_ratio,
         last_outer_lr_ratio=last_outer_lr_ratio,
         first_inner_steps=first_inner_steps,
+        look_back=look_back,
     )
     study.check()
     torch.set_num_threads(threads)

@@ -48,6 +48,8 @@ class Trial:
     """Outer lr of the last round, where it is another; it changes by the same amount from round to round."""
     first_inner_steps: int | None = None
     """H of the first round, where it is another; it then changes by the same amount from round to round."""
+    look_back: float = 0.0
+    """Share of a slice's last update that those who do not own it leave out of what they compute with."""
 
     def run(self, base: RunConfig) -> RunConfig:
         """The manifest that real peers would need for this."""
@@ -149,6 +151,7 @@ class Study:
     last_outer_lr_ratio: float | None = None
     """Outer lr of the last round over that of the first."""
     first_inner_steps: int | None = None
+    look_back: float = 0.0
 
     def check(self) -> None:
         """Raise UsageError if the study cannot be carried out."""
@@ -192,6 +195,7 @@ class Study:
             common_lr=common_lr,
             last_outer_lr=last_lr,
             first_inner_steps=self.first_inner_steps,
+            look_back=self.look_back if num_slices > 1 else 0.0,
         )
 
 
@@ -245,7 +249,8 @@ class Lab:
         if curve and curve[-1].rounds >= trial.rounds:
             return Row(trial=trial, curve=tuple(curve))
         run = trial.run(self.base)
-        swarm = VirtualSwarm(run, self.corpus, dealt_slices(trial.peers, trial.slices))
+        owned = dealt_slices(trial.peers, trial.slices)
+        swarm = VirtualSwarm(run, self.corpus, owned, look_back=trial.look_back)
         if saved is not None:
             swarm.restore(saved)
         tokens = curve[-1].tokens if curve else 0

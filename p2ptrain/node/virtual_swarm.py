@@ -52,6 +52,8 @@ class _Slice:
     published: PublishedState
     residuals: dict[PeerId, Float32]
     """Per owner what was rounded away from its contributions so far."""
+    before: PublishedState | None = None
+    """The published weights one version earlier, for those who look back."""
 
 
 class VirtualSwarm:
@@ -63,6 +65,8 @@ class VirtualSwarm:
         owned: per peer the slices that it owns, the common part among them.
         outer: per slice its outer optimizer where it is another than ``run.outer``.
         lies: what some peers send instead of their pseudo-gradients.
+        look_back: non-owners compute with a slice's published weights less this share of their last update: 0 as real
+            peers do, 0.5 with the mean of the last two versions; below 0 looks ahead.
     """
 
     def __init__(
@@ -72,10 +76,12 @@ class VirtualSwarm:
         owned: Mapping[PeerId, frozenset[SliceId]],
         outer: Mapping[SliceId, OuterConfig] | None = None,
         lies: Mapping[PeerId, Lie] | None = None,
+        look_back: float = 0.0,
     ) -> None:
         self.run = run
         self.plan = SlicePlan.of(run.model, run.slicing)
         self._lies = dict(lies or {})
+        self._look_back = look_back
         self.version: Version = GENESIS
         """Rounds committed."""
         self._corpus = corpus
@@ -218,7 +224,9 @@ class VirtualSwarm:
         tensors: dict[str, torch.Tensor] = {"version": torch.tensor(self.version)}
         for slice_id, state in self._slices.items():
             tensors[f"slice.{slice_id}.owned"] = torch.frombuffer(bytearray(state.owned.blob), dtype=torch.uint8)
-            tensors[f"slice.{slice_id}.published"] = torch.from_numpy(state.published.bits.view(np.int16).copy())
+            for name, published in (("published", state.published), ("before", state.before)):
+                if published is not None:
+                    tensors[f"slice.{slice_id}.{name}"] = torch.from_numpy(published.bits.view(np.int16).copy())
             for peer, residual in state.residuals.items():
                 tensors[f"residual.{slice_id}.{peer}"] = torch.from_numpy(residual)
         for peer, inner in self._inner.items():
@@ -238,6 +246,8 @@ class VirtualSwarm:
             state.owned = OwnedState.from_blob(memoryview(tensors[f"slice.{slice_id}.owned"].numpy().tobytes()))
             bits = tensors[f"slice.{slice_id}.published"].numpy().view(np.uint16)
             state.published = PublishedState.of(state.owned.version, bits)
+            if (earlier := tensors.get(f"slice.{slice_id}.before")) is not None:
+                state.before = PublishedState.of(Version(self.version - 1), earlier.numpy().view(np.uint16))
             for peer in state.residuals:
                 state.residuals[peer] = tensors[f"residual.{slice_id}.{peer}"].numpy()
         for peer, inner in self._inner.items():
@@ -275,6 +285,8 @@ class VirtualSwarm:
         staged = slice_outer_step(state.owned, state.published, averages, bounds, codec, rule)
         for peer, contribution in sent.items():
             keep_rounded_away(state.residuals[peer], codec, contribution, bounds, range(len(bounds)))
+        if self._look_back:
+            state.before = state.published
         state.owned, state.published = staged.owned, staged.published
 
     def _restored(self, peer: PeerId, slice_id: SliceId, tensors: Mapping[str, torch.Tensor]) -> Footing:
@@ -286,12 +298,19 @@ class VirtualSwarm:
         before = Version(owned.version - 1)
         return Footing(anchor=local, version=before, since=before, tokens=tokens, snapshots=(Snapshot(local, tokens),))
 
+    def _seen(self, state: _Slice) -> Float32:
+        """What non-owners compute with."""
+        values = state.published.values
+        if state.before is None:
+            return values
+        return values - np.float32(self._look_back) * (values - state.before.values)
+
     def _merge(self, peer: PeerId) -> None:
         """The last commits reach a peer's weights, as they do in ``node.trainer``."""
         inner, footings = self._inner[peer], self._footings[peer]
         for slice_id, state in self._slices.items():
             if slice_id not in footings:
-                inner.replace(slice_id, state.published.values)
+                inner.replace(slice_id, self._seen(state))
                 continue
             tokens = footings[slice_id].snapshots[-1].tokens
             to = Move(

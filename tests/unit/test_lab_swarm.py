@@ -177,6 +177,24 @@ def test_non_owners_compute_with_the_published_weights_and_owners_with_anchors()
     )
 
 
+def test_a_virtual_peer_that_looks_back_leaves_out_a_share_of_what_others_changed_last() -> None:
+    back, ahead = (VirtualSwarm(RUN, CORPUS, dealt_slices(2, 2), look_back=share) for share in (0.25, 0.0))
+    begin = torch.from_numpy(initial_values(RUN, ahead.plan)[ZERO]).bfloat16().float().numpy()
+    for one in (back, ahead):
+        one.train_round()
+    published = ahead.values(frozenset({COMMON}))[ZERO]
+    _, other = back.peers
+    found = back.inner(other).local_values(ZERO)
+    np.testing.assert_allclose(found, published - 0.25 * (published - begin), rtol=0, atol=1e-7)
+    assert back.digest(ZERO) == ahead.digest(ZERO)
+    assert back.published_digest(ZERO) == ahead.published_digest(ZERO)
+    restored = VirtualSwarm(RUN, CORPUS, dealt_slices(2, 2), look_back=0.25)
+    restored.restore(back.save())
+    for one in (back, restored, ahead):
+        one.train_round()
+    assert digests(restored) == digests(back) != digests(ahead)
+
+
 def test_a_peer_with_fewer_steps_counts_less_and_one_without_any_counts_nothing() -> None:
     alone, beside, slow = (VirtualSwarm(RUN, CORPUS, dealt_slices(3, 2)) for _ in range(3))
     a, b, c = alone.peers  # a and c own slice 0

@@ -1,5 +1,6 @@
 """Slicing a model by the names of its projections: a small tree of modules named as in transformers' Qwen2."""
 
+import copy
 from collections.abc import Iterator
 
 import numpy as np
@@ -167,3 +168,24 @@ def test_numbers_that_do_not_divide_are_refused_with_those_that_would(
 ) -> None:
     with pytest.raises(SlicingError, match=message):
         slice_model(TinyQwen(), SlicingConfig(slices=slices, parts=parts), frozenset({ONE}))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("family", ["Llama", "Qwen2", "Qwen3"])
+def test_models_of_transformers_itself_are_cut_by_the_same_names(family: str) -> None:
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed, and not needed")
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = getattr(transformers, f"{family}Config")(**sizes, num_key_value_heads=2, vocab_size=40)
+    torch.manual_seed(0)
+    whole = getattr(transformers, f"{family}ForCausalLM")(config).double()
+    cut = copy.deepcopy(whole)
+    tokens = torch.randint(0, 40, (2, 9))
+    sliced = slice_model(cut, SlicingConfig(slices=2, parts=("mlp", "heads")), frozenset({COMMON, ONE}))
+    for model in (whole, cut):
+        model(input_ids=tokens, labels=tokens).loss.backward()
+    gradients = {name: parameter.grad for name, parameter in whole.named_parameters()}
+    assert sliced.plan.shapes.keys() == gradients.keys()
+    for name, part in sliced.parts.items():
+        laid = gradients[name].t() if name.endswith(("down_proj.weight", "o_proj.weight")) else gradients[name]
+        for (first, stop), leaf in zip(part.ranges, part.owned, strict=True):
+            torch.testing.assert_close(leaf.grad, laid[first:stop], rtol=1e-10, atol=1e-12)
