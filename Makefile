@@ -1,7 +1,7 @@
 # One word per habit. `make demo` and `make test` are all that a newcomer needs.
 PYTHON ?= python3
 BIN := .venv/bin
-.PHONY: demo test check fmt proto clean
+.PHONY: demo test check test-docker fmt proto clean
 
 demo: .venv/.installed  ## a real swarm trains a real model; ARGS="--plain --report demo.json"
 	$(BIN)/p2ptrain demo $(ARGS)
@@ -15,6 +15,9 @@ check: .venv/.installed  ## lint, types, import contracts, fast tests
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/pytest -n 2 -m "not swarm and not faults"
+
+test-docker: .venv/.installed  ## the images, built and used for real; starts an engine if none runs
+	P2PTRAIN_TEST_DOCKER=1 $(BIN)/pytest tests/docker $(ARGS)
 
 fmt: .venv/.installed  ## make the tree tidy
 	$(BIN)/ruff check --fix .

@@ -12,6 +12,7 @@ from p2ptrain.errors import UsageError
 from p2ptrain.ids import short
 
 if TYPE_CHECKING:
+    from p2ptrain.control.address import Target
     from p2ptrain.control.client import ControlClient
     from p2ptrain.control.v1.control_pb2 import ActionReply, LimitsReply, StatusReply
 
@@ -168,15 +169,26 @@ def enroll(
     typer.echo(f"on the other machine: p2ptrain status --control {out.name}")
 
 
-def _client(home: Path | None, control: str | None) -> "ControlClient":
+def target_of(home: Path | None, control: str | None) -> "Target":
+    """The peer that a command is for.
+
+    Raises:
+        UsageError: neither was given.
+        NoPeerRunning: there is no peer.
+    """
     from p2ptrain.control.address import target_of_address, target_of_home
-    from p2ptrain.control.client import ControlClient
 
     if control:
-        return ControlClient(target_of_address(control))
+        return target_of_address(control)
     if home is None:
         raise UsageError("which peer? Add --home DIR of one on this machine, or --control FILE of one elsewhere")
-    return ControlClient(target_of_home(home))
+    return target_of_home(home)
+
+
+def _client(home: Path | None, control: str | None) -> "ControlClient":
+    from p2ptrain.control.client import ControlClient
+
+    return ControlClient(target_of(home, control))
 
 
 def _seconds(text: str | None) -> float | None:

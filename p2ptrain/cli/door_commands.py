@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 _Manifest = Annotated[Path, typer.Argument(help="The run's manifest.")]
 _Key = Annotated[Path, typer.Option(help="The authority's key file, made by `p2ptrain run new --authority`.")]
-_Peers = Annotated[list[str] | None, typer.Option(metavar="PEER_ID")]
 _DAY_S = 86400
 
 
@@ -90,8 +89,12 @@ def guests(
     bootstrap: Annotated[
         list[str] | None, typer.Option("--bootstrap", help="Address of any node of the run: publish the list there.")
     ] = None,
-    allow: _Peers = None,
-    ban: _Peers = None,
+    allow: Annotated[
+        list[str] | None, typer.Option(metavar="PEER_ID", help="Let this peer in; repeat it for several.")
+    ] = None,
+    ban: Annotated[
+        list[str] | None, typer.Option(metavar="PEER_ID", help="Keep this peer out; repeat it for several.")
+    ] = None,
     forget: Annotated[
         list[str] | None, typer.Option(metavar="PEER_ID", help="Neither allowed nor banned any more.")
     ] = None,

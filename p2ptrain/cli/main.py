@@ -15,15 +15,18 @@ import typer
 from p2ptrain.cli.bench_commands import bench_app
 from p2ptrain.cli.bootstrap_command import bootstrap
 from p2ptrain.cli.codec_commands import codec_quality, codec_speed
+from p2ptrain.cli.config_command import config
 from p2ptrain.cli.control_commands import control_app, finish, leave, limits, pause, resume, status, why
 from p2ptrain.cli.dash_command import dash
 from p2ptrain.cli.demo_command import demo
 from p2ptrain.cli.doctor_command import doctor
 from p2ptrain.cli.door_commands import identity
+from p2ptrain.cli.health_command import health
 from p2ptrain.cli.lab_commands import lab_app
 from p2ptrain.cli.manifest_commands import run_app
 from p2ptrain.cli.model_commands import export, generate
 from p2ptrain.cli.peer_commands import peer, swarm
+from p2ptrain.cli.profile import ENVIRONMENT
 from p2ptrain.cli.robust_command import robust
 from p2ptrain.errors import P2PTrainError, UsageError
 
@@ -35,8 +38,9 @@ bench_app.command("codec")(codec_speed)
 lab_app.command("codec")(codec_quality)
 lab_app.command()(robust)
 app.add_typer(control_app, name="control")
-for command in (demo, bootstrap, peer, status, why, pause, resume, finish, leave, limits, dash, doctor, swarm):
+for command in (demo, bootstrap, peer, status, why, pause, resume, finish, leave, limits, health, dash, doctor, swarm):
     app.command()(command)
+app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(config)
 app.command()(identity)
 app.command()(generate)
 app.command()(export)
@@ -57,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settings = Settings()
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # we fork only to exec; it would write warnings about that
     try:
-        app(args=arguments, prog_name="p2ptrain", obj=settings)
+        app(args=arguments, prog_name="p2ptrain", obj=settings, auto_envvar_prefix=ENVIRONMENT)
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 1
     except (P2PTrainError, OSError) as error:

@@ -12,6 +12,7 @@ import typer
 from p2ptrain.cli import engine_options
 from p2ptrain.cli.doctor_command import examine_at_start
 from p2ptrain.cli.processes import quiet_imports, run_loop, run_until_signal
+from p2ptrain.cli.profile import Profile, profile_limits
 from p2ptrain.cli.run_source import RunSource, read_run
 from p2ptrain.errors import ConfigError, UsageError
 from p2ptrain.ids import SliceId, short
@@ -37,6 +38,7 @@ Host = Annotated[
 
 
 def peer(
+    context: typer.Context,
     run: Run,
     home: Annotated[
         Path, typer.Option(envvar="P2PTRAIN_HOME", help="Folder of this peer's identity, checkpoint and journal.")
@@ -73,12 +75,13 @@ def peer(
         str, typer.Option(envvar="P2PTRAIN_INVITE", help="The invitation, if the run admits by invitation; kept.")
     ] = "",
     refetch: Annotated[bool, typer.Option("--refetch", help="Put a corrupt checkpoint aside and fetch anew.")] = False,
+    profile: Profile = None,
 ) -> None:
     """Take part in a run: own a slice, train it, average it with its other owners. Ctrl-C leaves.
 
     Example: p2ptrain peer --run /ip4/127.0.0.1/tcp/31337/p2p/12D3Koo... --home peer-a
     """
-    from p2ptrain.config.schema import ControlConfig, LimitsConfig, NetworkConfig, PeerConfig
+    from p2ptrain.config.schema import ControlConfig, NetworkConfig, PeerConfig
     from p2ptrain.data.corpus import load_corpus
     from p2ptrain.events import EventBus
     from p2ptrain.model.slicing import SlicePlan
@@ -94,6 +97,7 @@ def peer(
         recompute=recompute,
         compiled=compiled,
     )
+    limits = profile_limits(context, upload_mbps=upload_mbps, download_mbps=download_mbps)
     with quiet_imports():
         source = read_run(run)
     bootstraps = _bootstraps(run, source, bootstrap)
@@ -113,8 +117,8 @@ def peer(
         slices=wanted,
         max_slices=min(max_slices, choice.slices_that_fit),
         threads=threads,
-        limits=LimitsConfig(upload_mbps=upload_mbps, download_mbps=download_mbps),
         engine=choice.engine,
+        limits=limits,
         refetch=refetch,
         control=ControlConfig(listen=control_listen),
         invite=invite,

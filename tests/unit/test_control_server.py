@@ -215,3 +215,13 @@ def test_enrolments_are_kept_secret_and_never_overwritten(tmp_path) -> None:
     (tmp_path / "text").chmod(0o600)
     with pytest.raises(ControlError, match="neither a control socket nor an enrolment"):
         target_of_address(str(tmp_path / "text"))
+
+
+async def test_health_is_an_exit_status(tmp_path, capsys) -> None:
+    from p2ptrain.cli import main as cli
+
+    async with serving(tmp_path):
+        assert await asyncio.to_thread(cli.main, ["health", "--home", str(tmp_path)]) == 0
+        assert capsys.readouterr().out == "serving\n"
+    assert await asyncio.to_thread(cli.main, ["health", "--home", str(tmp_path)]) != 0
+    assert "start one with" in capsys.readouterr().err

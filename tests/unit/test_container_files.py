@@ -1,0 +1,40 @@
+"""Container files are sound, without an engine."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_hadolint_has_nothing_to_say() -> None:
+    linter = shutil.which("hadolint")
+    if linter is None:
+        pytest.skip("hadolint is not installed; the dev extra brings it")
+    done = subprocess.run(
+        [linter, "-c", ROOT / ".hadolint.yaml", ROOT / "docker/Dockerfile"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout
+
+
+def test_the_compose_file_confines_every_service_of_ours() -> None:
+    services = yaml.safe_load((ROOT / "docker/compose.yaml").read_text())["services"]
+    assert {"bootstrap", "peer-a", "peer-b", "peer-c", "manifest"} <= set(services)
+    for name, service in services.items():
+        assert service["read_only"], name
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+
+
+def test_compose_accepts_its_file() -> None:
+    if (
+        shutil.which("docker") is None
+        or subprocess.run(["docker", "compose", "version"], capture_output=True, check=False).returncode
+    ):
+        pytest.skip("docker compose is not installed")
+    command = ["docker", "compose", "-f", ROOT / "docker/compose.yaml", "config", "--quiet"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
