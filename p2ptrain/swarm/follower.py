@@ -29,12 +29,15 @@ class SliceFollower:
     async def learn(self, certificates: Sequence[Certificate], donor: PeerId) -> None:
         """Move to what these checked certificates, oldest first, prove; ``donor`` told us."""
         async with self._one_at_a_time:
-            for step in await catch_up(self._context, self.slice, self.replica, certificates, donor):
+            steps = await catch_up(self._context, self.slice, self.replica, certificates, donor)
+            for step in steps:
                 self.replica = step.replica
                 self.loss_nats = step.certificate.value.loss_nats
                 self.history.add(step.certificate, step.blobs)
                 self._serve_published()
                 self._context.listener.slice_moved(self.slice)
+            if steps:
+                self._context.caller.announce(self.slice)
 
     def _serve_published(self) -> None:
         published = self.replica.published

@@ -150,7 +150,8 @@ class SliceOwner:
                 self._settle_void(f"the pseudo-gradient is withheld: {error}")
                 return
             refs = tuple(self._context.blobs.store.hold(self._contribution_label, part) for part in sent.parts)
-            contribution = Contribution(self._context.me, tokens, loss_nats, refs)
+            uplink_mbps = self._context.node.uplink_mbps
+            contribution = Contribution(self._context.me, tokens, loss_nats, refs, uplink_mbps)
             self._pending = _Pending(clock.monotonic_s(), sent)
         self._held = rounds.CutOff(contribution)
         self._release_cut_off()

@@ -1,11 +1,17 @@
 """The arithmetic of averaging: the same bits at every owner, on any processor."""
 
-from collections.abc import Mapping
+import statistics
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from p2ptrain.ids import PeerId
 from p2ptrain.wire.codec import Float32
+from p2ptrain.wire.messages import Contribution
+
+_MOST_UPLINK_RATIO = 64.0
+"""Between the fastest and the slowest uplink that is planned with: announcements are believed, within reason."""
 
 
 def part_bounds(numel: int, part_elements: int) -> list[tuple[int, int]]:
@@ -30,3 +36,64 @@ def weighted_mean(parts: Mapping[PeerId, tuple[int, Float32]]) -> Float32:
         tokens, values = parts[peer]
         mean += values * np.float32(tokens / total)
     return mean
+
+
+def share_parts(num_parts: int, uplinks: Mapping[PeerId, float]) -> tuple[PeerId, ...]:
+    """Who reduces which part, so that all uplinks are done at the same time.
+
+    A member that reduces the share s of a slice, among G of them, sends its contribution to the other reducers and its
+    averages to the other members: (1 - s) + s (G - 1) slices. With two members that is one slice whatever s is, and
+    the parts are shared evenly; with more, a slow one reduces less, or nothing.
+
+    Args:
+        num_parts: parts of the slice.
+        uplinks: Mbit/s of each reducer; 0 is not known, and counts as the median of the known ones.
+
+    Returns:
+        One peer a part, each peer's spread over the slice.
+    """
+    peers = sorted(uplinks)
+    known = [uplink for uplink in uplinks.values() if uplink > 0]
+    if not known or len(peers) <= 2:
+        shares = dict.fromkeys(peers, 1 / len(peers))
+    else:
+        usual, fastest = statistics.median(known), max(known)
+        shares = _filled({p: max(uplinks[p] or usual, fastest / _MOST_UPLINK_RATIO) for p in peers}, len(peers) - 2)
+    counts = {peer: int(shares[peer] * num_parts) for peer in peers}
+    missing = num_parts - sum(counts.values())
+    for peer in sorted(peers, key=lambda p: (counts[p] - shares[p] * num_parts, p))[:missing]:
+        counts[peer] += 1
+    places = sorted(((i + 0.5) / counts[peer], peer) for peer in peers for i in range(counts[peer]))
+    return tuple(peer for _, peer in places)
+
+
+def _filled(uplinks: Mapping[PeerId, float], others: int) -> dict[PeerId, float]:
+    """Shares s with 1 + s * others = T * uplink for all that have one, T such that they add up to 1."""
+    fastest = sorted(uplinks.values(), reverse=True)
+    count = len(fastest)
+    while count > 1 and (others + count) / sum(fastest[:count]) * fastest[count - 1] < 1:
+        count -= 1  # the slowest is busy with its own contribution alone
+    time = (others + count) / sum(fastest[:count])
+    return {peer: max(0.0, (uplink * time - 1) / others) for peer, uplink in uplinks.items()}
+
+
+def planned_transfer_s(
+    contributions: Sequence[Contribution], reducers: Sequence[PeerId], num_members: int, *, at_most_s: float
+) -> float:
+    """Seconds that the slowest known uplink of a plan needs, for deadlines to take into account.
+
+    Args:
+        contributions: with their uplinks; one that is not known is not waited for.
+        reducers: one peer a part.
+        num_members: who wants the averages.
+        at_most_s: nobody is planned for longer, whatever it announces.
+    """
+    parts = Counter(reducers)
+    longest_s = 0.0
+    for contribution in contributions:
+        if contribution.uplink_mbps > 0:
+            slice_bytes = sum(ref.size_bytes for ref in contribution.parts)
+            share = parts[contribution.peer] / len(reducers)
+            upload_bytes = slice_bytes * ((1 - share) + share * (num_members - 1))
+            longest_s = max(longest_s, upload_bytes * 8e-6 / contribution.uplink_mbps)
+    return min(longest_s, at_most_s)

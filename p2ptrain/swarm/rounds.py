@@ -54,6 +54,7 @@ from p2ptrain.swarm.round_events import (
     Tick,
     Unreachable,
 )
+from p2ptrain.swarm.reduce import planned_transfer_s, share_parts
 from p2ptrain.swarm.round_state import RoundState, Stage, Timing, begin, membership, proposer_of
 from p2ptrain.wire.messages import (
     Accepted,
@@ -116,6 +117,12 @@ _REDUCE_SHARE = 0.6
 """Of the reduce deadline, how long a reducer waits for contributions; in the rest the others fetch its averages."""
 MAX_LEAP = 65536
 """A ballot that is further ahead is refused, or one liar could use all numbers up. Voids count up by one a minute."""
+
+
+_PLANNED_ROOM = 2.0
+"""Deadline of a round over what its transfers take by plan: for latency, and for averages that wait for parts."""
+_MAX_PLANNED = 4
+"""Deadlines of reducing that a slow uplink may add to a round; who announces a slower one is left out."""
 
 
 def advance(state: RoundState, event: Event, now_s: float) -> tuple[RoundState, list[Command]]:
@@ -440,7 +447,8 @@ class _Turn:
         num_parts = Counter(len(c.parts) for c in contributions).most_common(1)[0][0]
         contributions = tuple(c for c in contributions if len(c.parts) == num_parts)
         reducers = sorted(set(s.ready) - s.suspects)
-        plan = Plan(0, contributions, tuple(reducers[part % len(reducers)] for part in range(num_parts)))
+        uplinks = {c.peer: c.uplink_mbps for c in contributions}
+        plan = Plan(0, contributions, share_parts(num_parts, {peer: uplinks.get(peer, 0.0) for peer in reducers}))
         self._send([m for m in s.ballot.members if m != s.me], plan)
         self._follow(plan)
 
@@ -471,6 +479,11 @@ class _Turn:
     def _follow(self, plan: Plan) -> None:
         s = self.state
         limit = s.reduce_limit
+        planned_s = planned_transfer_s(
+            plan.contributions, plan.reducers, len(s.ballot.members), at_most_s=_MAX_PLANNED * s.timing.reduce_s
+        )
+        if limit.seconds < _PLANNED_ROOM * planned_s:
+            limit = Deadline(_PLANNED_ROOM * planned_s, f"{planned_s:.1f} s of transfers at the announced uplinks")
         extra_s = 0 if s.proposer == s.me else s.vote_limit.seconds
         mine = frozenset(j for j, reducer in enumerate(plan.reducers) if reducer == s.me) - s.reducing
         if s.stage is not Stage.REDUCING:
@@ -538,7 +551,7 @@ class _Turn:
     def _value_of(self, staged: Staged, plan: Plan) -> Value:
         s = self.state
         included = {peer for result in staged.results for peer in result.contributors}
-        contributions = tuple(replace(c, parts=()) for c in plan.contributions if c.peer in included)
+        contributions = tuple(replace(c, parts=(), uplink_mbps=0.0) for c in plan.contributions if c.peer in included)
         # Whoever holds the slice and has a claim is an owner from the next version on: that is how peers join.
         owners = ({m for m in s.ballot.members if m in s.ready} | s.claims | {s.me}) - s.suspects
         return Value(

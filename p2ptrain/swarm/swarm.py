@@ -1,11 +1,10 @@
 """One peer's part in the swarm: its claims, its slices, what others ask of it, and how news spreads.
 
-News of a commit reaches the other peers twice: pushed by the slice's owners, who share the peers out among themselves,
-and pulled by everybody from one random peer every few seconds, which covers whatever the push missed.
+News of a commit reaches the other peers twice: pushed from the slice's owners down a tree (swarm/spread.py), and pulled
+by everybody from one random peer every few seconds, which covers whatever the push missed.
 """
 
 import asyncio
-import hashlib
 import random
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -34,6 +33,7 @@ from p2ptrain.swarm.directory import Capacity, Claim, Directory
 from p2ptrain.swarm.follower import SliceFollower
 from p2ptrain.swarm.head import Head
 from p2ptrain.swarm.owner import SliceOwner
+from p2ptrain.swarm.spread import whom_to_tell
 from p2ptrain.swarm.state import OwnedState
 from p2ptrain.wire.messages import Certificate, Committed, RoundMessage
 from p2ptrain.wire.v1 import peer_pb2 as pb
@@ -45,6 +45,9 @@ STATUS = "p2ptrain/1/status"
 CALL_TIMEOUT_S = 5.0
 """For one small message and its answer: a relayed path takes 70 ms, a busy peer a second."""
 _PULL_EVERY_S = 2.0
+_PAGE_BYTES = 2 * 1024 * 1024
+"""Of certificates in one answer, but never less than one of them; a call carries 4 MiB."""
+_MAX_PAGES = 64
 _MAX_DIRECTORY_INTERVAL_S = 2.0
 """Longest pause between looks at the directory; a look costs a few milliseconds."""
 _MAX_ACQUAINTANCES = 32
@@ -218,12 +221,19 @@ class Swarm:
 
     async def newer_certificates(self, peer: PeerId, have: Mapping[SliceId, int]) -> list[Certificate]:
         """The peer's certificates after those versions, checked; empty when it has none or cannot be reached."""
-        request = pb.HeadsRequest(run=self._context.run, have={str(s): v for s, v in have.items()})
+        versions = {str(s): int(v) for s, v in have.items()}
+        certificates: list[Certificate] = []
         try:
-            reply = await self._context.node.call(peer, HEADS, request, pb.HeadsReply, timeout_s=CALL_TIMEOUT_S)
-            certificates = [Certificate.decode(c.SerializeToString()) for c in reply.certificates]
-            for certificate in certificates:
-                check_certificate(certificate, self._context.run, self._context.numel)
+            for _ in range(_MAX_PAGES):
+                request = pb.HeadsRequest(run=self._context.run, have=versions)
+                reply = await self._context.node.call(peer, HEADS, request, pb.HeadsReply, timeout_s=CALL_TIMEOUT_S)
+                page = [Certificate.decode(c.SerializeToString()) for c in reply.certificates]
+                for certificate in page:
+                    check_certificate(certificate, self._context.run, self._context.numel)
+                certificates += page
+                versions |= {c.value.slice: c.value.version for c in page}
+                if not reply.more or not page:
+                    break
         except PeerUnreachable:
             return []
         except WireError as error:
@@ -232,18 +242,15 @@ class Swarm:
         return certificates
 
     def announce(self, slice_id: SliceId) -> None:
-        """Push the news of a commit to our share of the peers that did not take part in it."""
+        """Push the news of a commit to those whose turn it is to hear it from us."""
         replica = self.replica(slice_id)
-        assert replica.certificate is not None
-        value, ballot = replica.certificate.value, replica.certificate.ballot
-        voters = sorted(vote.peer for vote in replica.certificate.votes)
-        if self._context.me not in voters:
+        if replica.certificate is None or self._group is None:
             return
-        mine = voters.index(self._context.me)
+        value, ballot = replica.certificate.value, replica.certificate.ballot
+        voters = [vote.peer for vote in replica.certificate.votes]
         message = RoundMessage(self._context.run, slice_id, value.version, ballot, Committed(replica.certificate))
-        for peer in self._context.claims:
-            if peer not in voters and hashlib.sha256(peer.encode()).digest()[0] % len(voters) == mine:
-                self._spawn(self._tell(peer, message))
+        for peer in whom_to_tell(self._context.me, self._context.claims, voters, value.value_hash):
+            self._spawn(self._tell(peer, message))
 
     def _refuse(self, peer: PeerId, reason: str) -> None:
         """What a peer sent breaks the protocol: say so, and stop listening to it when that goes on."""
@@ -283,7 +290,12 @@ class Swarm:
             newest = part.replica.certificate
             if not newer and newest and newest.value.version > request.have[slice_id]:
                 newer = [newest]
-            reply.certificates.extend(pb.Certificate.FromString(c.encode()) for c in newer)
+            for certificate in newer:
+                encoded = certificate.encode()
+                if reply.certificates and reply.ByteSize() + len(encoded) > _PAGE_BYTES:
+                    reply.more = True
+                    return reply
+                reply.certificates.append(pb.Certificate.FromString(encoded))
         return reply
 
     async def _on_status(self, sender: PeerId, request: pb.StatusRequest) -> pb.StatusReply:

@@ -161,18 +161,23 @@ class BlobExchange:
         turn: Callable[[], contextlib.AbstractAsyncContextManager[None]],
     ) -> None:
         node, start = self._node, 0
-        while start < len(data):
-            chunk = data[start : start + node.upload.chunk_bytes(_CHUNK_BYTES)]
-            async with turn():
-                await node.upload.admit(len(chunk))
-                writer.write(chunk)
-                drained = asyncio.ensure_future(writer.drain())
-                await asyncio.wait({drained}, timeout=_TURN_S)
-            async with asyncio.timeout(_IDLE_S):
-                await drained
-            start += len(chunk)
-            node.traffic.sent_bytes += len(chunk)
-            node.traffic.recent[remote] += len(chunk)
+        node.meter.begins(clock.monotonic_s())
+        try:
+            while start < len(data):
+                chunk = data[start : start + node.upload.chunk_bytes(_CHUNK_BYTES)]
+                async with turn():
+                    await node.upload.admit(len(chunk))
+                    writer.write(chunk)
+                    drained = asyncio.ensure_future(writer.drain())
+                    await asyncio.wait({drained}, timeout=_TURN_S)
+                async with asyncio.timeout(_IDLE_S):
+                    await drained
+                start += len(chunk)
+                node.traffic.sent_bytes += len(chunk)
+                node.traffic.recent[remote] += len(chunk)
+                node.meter.sent(len(chunk), clock.monotonic_s())
+        finally:
+            node.meter.ends(clock.monotonic_s())
 
 
 class _Shared:

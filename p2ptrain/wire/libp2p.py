@@ -30,7 +30,7 @@ from hivemind.utils.multiaddr import Multiaddr
 from p2ptrain.errors import BadMessage, NetworkSetupError, NodeDied, PeerUnreachable, WireError
 from p2ptrain.ids import PeerId, short
 from p2ptrain.wire.doorkeeper import Doorkeeper
-from p2ptrain.wire.rate_limit import RateLimit
+from p2ptrain.wire.rate_limit import RateLimit, UplinkMeter
 
 _CALL_FAILED = (P2PDaemonError, P2PHandlerError, ControlFailure, OSError, EOFError, TimeoutError)
 _BOOTSTRAP_TIMEOUT_S = 15.0
@@ -126,6 +126,7 @@ class Libp2pNode:
         self.traffic = Traffic()
         self.door = Doorkeeper()
         self.upload, self.download = RateLimit(), RateLimit()
+        self.meter = UplinkMeter()
         self._p2p = p2p
         self._dht = dht
         self._sockets = sockets
@@ -236,6 +237,12 @@ class Libp2pNode:
 
         # Below hivemind's own wrapper, which hides who sent what cannot be parsed.
         await self._p2p._client.add_unary_handler(name, handle)
+
+    @property
+    def uplink_mbps(self) -> float:
+        """What others may plan with: the cap, or less where less was measured; 0 while nothing is known."""
+        caps = [mbps for mbps in (self.upload.mbps or 0.0, self.meter.mbps) if mbps > 0]
+        return float(f"{min(caps, default=0.0):.2g}")
 
     def _count_sent(self, num_bytes: int) -> None:
         self.traffic.sent_bytes += num_bytes

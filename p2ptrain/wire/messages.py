@@ -7,6 +7,7 @@ proto/p2ptrain/wire/v1/peer.proto.
 
 import hashlib
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -45,6 +46,8 @@ class Contribution:
     tokens: int
     loss_nats: float
     parts: tuple[BlobRef, ...] = ()
+    uplink_mbps: float = 0.0
+    """What its sender can upload, so that parts can be shared by it; 0 is not known. Not in a committed value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +127,7 @@ class Value:
             digest=bytes.fromhex(self.digest),
             published_digest=bytes.fromhex(self.published_digest),
             update=_blob_to_pb(self.update),
-            results=[_result_to_pb(r) for r in self.results],
+            results=[_numbered_to_pb(r, self.contributions) for r in self.results],
             contributions=[_contribution_to_pb(c) for c in self.contributions],
             owners=self.owners,
             tokens=self.tokens,
@@ -147,6 +150,7 @@ class Value:
             raise BadMessage(f"value of slice {m.slice!r}: version {m.version}, {len(m.owners)} owners")
         if len(m.results) > MAX_PARTS or len(m.contributions) > MAX_MEMBERS:
             raise BadMessage(f"value with {len(m.results)} parts, {len(m.contributions)} contributions")
+        contributions = tuple(map(_contribution_from_pb, m.contributions))
         return cls(
             run=RunId(m.run),
             slice=SliceId(m.slice),
@@ -155,8 +159,8 @@ class Value:
             digest=_digest(m.digest),
             published_digest=_digest(m.published_digest),
             update=_blob_from_pb(m.update),
-            results=tuple(map(_result_from_pb, m.results)),
-            contributions=tuple(map(_contribution_from_pb, m.contributions)),
+            results=tuple(_numbered_from_pb(r, contributions) for r in m.results),
+            contributions=contributions,
             owners=tuple(map(PeerId, m.owners)),
             tokens=m.tokens,
         )
@@ -272,7 +276,7 @@ class RoundMessage:
                     pb.Plan(
                         revision=revision,
                         contributions=[_contribution_to_pb(c) for c in contributions],
-                        reducers=reducers,
+                        reducers=_numbers(reducers, self.ballot.members),
                     )
                 )
             case PartResult():
@@ -310,7 +314,7 @@ class RoundMessage:
                 body = Plan(
                     m.plan.revision,
                     tuple(map(_contribution_from_pb, m.plan.contributions)),
-                    tuple(map(PeerId, m.plan.reducers)),
+                    _named(m.plan.reducers, tuple(map(PeerId, m.ballot.members))),
                 )
             case "result":
                 body = _result_from_pb(m.result)
@@ -352,7 +356,11 @@ def _blob_from_pb(m: pb.BlobRef) -> BlobRef:
 
 def _contribution_to_pb(c: Contribution) -> pb.Contribution:
     return pb.Contribution(
-        peer=c.peer, tokens=c.tokens, loss_nats=c.loss_nats, parts=[_blob_to_pb(part) for part in c.parts]
+        peer=c.peer,
+        tokens=c.tokens,
+        loss_nats=c.loss_nats,
+        parts=[_blob_to_pb(part) for part in c.parts],
+        uplink_mbps=c.uplink_mbps,
     )
 
 
@@ -361,7 +369,9 @@ def _contribution_from_pb(m: pb.Contribution) -> Contribution:
         raise BadMessage(f"contribution with {len(m.parts)} parts")
     if m.tokens > MAX_TOKENS:
         raise BadMessage(f"contribution of {m.tokens} tokens; {MAX_TOKENS} are the most")
-    return Contribution(PeerId(m.peer), m.tokens, m.loss_nats, tuple(map(_blob_from_pb, m.parts)))
+    if not 0 <= m.uplink_mbps < math.inf:
+        raise BadMessage(f"contribution with an uplink of {m.uplink_mbps} Mbit/s")
+    return Contribution(PeerId(m.peer), m.tokens, m.loss_nats, tuple(map(_blob_from_pb, m.parts)), m.uplink_mbps)
 
 
 def _result_to_pb(r: PartResult) -> pb.PartResult:
@@ -369,9 +379,48 @@ def _result_to_pb(r: PartResult) -> pb.PartResult:
 
 
 def _result_from_pb(m: pb.PartResult) -> PartResult:
+    if not m.contributors:
+        raise BadMessage(f"average of part {m.part} of nobody's contributions")
     if m.part >= MAX_PARTS or len(m.contributors) > MAX_MEMBERS:
         raise BadMessage(f"average of part {m.part} from {len(m.contributors)} contributors")
     return PartResult(m.part, _blob_from_pb(m.average), tuple(map(PeerId, m.contributors)))
+
+
+def _numbered_to_pb(r: PartResult, contributions: tuple[Contribution, ...]) -> pb.PartResult:
+    """A result in a value, where contributors are numbers, or nothing when all contributions are in it.
+
+    A part is then 42 bytes and more, however many owners there are: names are 52 bytes each, and a certificate with
+    thousands of parts must fit into a message.
+    """
+    peers = tuple(c.peer for c in contributions)
+    if r.contributors == peers and peers:
+        return pb.PartResult(part=r.part, average=_blob_to_pb(r.average))
+    if set(r.contributors) <= set(peers):
+        numbers = [peers.index(peer) for peer in r.contributors]
+        return pb.PartResult(part=r.part, average=_blob_to_pb(r.average), contributor_numbers=numbers)
+    return _result_to_pb(r)
+
+
+def _numbered_from_pb(m: pb.PartResult, contributions: tuple[Contribution, ...]) -> PartResult:
+    peers = tuple(c.peer for c in contributions)
+    if m.contributors:
+        return _result_from_pb(m)
+    if m.part >= MAX_PARTS or len(m.contributor_numbers) > MAX_MEMBERS:
+        raise BadMessage(f"average of part {m.part} from {len(m.contributor_numbers)} contributors")
+    contributors = _named(m.contributor_numbers, peers) if m.contributor_numbers else peers
+    return PartResult(m.part, _blob_from_pb(m.average), contributors)
+
+
+def _numbers(peers: tuple[PeerId, ...], among: tuple[PeerId, ...]) -> list[int]:
+    number = {peer: i for i, peer in enumerate(among)}
+    return [number[peer] for peer in peers]
+
+
+def _named(numbers: Iterable[int], among: tuple[PeerId, ...]) -> tuple[PeerId, ...]:
+    try:
+        return tuple(among[number] for number in numbers)
+    except IndexError as error:
+        raise BadMessage(f"a peer by a number that none of {len(among)} has") from error
 
 
 def _ballot_to_pb(b: Ballot) -> pb.Ballot:

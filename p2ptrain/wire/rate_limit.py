@@ -5,6 +5,7 @@ BURST_S)`` bytes and one chunk pass, and nothing that was not used is saved up f
 """
 
 import asyncio
+from collections import deque
 
 from p2ptrain import clock
 
@@ -13,6 +14,8 @@ BURST_S = 0.1
 _CHUNK_S = 0.1
 """Time that one chunk takes at the cap: 2 % of ten seconds, with the burst."""
 _MIN_CHUNK_BYTES = 1024
+_WINDOW_S = 1.0
+_WINDOWS = 16
 
 
 class RateLimit:
@@ -60,3 +63,43 @@ class RateLimit:
     def count(self, num_bytes: int) -> None:
         """Bytes that cannot wait, small messages: what comes after them waits for them."""
         self.reserve(num_bytes, clock.monotonic_s())
+
+
+class UplinkMeter:
+    """How fast blobs left this peer while any were wanted, in the best of the last windows.
+
+    The best, because a window may be slow for the receivers' sake; of the last ones, because lines change.
+    """
+
+    def __init__(self) -> None:
+        self._sending = 0
+        self._since_s = 0.0
+        self._busy_s = 0.0
+        self._bytes = 0
+        self._windows_mbps: deque[float] = deque(maxlen=_WINDOWS)
+
+    @property
+    def mbps(self) -> float:
+        """Megabits a second; 0 is not measured."""
+        return max(self._windows_mbps, default=0.0)
+
+    def begins(self, now_s: float) -> None:
+        """A transfer wants to send."""
+        if self._sending == 0:
+            self._since_s = now_s
+        self._sending += 1
+
+    def sent(self, num_bytes: int, now_s: float) -> None:
+        """So many bytes of it have left."""
+        self._bytes += num_bytes
+        self._busy_s += now_s - self._since_s
+        self._since_s = now_s
+        if self._busy_s >= _WINDOW_S:
+            self._windows_mbps.append(self._bytes * 8e-6 / self._busy_s)
+            self._bytes, self._busy_s = 0, 0.0
+
+    def ends(self, now_s: float) -> None:
+        """It is over."""
+        self._sending -= 1
+        self._busy_s += now_s - self._since_s
+        self._since_s = now_s

@@ -1,6 +1,7 @@
 """Encodings: within their stated error, the same bits everywhere, and nothing but BadMessage for garbage."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -128,6 +129,7 @@ contributions = st.builds(
     st.integers(0, 2**40),
     st.floats(0, 10),
     st.lists(blobs, max_size=3).map(tuple),
+    st.floats(0, 1e6),
 )
 results = st.builds(PartResult, st.integers(0, 100), blobs, peer_lists)
 ballots = st.builds(Ballot, st.integers(0, 99), st.integers(0, 99), peer_lists)
@@ -157,7 +159,7 @@ bodies = st.one_of(
 )
 messages = st.builds(
     RoundMessage, st.just(RunId("ab" * 32)), st.just(SliceId("0")), st.integers(0, 99).map(Version), ballots, bodies
-)
+).map(lambda m: replace(m, body=replace(m.body, reducers=m.ballot.members)) if isinstance(m.body, Plan) else m)
 
 
 @given(messages)

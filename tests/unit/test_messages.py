@@ -54,7 +54,7 @@ def message(body: RoundBody, ballot: Ballot = BALLOT) -> RoundMessage:
 
 
 def test_a_value_keeps_its_name_from_release_to_release() -> None:
-    assert VALUE.value_hash == "d5a16fc34b4c7a7608b1ec83b5e3609123bb66788a111aa5c7250824b72bc932"
+    assert VALUE.value_hash == "e86fb364960cb6673059b50355e387431f31b8d0756df61418f32b74a8063adc"
 
 
 def test_the_loss_of_a_round_is_weighted_by_tokens() -> None:
@@ -89,6 +89,46 @@ def test_a_ballot_of_too_many_and_an_unknown_kind_are_refused() -> None:
         RoundMessage.from_pb(message(Ready(None, None), Ballot(0, 0, CROWD)).to_pb())
     with pytest.raises(BadMessage, match="kind"):
         RoundMessage.from_pb(pb.RoundMessage(run="run", slice="0", version=3))
+
+
+def owners(count: int) -> tuple[PeerId, ...]:
+    return tuple(PeerId(f"12D3KooW{number:044}") for number in range(count))
+
+
+def test_a_certificate_of_sixteen_owners_and_thirty_thousand_parts_fits_into_a_call() -> None:
+    names = owners(16)
+    refs = tuple(BlobRef(Digest(f"{part:064x}"), 266_240) for part in range(30_000))
+    results = [PartResult(part, ref, names) for part, ref in enumerate(refs)]
+    results[7] = replace(results[7], contributors=names[1:3])  # the others were late for this part
+    value = replace(
+        VALUE, results=tuple(results), contributions=tuple(Contribution(n, 1, 1.0) for n in names), owners=names
+    )
+    ballot = Ballot(1, 0, names)
+    sent = message(Committed(Certificate(value, ballot, tuple(Vote(n, bytes(64)) for n in names))), ballot).to_pb()
+    assert sent.ByteSize() < 2 * 1024 * 1024
+    assert RoundMessage.from_pb(sent).body.certificate.value == value  # type: ignore[union-attr]
+
+
+def test_a_plan_of_eight_owners_and_ten_thousand_parts_fits_into_a_call() -> None:
+    names = owners(8)
+    refs = tuple(BlobRef(Digest(f"{part:064x}"), 266_240) for part in range(10_000))
+    plan = Plan(0, tuple(Contribution(n, 1, 1.0, refs) for n in names), names * 1250)
+    sent = message(plan, Ballot(1, 0, names)).to_pb()
+    assert sent.ByteSize() < 4 * 1024 * 1024
+    assert RoundMessage.from_pb(sent).body == plan
+
+
+def test_a_number_that_no_peer_has_and_an_average_of_nobody_are_refused() -> None:
+    plan = message(Plan(0, (), (A, B))).to_pb()
+    plan.plan.reducers[1] = 2
+    with pytest.raises(BadMessage, match="none of 2"):
+        RoundMessage.from_pb(plan)
+    with pytest.raises(BadMessage, match="nobody"):
+        RoundMessage.from_pb(message(PartResult(0, BLOB, ())).to_pb())
+    value = pb.Value.FromString(VALUE.encode())
+    value.results[0].contributor_numbers.append(2)
+    with pytest.raises(BadMessage, match="none of 2"):
+        Value.decode(value.SerializeToString())
 
 
 def test_truncated_or_damaged_bytes_are_a_bad_message_and_nothing_else() -> None:

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from p2ptrain.wire.rate_limit import RateLimit
+from p2ptrain.wire.rate_limit import RateLimit, UplinkMeter
 
 
 def sent_under(limit: RateLimit, seconds: float, most: int, *, pause_s: float = 0.0) -> list[tuple[float, int]]:
@@ -50,3 +50,19 @@ def test_without_a_cap_nothing_waits_and_a_cap_can_come_and_go() -> None:
     assert limit.reserve(125_000, 1.0) == pytest.approx(0.9)
     limit.mbps = None
     assert limit.reserve(125_000, 1.0) == 0.0
+
+
+def test_the_meter_shows_the_best_of_the_last_busy_seconds_and_ignores_idle_ones() -> None:
+    meter = UplinkMeter()
+    assert meter.mbps == 0
+    for second in (10, 1000):
+        meter.begins(second)
+        for tenth in range(1, 11):
+            meter.sent(250_000, second + tenth / 10)
+        meter.ends(second + 1)
+    assert meter.mbps == pytest.approx(20.0)
+    meter.begins(5000.0)
+    meter.begins(5000.0)  # two at once share the second
+    meter.sent(1_000_000, 5000.5)
+    meter.sent(2_000_000, 5001.1)
+    assert meter.mbps == pytest.approx(24 / 1.1)

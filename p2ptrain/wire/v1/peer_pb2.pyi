@@ -63,26 +63,30 @@ class BlobRef(_message.Message):
     def __init__(self, sha256: _Optional[bytes] = ..., size_bytes: _Optional[int] = ...) -> None: ...
 
 class Contribution(_message.Message):
-    __slots__ = ("peer", "tokens", "loss_nats", "parts")
+    __slots__ = ("peer", "tokens", "loss_nats", "parts", "uplink_mbps")
     PEER_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     LOSS_NATS_FIELD_NUMBER: _ClassVar[int]
     PARTS_FIELD_NUMBER: _ClassVar[int]
+    UPLINK_MBPS_FIELD_NUMBER: _ClassVar[int]
     peer: str
     tokens: int
     loss_nats: float
     parts: _containers.RepeatedCompositeFieldContainer[BlobRef]
-    def __init__(self, peer: _Optional[str] = ..., tokens: _Optional[int] = ..., loss_nats: _Optional[float] = ..., parts: _Optional[_Iterable[_Union[BlobRef, _Mapping]]] = ...) -> None: ...
+    uplink_mbps: float
+    def __init__(self, peer: _Optional[str] = ..., tokens: _Optional[int] = ..., loss_nats: _Optional[float] = ..., parts: _Optional[_Iterable[_Union[BlobRef, _Mapping]]] = ..., uplink_mbps: _Optional[float] = ...) -> None: ...
 
 class PartResult(_message.Message):
-    __slots__ = ("part", "average", "contributors")
+    __slots__ = ("part", "average", "contributors", "contributor_numbers")
     PART_FIELD_NUMBER: _ClassVar[int]
     AVERAGE_FIELD_NUMBER: _ClassVar[int]
     CONTRIBUTORS_FIELD_NUMBER: _ClassVar[int]
+    CONTRIBUTOR_NUMBERS_FIELD_NUMBER: _ClassVar[int]
     part: int
     average: BlobRef
     contributors: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, part: _Optional[int] = ..., average: _Optional[_Union[BlobRef, _Mapping]] = ..., contributors: _Optional[_Iterable[str]] = ...) -> None: ...
+    contributor_numbers: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, part: _Optional[int] = ..., average: _Optional[_Union[BlobRef, _Mapping]] = ..., contributors: _Optional[_Iterable[str]] = ..., contributor_numbers: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Ballot(_message.Message):
     __slots__ = ("epoch", "attempt", "members")
@@ -171,8 +175,8 @@ class Plan(_message.Message):
     REDUCERS_FIELD_NUMBER: _ClassVar[int]
     revision: int
     contributions: _containers.RepeatedCompositeFieldContainer[Contribution]
-    reducers: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, revision: _Optional[int] = ..., contributions: _Optional[_Iterable[_Union[Contribution, _Mapping]]] = ..., reducers: _Optional[_Iterable[str]] = ...) -> None: ...
+    reducers: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, revision: _Optional[int] = ..., contributions: _Optional[_Iterable[_Union[Contribution, _Mapping]]] = ..., reducers: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class RoundMessage(_message.Message):
     __slots__ = ("run", "slice", "version", "ballot", "ready", "plan", "result", "proposal", "vote", "committed")
@@ -220,12 +224,14 @@ class HeadsRequest(_message.Message):
     def __init__(self, run: _Optional[str] = ..., have: _Optional[_Mapping[str, int]] = ...) -> None: ...
 
 class HeadsReply(_message.Message):
-    __slots__ = ("refusal", "certificates")
+    __slots__ = ("refusal", "certificates", "more")
     REFUSAL_FIELD_NUMBER: _ClassVar[int]
     CERTIFICATES_FIELD_NUMBER: _ClassVar[int]
+    MORE_FIELD_NUMBER: _ClassVar[int]
     refusal: str
     certificates: _containers.RepeatedCompositeFieldContainer[Certificate]
-    def __init__(self, refusal: _Optional[str] = ..., certificates: _Optional[_Iterable[_Union[Certificate, _Mapping]]] = ...) -> None: ...
+    more: bool
+    def __init__(self, refusal: _Optional[str] = ..., certificates: _Optional[_Iterable[_Union[Certificate, _Mapping]]] = ..., more: _Optional[bool] = ...) -> None: ...
 
 class StatusRequest(_message.Message):
     __slots__ = ("run",)

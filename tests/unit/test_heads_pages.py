@@ -1,0 +1,79 @@
+"""Certificates that do not fit into one answer come page by page."""
+
+import math
+from types import SimpleNamespace
+from typing import Any
+
+from p2ptrain.identity.keys import Identity
+from p2ptrain.ids import Digest, PeerId, RunId, SliceId, Version
+from p2ptrain.swarm import swarm as module
+from p2ptrain.swarm.certificates import sign_vote
+from p2ptrain.swarm.history import History
+from p2ptrain.swarm.swarm import Swarm
+from p2ptrain.wire.blobs import BlobStore
+from p2ptrain.wire.messages import Ballot, BlobRef, Certificate, PartResult, Value
+from p2ptrain.wire.v1 import peer_pb2 as pb
+
+RUN = RunId("ab" * 32)
+SLICE = SliceId("0")
+OWNER = Identity.generate()
+
+
+def chain(length: int, num_parts: int) -> list[Certificate]:
+    certificates: list[Certificate] = []
+    for number in range(1, length + 1):
+        value = Value(
+            run=RUN,
+            slice=SLICE,
+            version=Version(number),
+            previous=certificates[-1].value.value_hash if certificates else None,
+            digest=Digest(f"{number:064x}"),
+            published_digest=Digest("44" * 32),
+            update=BlobRef(Digest("55" * 32), 7),
+            results=tuple(
+                PartResult(part, BlobRef(Digest(f"{part:064x}"), 9), (OWNER.peer_id,)) for part in range(num_parts)
+            ),
+            contributions=(),
+            owners=(OWNER.peer_id,),
+            tokens=number,
+        )
+        ballot = Ballot(1, 0, (OWNER.peer_id,))
+        certificates.append(Certificate(value, ballot, (sign_vote(OWNER, ballot, value),)))
+    return certificates
+
+
+class Wire:
+    """Hands calls straight to the other's handler and measures the answers."""
+
+    def __init__(self) -> None:
+        self.answers: list[int] = []
+        self.to: Swarm
+
+    async def call(self, peer: PeerId, name: str, request: Any, reply_type: Any, *, timeout_s: float) -> Any:
+        reply = await self.to._on_heads(peer, pb.HeadsRequest.FromString(request.SerializeToString()))
+        self.answers.append(reply.ByteSize())
+        return reply_type.FromString(reply.SerializeToString())
+
+
+def party(wire: Wire) -> Swarm:
+    context: Any = SimpleNamespace(run=RUN, me=OWNER.peer_id, node=wire, numel={SLICE: 1}, claims={})
+    return Swarm(context, None, lambda: None)  # type: ignore[arg-type]
+
+
+async def test_certificates_of_thousands_of_parts_come_in_pages_and_all_of_them_come() -> None:
+    certificates = chain(8, 8000)
+    assert sum(len(c.encode()) for c in certificates) > 4 * 1024 * 1024
+    wire = Wire()
+    asker, server = party(wire), party(wire)
+    wire.to = server
+    history = History(SLICE, BlobStore(), 8)
+    for certificate in certificates:
+        history.add(certificate, [])
+    follower: Any = SimpleNamespace(
+        slice=SLICE, history=history, replica=SimpleNamespace(certificate=certificates[-1]), loss_nats=math.nan
+    )
+    server.followers[SLICE] = follower
+    assert await asker.newer_certificates(OWNER.peer_id, {SLICE: 0}) == certificates
+    assert len(wire.answers) > 1
+    assert max(wire.answers) < module._PAGE_BYTES
+    assert await asker.newer_certificates(OWNER.peer_id, {SLICE: 6}) == certificates[6:]
