@@ -7,7 +7,7 @@ outer step) runs beside it as a task of the current ballot and comes back as an 
 import asyncio
 import functools
 from collections.abc import Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from p2ptrain.swarm.certificates import check_certificate, check_vote, sign_vote
 from p2ptrain.swarm.context import Context, Past, Replica
 from p2ptrain.swarm.error_feedback import EncodedContribution, encode_contribution, keep_rounded_away
 from p2ptrain.swarm.history import History
+from p2ptrain.swarm.plausible import check_plausible
 from p2ptrain.swarm.robust import combine
 from p2ptrain.swarm.served_state import ServedState
 from p2ptrain.swarm.state import StagedState, outer_step
@@ -111,12 +112,18 @@ class SliceOwner:
 
         Raises:
             BadRecord: it carries a vote or certificate that does not verify; the message is dropped.
+            BadMessage: it cannot be about this slice.
         """
+        check_plausible(message, len(self._context.bounds(self.slice)))
+        if sender not in self._context.claims and sender not in self._state.ballot.members:
+            # Nothing that a stranger says is kept. If it is ahead of us, we still want to know.
+            message = replace(message, ballot=replace(message.ballot, members=()))
         match message.body:
             case CastVote(value_hash, vote):
                 if vote.peer != sender:
                     raise BadRecord("a vote that another peer cast")
-                check_vote(vote, message.ballot, value_hash)
+                if sender in message.ballot.members:
+                    check_vote(vote, message.ballot, value_hash)
             case Committed(certificate):
                 check_certificate(certificate, self._context.run, [self.slice])
         self._queue.put_nowait(rounds.Heard(sender, message))

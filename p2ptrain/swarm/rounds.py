@@ -384,7 +384,8 @@ class _Turn:
 
     def _heard_vote(self, value_hash: Digest, vote: Vote) -> None:
         s = self.state
-        if vote.peer in s.ballot.members:
+        has_voted = any(peer == vote.peer for _, peer in s.votes)
+        if vote.peer in s.ballot.members and not has_voted:  # or one member could fill our memory with its votes
             self._set(votes={**s.votes, (value_hash, vote.peer): vote})
             self._commit_if_decided()
 

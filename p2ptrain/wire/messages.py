@@ -21,6 +21,7 @@ PROTOCOL = 1
 MAX_MEMBERS = 1024
 """Owners that one group may name; bounds what a message can make us allocate."""
 MAX_PARTS = 65536
+MAX_PEER_ID_CHARACTERS = 64
 MAX_TOKENS = 2**40
 """Of one contribution: above what anybody trains on in a round, and sums of many still fit in the field's 64 bits."""
 
@@ -161,7 +162,7 @@ class Value:
             update=_blob_from_pb(m.update),
             results=tuple(_numbered_from_pb(r, contributions) for r in m.results),
             contributions=contributions,
-            owners=tuple(map(PeerId, m.owners)),
+            owners=tuple(map(_peer, m.owners)),
             tokens=m.tokens,
         )
 
@@ -314,7 +315,7 @@ class RoundMessage:
                 body = Plan(
                     m.plan.revision,
                     tuple(map(_contribution_from_pb, m.plan.contributions)),
-                    _named(m.plan.reducers, tuple(map(PeerId, m.ballot.members))),
+                    _named(m.plan.reducers, tuple(map(_peer, m.ballot.members))),
                 )
             case "result":
                 body = _result_from_pb(m.result)
@@ -322,7 +323,7 @@ class RoundMessage:
                 body = Propose(Value.decode(m.proposal))
             case "vote":
                 vote = m.vote.vote
-                body = CastVote(_digest(m.vote.value_sha256), Vote(PeerId(vote.peer), vote.signature))
+                body = CastVote(_digest(m.vote.value_sha256), Vote(_peer(vote.peer), vote.signature))
             case "committed":
                 body = Committed(_certificate_from_pb(m.committed))
             case _:
@@ -344,6 +345,12 @@ def _digest(raw: bytes) -> Digest:
     if len(raw) != 32:
         raise BadMessage(f"a SHA-256 has 32 bytes, this has {len(raw)}")
     return Digest(raw.hex())
+
+
+def _peer(text: str) -> PeerId:
+    if not 0 < len(text) <= MAX_PEER_ID_CHARACTERS:
+        raise BadMessage(f"a peer id has 52 characters, this has {len(text)}")
+    return PeerId(text)
 
 
 def _blob_to_pb(ref: BlobRef) -> pb.BlobRef:
@@ -371,7 +378,7 @@ def _contribution_from_pb(m: pb.Contribution) -> Contribution:
         raise BadMessage(f"contribution of {m.tokens} tokens; {MAX_TOKENS} are the most")
     if not 0 <= m.uplink_mbps < math.inf:
         raise BadMessage(f"contribution with an uplink of {m.uplink_mbps} Mbit/s")
-    return Contribution(PeerId(m.peer), m.tokens, m.loss_nats, tuple(map(_blob_from_pb, m.parts)), m.uplink_mbps)
+    return Contribution(_peer(m.peer), m.tokens, m.loss_nats, tuple(map(_blob_from_pb, m.parts)), m.uplink_mbps)
 
 
 def _result_to_pb(r: PartResult) -> pb.PartResult:
@@ -383,7 +390,7 @@ def _result_from_pb(m: pb.PartResult) -> PartResult:
         raise BadMessage(f"average of part {m.part} of nobody's contributions")
     if m.part >= MAX_PARTS or len(m.contributors) > MAX_MEMBERS:
         raise BadMessage(f"average of part {m.part} from {len(m.contributors)} contributors")
-    return PartResult(m.part, _blob_from_pb(m.average), tuple(map(PeerId, m.contributors)))
+    return PartResult(m.part, _blob_from_pb(m.average), tuple(map(_peer, m.contributors)))
 
 
 def _numbered_to_pb(r: PartResult, contributions: tuple[Contribution, ...]) -> pb.PartResult:
@@ -430,7 +437,7 @@ def _ballot_to_pb(b: Ballot) -> pb.Ballot:
 def _ballot_from_pb(m: pb.Ballot) -> Ballot:
     if len(m.members) > MAX_MEMBERS:
         raise BadMessage(f"ballot with {len(m.members)} members")
-    return Ballot(m.epoch, m.attempt, tuple(map(PeerId, m.members)))
+    return Ballot(m.epoch, m.attempt, tuple(map(_peer, m.members)))
 
 
 def _certificate_to_pb(c: Certificate) -> pb.Certificate:
@@ -444,5 +451,5 @@ def _certificate_to_pb(c: Certificate) -> pb.Certificate:
 def _certificate_from_pb(m: pb.Certificate) -> Certificate:
     if len(m.votes) > MAX_MEMBERS:
         raise BadMessage(f"certificate with {len(m.votes)} votes")
-    votes = tuple(Vote(PeerId(v.peer), v.signature) for v in m.votes)
+    votes = tuple(Vote(_peer(v.peer), v.signature) for v in m.votes)
     return Certificate(Value.decode(m.value), _ballot_from_pb(m.ballot), votes)

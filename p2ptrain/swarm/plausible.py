@@ -1,0 +1,59 @@
+"""What a round message must look like to be of this slice at all, before anything of it is kept.
+
+A member of the group may be hostile too: without these checks it could make the others hold averages of parts that do
+not exist, named by crowds that do not exist either. Pure.
+"""
+
+from collections.abc import Collection
+
+from p2ptrain.errors import BadMessage
+from p2ptrain.ids import PeerId
+from p2ptrain.wire.messages import (
+    Committed,
+    Contribution,
+    PartResult,
+    Plan,
+    Propose,
+    Ready,
+    RoundMessage,
+    Value,
+)
+
+
+def check_plausible(message: RoundMessage, num_parts: int) -> None:
+    """Return if the message's parts and names fit a slice of ``num_parts`` parts and the message's own members.
+
+    Raises:
+        BadMessage: naming what does not fit.
+    """
+    members = frozenset(message.ballot.members)
+    match message.body:
+        case Ready(contribution, accepted):
+            if contribution:
+                _check_contributions([contribution], members, num_parts)
+            if accepted:
+                _check_value(accepted.value, num_parts)
+        case Plan(_, contributions, reducers):
+            _check_contributions(contributions, members, num_parts)
+            if len(reducers) != num_parts:
+                raise BadMessage(f"a plan of {len(reducers)} parts for a slice of {num_parts}")
+        case PartResult(part, _, contributors):
+            if part >= num_parts or not members.issuperset(contributors) or len(contributors) > len(members):
+                raise BadMessage(f"an average of part {part} of {num_parts}, from {len(contributors)} contributors")
+        case Propose(value):
+            _check_value(value, num_parts)
+        case Committed(certificate):
+            _check_value(certificate.value, num_parts)
+
+
+def _check_contributions(contributions: Collection[Contribution], members: frozenset[PeerId], num_parts: int) -> None:
+    for contribution in contributions:
+        if len(contribution.parts) != num_parts or contribution.peer not in members:
+            raise BadMessage(f"a contribution of {len(contribution.parts)} parts for a slice of {num_parts}")
+    if len(contributions) > len(members):
+        raise BadMessage(f"{len(contributions)} contributions of {len(members)} members")
+
+
+def _check_value(value: Value, num_parts: int) -> None:
+    if len(value.results) != num_parts:
+        raise BadMessage(f"a value of {len(value.results)} parts for a slice of {num_parts}")
