@@ -27,6 +27,7 @@ from typing import Any
 from p2ptrain.ids import Digest, PeerId, short
 from p2ptrain.swarm.deadlines import Deadline
 from p2ptrain.swarm.head import Head
+from p2ptrain.swarm.reduce import planned_transfer_s, share_parts
 from p2ptrain.swarm.round_commands import (
     AskCutOff,
     CatchUp,
@@ -54,7 +55,6 @@ from p2ptrain.swarm.round_events import (
     Tick,
     Unreachable,
 )
-from p2ptrain.swarm.reduce import planned_transfer_s, share_parts
 from p2ptrain.swarm.round_state import RoundState, Stage, Timing, begin, membership, proposer_of
 from p2ptrain.wire.messages import (
     Accepted,

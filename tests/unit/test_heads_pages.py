@@ -4,10 +4,12 @@ import math
 from types import SimpleNamespace
 from typing import Any
 
+from p2ptrain.config.schema import ExchangeConfig
 from p2ptrain.identity.keys import Identity
 from p2ptrain.ids import Digest, PeerId, RunId, SliceId, Version
 from p2ptrain.swarm import swarm as module
 from p2ptrain.swarm.certificates import sign_vote
+from p2ptrain.swarm.coverage import Target
 from p2ptrain.swarm.history import History
 from p2ptrain.swarm.swarm import Swarm
 from p2ptrain.wire.blobs import BlobStore
@@ -56,8 +58,11 @@ class Wire:
 
 
 def party(wire: Wire) -> Swarm:
-    context: Any = SimpleNamespace(run=RUN, me=OWNER.peer_id, node=wire, numel={SLICE: 1}, claims={})
-    return Swarm(context, None, lambda: None)  # type: ignore[arg-type]
+    node: Any = wire
+    context: Any = SimpleNamespace(run=RUN, me=OWNER.peer_id, node=node, numel={SLICE: 1}, claims={})
+    context.exchange = ExchangeConfig()
+    nothing: Any = None
+    return Swarm(context, nothing, nothing, Target(replicas=2, quorum=1))
 
 
 async def test_certificates_of_thousands_of_parts_come_in_pages_and_all_of_them_come() -> None:

@@ -1,0 +1,104 @@
+"""A hostile libp2p node against two real peers: they go on committing, say who it was, and do not grow."""
+
+import asyncio
+import random
+import time
+from pathlib import Path
+
+import pytest
+from google.protobuf.message import DecodeError
+from hivemind.p2p import PeerID
+from hivemind.p2p.p2p_daemon_bindings.utils import P2PDaemonError, P2PHandlerError
+
+from p2ptrain.config.load import load_run, run_id
+from p2ptrain.events import Refused
+from p2ptrain.ids import COMMON, PeerId
+from p2ptrain.swarm.swarm import HEADS, ROUND, STATUS
+from p2ptrain.wire.blobs import STREAM
+from p2ptrain.wire.v1 import peer_pb2 as pb
+from tests.support.hostile_messages import Hostile
+from tests.support.live_swarm import LivePeer, LiveSwarm
+from tests.swarm.test_wire_over_libp2p import Party, parties
+
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(240)]
+
+ATTACK_S = 15.0
+GROWTH_MIB = 60
+"""Allowed of a peer's resident memory; the attack carries several times as much to it."""
+
+
+def resident_mib(peer: LivePeer) -> float:
+    """Memory of a peer's own process."""
+    return int(Path(f"/proc/{peer.child.pid}/statm").read_text().split()[1]) * 4096 / 2**20
+
+
+async def attack(hostile: Party, victim: PeerId, run: str) -> int:
+    """Everything at once for some seconds; how many calls were made."""
+    client, to = hostile.node._p2p._client, PeerID.from_base58(victim)
+    source = Hostile(1, hostile.identity, tuple(sorted([hostile.peer, victim])))
+    chance = random.Random(2)
+    made = 0
+
+    async def call(name: str, data: bytes) -> None:
+        nonlocal made
+        made += 1
+        try:
+            async with asyncio.timeout(10.0):
+                await client.call_unary_handler(to, name, data)
+        except (P2PHandlerError, P2PDaemonError, TimeoutError):
+            pass
+
+    def message() -> bytes:
+        request = pb.RoundMessage()
+        try:
+            request.ParseFromString(source.data())
+            request.run = run
+            return request.SerializeToString()
+        except (DecodeError, UnicodeDecodeError):
+            return chance.randbytes(100)
+
+    streams = []
+    for _ in range(80):
+        _, reader, writer = await client.stream_open(to, (STREAM,))
+        writer.write(chance.randbytes(chance.choice([1, 47, 48, 4800])))
+        streams.append((reader, writer))
+    until_s = time.monotonic() + ATTACK_S
+    await call(ROUND, b"\xff" * (5 * 1024 * 1024))
+    while time.monotonic() < until_s:
+        garbage = [
+            call(chance.choice([ROUND, HEADS, STATUS]), chance.randbytes(chance.randrange(500))) for _ in range(20)
+        ]
+        untimely = [call(ROUND, message()) for _ in range(60)]
+        flood = [call(STATUS, pb.StatusRequest(run=run).SerializeToString()) for _ in range(60)]
+        await asyncio.gather(*garbage, *untimely, *flood)
+    for _, writer in streams:
+        writer.close()
+    return made
+
+
+def test_peers_under_attack_go_on_and_cut_the_attacker_off(tmp_path: Path) -> None:
+    with LiveSwarm(tmp_path, rounds=10_000) as swarm:
+        peers = [swarm.start_peer("a", "0"), swarm.start_peer("b", "1")]
+        for peer in peers:
+            peer.wait_for_version(COMMON, 5)
+        before = [resident_mib(peer) for peer in peers]
+        victim = peers[0]
+        versions = len(victim.committed(COMMON))
+        run = run_id(load_run(swarm.manifest))
+
+        async def hostile_node() -> tuple[PeerId, int]:
+            async with parties(tmp_path / "hostile", 1, bootstraps=[swarm.address]) as (hostile,):
+                return hostile.peer, await attack(hostile, victim.id, run)
+
+        (tmp_path / "hostile").mkdir()
+        hostile, made = asyncio.run(hostile_node())
+        assert made > 500
+        for peer in peers:
+            peer.wait_for_version(COMMON, versions + 5)
+        swarm.assert_same_digests()
+        refusals = [event for event in victim.events(Refused) if event.peer == hostile]
+        assert any("cut off" in event.reason for event in refusals)
+        assert len(refusals) < 100, "its journal must not grow with the attack"
+        assert all(event.peer == hostile for peer in peers for event in peer.events(Refused))
+        for peer, mib in zip(peers, before, strict=True):
+            assert resident_mib(peer) < mib + GROWTH_MIB
