@@ -49,7 +49,7 @@ class JournalTail:
 
     def _present_path(self) -> Path:
         """Where the file that we read is now: a full journal is put aside under a name that begins like its own."""
-        for path in (self.path, *self.path.parent.glob(f"{self.path.name}.*")):
+        for path in (self.path, *self.path.parent.glob(f"{self.path.stem}.*{self.path.suffix}")):
             with contextlib.suppress(FileNotFoundError):
                 if path.stat().st_ino == self._inode:
                     return path
