@@ -104,8 +104,6 @@ PEER_RULES: Mapping[str, Rule] = {
     "limits.gpu_memory_gib": _CAP,
     "limits.gpu_power_w": _CAP,
     "limits.niceness": Rule(lambda value: 0 <= value <= 19, "0 to 19"),
-    "limits.threads": Rule(lambda value: 0 <= value <= 1024, "0 to 1024"),
-    "limits.disk_gib": _CAP,
     "limits.upload_mbps": _CAP,
     "limits.download_mbps": _CAP,
     "limits.month_gb": _CAP,

@@ -237,15 +237,11 @@ class LimitsConfig:
     max_temperature_c: float = 0.0
     """Of the device that trains; training goes on when it is 5 degrees cooler."""
     gpu_memory_gib: float = 0.0
-    """Largest memory to take on the GPU."""
+    """Largest memory that training may take on the GPU; when it runs out, the peer computes in smaller pieces."""
     gpu_power_w: float = 0.0
     """Power limit of the GPU; needs a driver that permits it."""
     niceness: int = 0
     """0 to 19: how much other programs come first on the processor."""
-    threads: int = 0
-    """CPU threads for training; 0 leaves the peer's ``threads``."""
-    disk_gib: float = 0.0
-    """Largest size of the home folder; the oldest journals go first."""
     upload_mbps: float = 0.0
     """Megabits a second that the peer sends at most. Others plan with it: see ``share_parts``."""
     download_mbps: float = 0.0

@@ -58,6 +58,17 @@ class Probe:
             return f"the power limit of {watts:g} W was not set: {error}; it usually needs root" if watts else ""
         return ""
 
+    def cap_memory(self, gib: float) -> str:
+        """Let torch take no more than this on the GPU, 0 all of it; returns a sentence when that is not possible."""
+        if not self._device.startswith("cuda"):
+            return "the memory limit has no effect: the peer does not train on a GPU" if gib else ""
+        import torch
+
+        total_bytes = torch.cuda.get_device_properties(self._device).total_memory
+        fraction = min(1.0, gib * 2**30 / total_bytes) if gib else 1.0
+        torch.cuda.set_per_process_memory_fraction(fraction, self._device)
+        return ""
+
     def gpu(self) -> dict[str, float]:
         """Use in percent, memory in bytes, temperature in Celsius, power in watts: what can be measured of them."""
         if not self._open():

@@ -47,6 +47,7 @@ from p2ptrain.node.trainer import (
     CutOffBy,
     Own,
     Phase,
+    Rest,
     RoundTrained,
     Settled,
     SliceTrained,
@@ -101,6 +102,7 @@ class Peer:
         self._saved = load_replicas(home, refetch=config.refetch)
         self._state, self._reason = "", ""
         self._has_joined = False
+        self._is_resting = False
         self._node: Libp2pNode | None = None
         self._tokens = 0
         self._validation_loss_nats = math.nan
@@ -216,6 +218,24 @@ class Peer:
         self._node.upload.mbps = upload_mbps or None
         self._node.download.mbps = download_mbps or None
 
+    async def rest(self, reason: str) -> None:
+        """Compute nothing from the next inner step on, give the device's memory back, and say so to the others."""
+        if self._state == "COMPLETE" or not self._has_joined:
+            return
+        if (self._state, self._reason) != ("PAUSED", reason):
+            self._enter("PAUSED", reason)
+        if not self._is_resting:
+            self._is_resting = True
+            self._trainer.send(Rest(True))
+            await self._swarm.be_away(True)
+
+    async def wake(self) -> None:
+        """Train again after ``rest``."""
+        if self._is_resting:
+            self._is_resting = False
+            self._trainer.send(Rest(False))
+            await self._swarm.be_away(False)
+
     # Rounds.
 
     def _trainer_for(self, inner: InnerLoop) -> Trainer:
@@ -262,7 +282,7 @@ class Peer:
 
     def _phase_began(self, phase: Phase) -> None:
         """The training thread trains, or waits for slices that are not settled."""
-        if self._state == "COMPLETE":
+        if self._state == "COMPLETE" or self._is_resting:
             return
         of = f"round {phase.round + 1} of {self._run.rounds}"
         if phase.waits_for:

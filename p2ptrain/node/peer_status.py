@@ -79,6 +79,7 @@ def _add_slices(reply: pb.StatusReply, swarm: Swarm, vitals: Vitals, me: PeerId)
                 is_mine=part.owned,
                 owners=part.owners,
                 holders=sorted(peer for peer, claim in claims.items() if slice_id in claim.ready),
+                away=sorted(peer for peer, claim in claims.items() if slice_id in claim.ready and claim.is_away),
                 digest=part.digests.get(part.version, ""),
                 loss_nats=None if math.isnan(part.loss_nats) or not part.version else part.loss_nats,
                 tokens=part.tokens,

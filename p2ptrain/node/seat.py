@@ -95,6 +95,7 @@ class Seat:
     async def run(self, stop: asyncio.Event) -> None:
         """Run the peer, whenever it may, until ``stop`` is set or something fails."""
         self._stop = stop
+        self._tune_machine({key for key in ("niceness", "gpu_memory_gib", "gpu_power_w") if getattr(self._limits, key)})
         async with asyncio.TaskGroup() as group:
             helpers = [group.create_task(self._keep_looking()), group.create_task(self._pass_on_stop())]
             await self._look()
@@ -154,7 +155,13 @@ class Seat:
         now = datetime.now().astimezone()
         self._verdict = decide(self._limits, self._wishes.wish, self._conditions, now, self._verdict)
         self._awake.set()
-        if self._verdict.level is not Level.TRAIN and self._ending:
+        if self._peer is None or self._ending is None:
+            return
+        if self._verdict.level is Level.TRAIN:
+            await self._peer.wake()
+        elif self._verdict.level is Level.REST and self._peer.swarm is not None:
+            await self._peer.rest(self._pause_sentence())
+        else:
             self._ending.set()
 
     def __call__(self, record: Record) -> None:
@@ -205,7 +212,7 @@ class Seat:
 
     def _finish_then(self, act: Callable[[], None], what: str) -> str:
         self._after_finish = act
-        if self._vitals.state in ("TRAINING", "AVERAGING", "WAITING") and self._owned:
+        if self._verdict.allowed and self._vitals.state in ("TRAINING", "AVERAGING", "WAITING") and self._owned:
             self._unsettled = set(self._owned)
             return f"completes round {self._vitals.round + 1}, then {what}"
         self._unsettled = None
@@ -342,8 +349,13 @@ class Seat:
         self._changed.set()
         if self._peer is not None and {"upload_mbps", "download_mbps"} & set(changed):
             self._peer.set_rates(upload_mbps=self._limits.upload_mbps, download_mbps=self._limits.download_mbps)
+        self._tune_machine({"niceness", "gpu_memory_gib", "gpu_power_w"} & set(changed))
+
+    def _tune_machine(self, changed: set[str]) -> None:
         if "niceness" in changed:
             be_nice(self._limits.niceness)
+        if "gpu_memory_gib" in changed and (problem := self._probe.cap_memory(self._limits.gpu_memory_gib)):
+            self._events.emit(LimitsChanged(limits={}, problem=problem))
         if "gpu_power_w" in changed and (problem := self._probe.set_power_limit(self._limits.gpu_power_w)):
             self._events.emit(LimitsChanged(limits={}, problem=problem))
 

@@ -72,7 +72,14 @@ class Own:
     """Of all of them; for those that are trained already they are not used."""
 
 
-Message = Own | Swap | Advance | Settled | CutOffBy
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """Compute nothing and hold nothing on the device, or train again. Progress is kept, and cut-offs are answered."""
+
+    is_resting: bool
+
+
+Message = Own | Swap | Advance | Settled | CutOffBy | Rest
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -155,6 +162,8 @@ class Trainer:
         """Slices that are being averaged, with the inner steps done since their cut-off."""
         self._asks: dict[SliceId, CutOffBy] = {}
         self._to_own: Own | None = None
+        self._is_resting = False
+        self._device = loop.engine.device
         self._evaluated: Version | None = None
         self._loss_nats = math.nan
         self._phase: Phase | None = None
@@ -220,7 +229,9 @@ class Trainer:
         round, tokens, losses, done = self._round, 0, 0.0, 0
         while self._may_step(is_last=done == self._inner.run.inner.steps):
             # Who asks for the cut-off while we still average is answered as soon as that is settled.
-            if done == self._inner.run.inner.steps or (self._is_cut_off() and not self._in_flight):
+            if done == self._inner.run.inner.steps or (
+                (self._is_cut_off() or self._is_resting) and not self._in_flight
+            ):
                 self._cut_off(round, tokens)
                 return
             self._show(Phase(round))
@@ -262,12 +273,27 @@ class Trainer:
                 return False
             self._show(Phase(self._round, tuple(sorted(late))))
             self._take(self._meter.waiting(self._inbox.get))
+        self._rest()
         if self._stopping.is_set() or self._footings[COMMON].version >= self._inner.run.rounds:
             return False
-        if not self._in_flight:
+        if not self._in_flight and not self._is_resting:
             self._own()
             self._evaluate()
         return True
+
+    def _rest(self) -> None:
+        """While resting: off the device, until somebody waits for our contribution or rest is over."""
+        while self._is_resting and not self._stopping.is_set() and (self._in_flight or not self._asks):
+            self._move_to("cpu")
+            self._take(self._meter.waiting(self._inbox.get))
+        if not self._is_resting:
+            self._move_to(self._device)
+
+    def _move_to(self, device: str) -> None:
+        if self._inner.engine.device != device:
+            self._inner = self._inner.on_device(device)
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
 
     def _show(self, phase: Phase) -> None:
         if phase != self._phase:
@@ -347,6 +373,8 @@ class Trainer:
                     self._asks[slice_id] = message
             case CutOffBy():  # for a slice that is trained no more: the event loop answers when it hears that
                 pass
+            case Rest(is_resting):
+                self._is_resting, self._phase = is_resting, None
             case None:
                 assert self._stopping.is_set()
 

@@ -73,6 +73,8 @@ class Claim:
     """A person chose the slices."""
     changed_s: float = 0.0
     """Wall time of its last change of slices."""
+    is_away: bool = False
+    """Paused by its volunteer: it votes and follows, contributes nothing, and may soon give its slices up."""
     expires_s: float
     invite: str = ""
     """What the run's authority gave the peer, if the run asks for that."""
@@ -91,7 +93,7 @@ class Claim:
             leaving=_numbered(self.leaving),
             max_slices=self.capacity.max_slices,
             tokens_per_s=self.capacity.tokens_per_s,
-            is_fixed=self.is_fixed,
+            is_fixed=self.is_fixed or self.is_away,
             changed_s=self.changed_s,
         )
 
@@ -167,6 +169,7 @@ def _encode(identity: Identity, claim: Claim) -> bytes:
         fixed=claim.is_fixed,
         changed_s=claim.changed_s,
         invite=claim.invite,
+        away=claim.is_away,
     )
     signed = sign(identity, _CONTEXT, body.SerializeToString(deterministic=True))
     return pb.Signed(body=signed.body, signer=signed.signer, signature=signed.signature).SerializeToString()
@@ -200,6 +203,7 @@ def _decode(value: bytes) -> Claim:
             downlink_mbps=_measured(body.capacity.downlink_mbps),
         ),
         is_fixed=body.fixed,
+        is_away=body.away,
         changed_s=_measured(body.changed_s),
         expires_s=body.expires_s,
         invite=body.invite,

@@ -85,6 +85,7 @@ class Swarm:
         self._acquaintances: list[PeerId] = []
         """Peers that we have known, newest first; some of them may be gone."""
         self._group: asyncio.TaskGroup | None = None
+        self._is_away = False
         self._running: dict[SliceId, asyncio.Task[None]] = {}
         """Per owned slice the task that drives its rounds."""
         lease_s = context.exchange.lease_s
@@ -191,6 +192,11 @@ class Swarm:
     def replica(self, slice_id: SliceId) -> Replica:
         """What this peer holds of a slice."""
         return (self.owners.get(slice_id) or self.followers[slice_id]).replica
+
+    async def be_away(self, is_away: bool) -> None:
+        """Tell the others that this peer keeps its place but computes nothing, or that it is back."""
+        self._is_away = is_away
+        await self._publish()
 
     @property
     def claims(self) -> Mapping[PeerId, Claim]:
@@ -555,6 +561,7 @@ class Swarm:
     async def _publish(self) -> None:
         """Tell everybody what we own, as ``assignment`` has it now."""
         claim = self.assignment.claim(clock.wall_s() + self._context.exchange.lease_s)
+        claim = replace(claim, is_away=self._is_away)
         self._context.claims = {**self._context.claims, claim.peer: claim}
         await self._directory.publish(claim)
 

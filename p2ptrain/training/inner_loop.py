@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -170,6 +170,15 @@ class InnerLoop:
         loop.remember(kept)
         loop.round, loop.inner_step = self.round, self.inner_step
         return loop
+
+    def on_device(self, device: str) -> "InnerLoop":
+        """The same loop elsewhere, with the same bits to go on with; this one is not to be used any more."""
+        values = {slice_id: self.local_values(slice_id) for slice_id in self.plan.slice_ids}
+        engine = replace(self.engine, device=device)
+        moved = InnerLoop(self.run, self.plan, self.owned, values, self._corpus, self.peer, engine=engine)
+        moved.restore_optimizer(self.optimizer_state())
+        moved.round, moved.inner_step = self.round, self.inner_step
+        return moved
 
     def moments(self, slice_id: SliceId) -> SliceMoments:
         """A copy of AdamW's memory of an owned slice."""

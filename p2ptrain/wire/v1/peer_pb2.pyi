@@ -17,7 +17,7 @@ class Signed(_message.Message):
     def __init__(self, body: _Optional[bytes] = ..., signer: _Optional[str] = ..., signature: _Optional[bytes] = ...) -> None: ...
 
 class Claim(_message.Message):
-    __slots__ = ("run", "peer", "ready", "joining", "protocol", "expires_s", "leaving", "capacity", "fixed", "changed_s", "invite")
+    __slots__ = ("run", "peer", "ready", "joining", "protocol", "expires_s", "leaving", "capacity", "fixed", "changed_s", "away", "invite")
     RUN_FIELD_NUMBER: _ClassVar[int]
     PEER_FIELD_NUMBER: _ClassVar[int]
     READY_FIELD_NUMBER: _ClassVar[int]
@@ -28,6 +28,7 @@ class Claim(_message.Message):
     CAPACITY_FIELD_NUMBER: _ClassVar[int]
     FIXED_FIELD_NUMBER: _ClassVar[int]
     CHANGED_S_FIELD_NUMBER: _ClassVar[int]
+    AWAY_FIELD_NUMBER: _ClassVar[int]
     INVITE_FIELD_NUMBER: _ClassVar[int]
     run: str
     peer: str
@@ -39,8 +40,9 @@ class Claim(_message.Message):
     capacity: Capacity
     fixed: bool
     changed_s: float
+    away: bool
     invite: str
-    def __init__(self, run: _Optional[str] = ..., peer: _Optional[str] = ..., ready: _Optional[_Iterable[str]] = ..., joining: _Optional[_Iterable[str]] = ..., protocol: _Optional[int] = ..., expires_s: _Optional[float] = ..., leaving: _Optional[_Iterable[str]] = ..., capacity: _Optional[_Union[Capacity, _Mapping]] = ..., fixed: _Optional[bool] = ..., changed_s: _Optional[float] = ..., invite: _Optional[str] = ...) -> None: ...
+    def __init__(self, run: _Optional[str] = ..., peer: _Optional[str] = ..., ready: _Optional[_Iterable[str]] = ..., joining: _Optional[_Iterable[str]] = ..., protocol: _Optional[int] = ..., expires_s: _Optional[float] = ..., leaving: _Optional[_Iterable[str]] = ..., capacity: _Optional[_Union[Capacity, _Mapping]] = ..., fixed: _Optional[bool] = ..., changed_s: _Optional[float] = ..., away: _Optional[bool] = ..., invite: _Optional[str] = ...) -> None: ...
 
 class Capacity(_message.Message):
     __slots__ = ("max_slices", "tokens_per_s", "uplink_mbps", "downlink_mbps")

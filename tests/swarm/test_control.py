@@ -1,0 +1,158 @@
+"""A real peer, commanded over its control socket, beside another one that is left alone."""
+
+import json
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from p2ptrain.config.schema import LimitsConfig
+from p2ptrain.control.address import socket_path, target_of_home
+from p2ptrain.control.client import ControlClient
+from p2ptrain.control.v1 import control_pb2 as pb
+from p2ptrain.events import InnerStepDone
+from tests.support.live_swarm import START_S, LivePeer, LiveSwarm, eventually, p2ptrain
+
+pytestmark = pytest.mark.swarm
+
+ROOT = Path(__file__).resolve().parents[2]
+NPM_S = 60.0
+
+
+@pytest.fixture(scope="module")
+def swarm(tmp_path_factory):
+    """Two owners of one slice: ``mine`` is commanded, ``other`` must not be held up by that."""
+    with LiveSwarm(tmp_path_factory.mktemp("control"), "nano", rounds=100_000) as live:
+        for name in ("mine", "other"):
+            live.start_peer(name, "0")
+        for name in ("mine", "other"):
+            live.peers[name].wait_for_version("0", 3)
+        yield live
+
+
+@pytest.fixture
+def mine(swarm) -> LivePeer:
+    return swarm.peers["mine"]
+
+
+@pytest.fixture
+def client(mine):
+    with ControlClient(target_of_home(mine.home)) as connected:
+        connected.resume()
+        eventually(lambda: connected.status().state == "TRAINING", within_s=START_S, what="the peer trains")
+        yield connected
+
+
+def steps(peer: LivePeer) -> int:
+    return len(peer.events(InnerStepDone))
+
+
+def versions(swarm: LiveSwarm) -> int:
+    """The newest version of slice 0 at the peer that nobody commands."""
+    return max(event.version for event in swarm.peers["other"].committed("0"))
+
+
+def test_status_names_what_the_journal_says_and_watch_gives_all_of_it(client, mine) -> None:
+    status = client.status()
+    assert status.peer == mine.id
+    assert {part.slice for part in status.slices if part.is_mine} == {"common", "0"}
+    assert all(len(part.owners) == 2 for part in status.slices if part.is_mine)
+    assert status.tokens > 0
+    records = list(client.watch(pb.WatchRequest(stop_at_present=True)))
+    assert [record.sequence for record in records] == list(range(1, len(records) + 1))
+    swarm = client.swarm()
+    assert {peer.peer for peer in swarm.peers} >= {mine.id}
+    assert len(swarm.peers) == 2
+
+
+def test_a_paused_peer_stops_at_once_and_nobody_waits_for_it(client, mine, swarm) -> None:
+    client.pause(reason="a test")
+    eventually(lambda: client.status().state == "PAUSED", within_s=2, what="the peer is paused")
+    eventually(lambda: mine.id in _away(swarm), within_s=START_S, what="the others know that it is away")
+    done, before_s, before = steps(mine), time.monotonic(), versions(swarm)
+    eventually(lambda: versions(swarm) >= before + 10, within_s=20, what="the other goes on")
+    assert time.monotonic() - before_s < 20
+    assert steps(mine) == done
+    last = swarm.peers["other"].committed("0")[-1]
+    assert mine.id in last.owners, "its place is kept"
+    assert mine.id not in last.contributors
+    assert client.why().sentence.startswith("PAUSED: a test")
+    assert client.resume().sentence == "going on"
+    eventually(lambda: steps(mine) > done, within_s=5, what="it trains again")
+    eventually(
+        lambda: mine.id in swarm.peers["other"].committed("0")[-1].contributors, within_s=10, what="and contributes"
+    )
+    swarm.assert_same_digests()
+
+
+def _away(swarm: LiveSwarm) -> set[str]:
+    with ControlClient(target_of_home(swarm.peers["other"].home)) as other:
+        return {peer for part in other.status().slices for peer in part.away}
+
+
+def test_finish_completes_the_round_before_it_pauses(client, mine) -> None:
+    began = mine.committed("0")[-1].version
+    assert "completes round" in client.finish().sentence
+    eventually(lambda: client.status().pausing.is_paused, within_s=20, what="the peer has finished")
+    assert mine.committed("0")[-1].version > began
+
+
+def test_limits_take_effect_within_a_second_and_say_why(client, mine) -> None:
+    tomorrow = time.strftime("%a", time.localtime(time.time() + 86400))
+    begun_s = time.monotonic()
+    client.set_limits({"compute_hours": f"{tomorrow} 00:00-00:01"}, duration_s=3)
+    eventually(lambda: not client.why().is_contributing, within_s=5, what="the limit holds it back")
+    assert time.monotonic() - begun_s < 1.5
+    assert "outside its hours" in client.why().sentence
+    eventually(lambda: client.status().state == "TRAINING", within_s=START_S, what="the limit has run out")
+    assert len(client.limits().limits) == len(LimitsConfig.__slots__)
+
+
+def test_a_pause_outlives_a_restart_and_a_long_one_leaves_the_swarm(client, mine, swarm) -> None:
+    client.pause(7200)
+    eventually(
+        lambda: mine.id not in _holders(swarm), within_s=START_S, what="a pause of hours gives the place up at once"
+    )
+    client.leave()
+    eventually(lambda: mine.child.exit_status() is not None, within_s=10, what="the process ends")
+    swarm.start_peer("mine", "0")
+    again = swarm.peers["mine"]
+    eventually(lambda: again.state() == "PAUSED", within_s=START_S, what=f"still paused\n{again.log()}")
+    shown = subprocess.run(p2ptrain("why", "--home", str(mine.home)), capture_output=True, text=True, timeout=20)
+    assert shown.stdout.startswith("PAUSED: you paused it until"), shown
+    subprocess.run(p2ptrain("resume", "--home", str(mine.home)), check=True, timeout=20)
+    eventually(lambda: again.state() == "TRAINING", within_s=START_S, what=f"it trains again\n{again.log()}")
+
+
+def _holders(swarm: LiveSwarm) -> set[str]:
+    with ControlClient(target_of_home(swarm.peers["other"].home)) as other:
+        return {peer for part in other.status().slices for peer in part.holders}
+
+
+def test_an_independent_implementation_can_command_it(client, mine, tmp_path) -> None:
+    if not (shutil.which("node") and shutil.which("npm")):
+        pytest.skip("node and npm are not installed")
+    try:
+        subprocess.run(
+            ["npm", "install", "--silent", "--no-audit", "--no-fund", "@grpc/grpc-js@1", "@grpc/proto-loader@0.7"],
+            cwd=tmp_path,
+            check=True,
+            capture_output=True,
+            timeout=NPM_S,
+        )
+    except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+        pytest.skip(f"npm could not install @grpc/grpc-js: {error}")
+    script = shutil.copy(ROOT / "tests/support/grpc_js_client.js", tmp_path)
+    proto = ROOT / "proto/p2ptrain/control/v1/control.proto"
+    run = subprocess.run(
+        ["node", script, str(proto), str(socket_path(mine.home))], capture_output=True, text=True, timeout=30
+    )
+    assert run.returncode == 0, run.stderr
+    said = json.loads(run.stdout)
+    assert said["status"]["peer"] == mine.id
+    assert said["paused"]["pausing"]["is_paused"]
+    assert said["resumed"]["sentence"] == "going on"
+    assert "did you mean niceness?" in said["refused"]
+    assert said["events"] == list(range(1, len(said["events"]) + 1))
