@@ -1,13 +1,16 @@
 # One word per habit. `make demo` and `make test` are all that a newcomer needs.
 PYTHON ?= python3
 BIN := .venv/bin
-.PHONY: demo test check test-docker fmt proto clean
+.PHONY: demo test check test-docker fmt proto clean soak
 
 demo: .venv/.installed  ## a real swarm trains a real model; ARGS="--plain --report demo.json"
 	$(BIN)/p2ptrain demo $(ARGS)
 
 test: check  ## everything: lint, types, contracts, unit, properties, then real peers and faults
 	$(BIN)/pytest -m "swarm or faults" $(ARGS)
+
+soak: .venv/.installed  ## nightly: 20 minutes of joins, kills, freezes and cuts; ARGS="--seed 7 --minutes 3"
+	$(BIN)/p2ptrain lab soak $(ARGS)
 
 check: .venv/.installed  ## lint, types, import contracts, fast tests
 	$(BIN)/ruff check .

@@ -178,7 +178,7 @@ class StateChanged(Event):
     """What the peer is doing, and why, in one sentence each time it changes."""
 
     state: str
-    """One of JOINING, TRAINING, AVERAGING, WAITING, PAUSED, COMPLETE, LEAVING."""
+    """One of JOINING, TRAINING, AVERAGING, WAITING, PAUSED, COMPLETE, LEAVING, or ISOLATED whatever else it does."""
     reason: str
 
     def line(self) -> str:
@@ -461,6 +461,58 @@ class ControlListening(Event):
     def line(self) -> str:
         """The event as one sentence for people."""
         return f"obeys commands at {', '.join(self.addresses)}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProgressRestored(Event):
+    """What training remembers beside the agreed state came back from this peer's own disk."""
+
+    round: Version
+    inner_step: int
+    """The next one: those before it are not trained again."""
+    has_moments: bool
+    residuals: list[SliceId]
+    """Slices whose rounded-away rest is added to the next contribution."""
+
+    def line(self) -> str:
+        """The event as one sentence for people."""
+        moments = "AdamW's moments" if self.has_moments else "no moments"
+        return f"goes on in round {self.round + 1} after inner step {self.inner_step}, with {moments}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DiskTrouble(Event):
+    """The disk takes nothing; this peer trains on, but votes on nothing until it can save again."""
+
+    reason: str
+
+    def line(self) -> str:
+        """The event as one sentence for people."""
+        return f"NOT SAVING, training goes on without a vote: {self.reason}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DiskRecovered(Event):
+    """The disk takes files again."""
+
+    seconds: float
+    """Since the first write that failed."""
+
+    def line(self) -> str:
+        """The event as one sentence for people."""
+        return f"saving again, after {self.seconds:.0f} s"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reconnected(Event):
+    """Others see this peer again."""
+
+    seconds: float
+    """For which it was isolated."""
+
+    def line(self) -> str:
+        """The event as one sentence for people."""
+        return f"others see this peer again, after {self.seconds:.0f} s"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

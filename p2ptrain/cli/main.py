@@ -28,6 +28,7 @@ from p2ptrain.cli.model_commands import export, generate
 from p2ptrain.cli.peer_commands import peer, swarm
 from p2ptrain.cli.profile import ENVIRONMENT
 from p2ptrain.cli.robust_command import robust
+from p2ptrain.cli.soak_command import soak
 from p2ptrain.errors import P2PTrainError, UsageError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -37,6 +38,7 @@ app.add_typer(lab_app, name="lab")
 bench_app.command("codec")(codec_speed)
 lab_app.command("codec")(codec_quality)
 lab_app.command()(robust)
+lab_app.command("soak")(soak)
 app.add_typer(control_app, name="control")
 for command in (demo, bootstrap, peer, status, why, pause, resume, finish, leave, limits, health, dash, doctor, swarm):
     app.command()(command)

@@ -3,8 +3,10 @@
 - ``identity.key``: the peer's key, made on first use.
 - ``manifest.toml``: copy of the run's manifest; binds the folder to the run.
 - ``checkpoint.safetensors``: last committed state.
+- ``progress.safetensors``: what training remembers beside it.
 - ``promise-<slice>.bin``, ``accepted-<slice>.bin``: the ballot that the peer last took part in and what it last voted
   for; a crash must not make it vote twice.
+- ``known_peers.json``: where other peers were last seen.
 - ``events.jsonl``: journal.
 - ``lock``: held while a process uses the folder; names its process id.
 """
@@ -111,6 +113,7 @@ class Home:
                 replace_file(home.manifest_path, [manifest], size_bytes=len(manifest))
             remove_unfinished(home.manifest_path)
             remove_unfinished(home.checkpoint_path)
+            remove_unfinished(home.progress_path)
             undo.pop_all()
         return home
 
@@ -147,6 +150,16 @@ class Home:
     def checkpoint_path(self) -> Path:
         """Last committed state."""
         return self.path / "checkpoint.safetensors"
+
+    @property
+    def progress_path(self) -> Path:
+        """AdamW's moments, rounded-away rests and the position in the data."""
+        return self.path / "progress.safetensors"
+
+    @property
+    def known_peers_path(self) -> Path:
+        """Where other peers were last seen."""
+        return self.path / "known_peers.json"
 
     @property
     def journal_path(self) -> Path:

@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 
 from p2ptrain import clock
 from p2ptrain.config.schema import PeerConfig
@@ -27,6 +28,8 @@ from p2ptrain.events import (
     InnerStepDone,
     PeerStarted,
     PeerStopped,
+    ProgressRestored,
+    Reconnected,
     Refused,
     StateChanged,
     StateResumed,
@@ -40,11 +43,22 @@ from p2ptrain.node.admission import check_admitted, keep_guests, open_door
 from p2ptrain.node.child_processes import die_with_parent_prefix
 from p2ptrain.node.home import Home
 from p2ptrain.node.listening import listen_host
+from p2ptrain.node.local_progress import LocalProgress, Residual, is_due, load_progress, save_progress
 from p2ptrain.node.manifest_exchange import serve_manifest
-from p2ptrain.node.saved_state import load_past, load_replicas, save_accepted, save_promise, save_replicas
+from p2ptrain.node.saved_state import (
+    load_known_peers,
+    load_past,
+    load_replicas,
+    save_accepted,
+    save_known_peers,
+    save_promise,
+    save_replicas,
+)
+from p2ptrain.node.saving import Saving, retry_after_s
 from p2ptrain.node.trainer import (
     Advance,
     CutOffBy,
+    Memory,
     Own,
     Phase,
     Rest,
@@ -55,14 +69,17 @@ from p2ptrain.node.trainer import (
     Trainer,
     TrainerListener,
 )
+from p2ptrain.swarm.acquaintances import Acquaintances
 from p2ptrain.swarm.context import Context, Past, Replica
 from p2ptrain.swarm.coverage import Target
 from p2ptrain.swarm.directory import Capacity, DhtDirectory, is_valid_record
 from p2ptrain.swarm.guests import DhtGuestRecords, GuardedDirectory
+from p2ptrain.swarm.isolation import Verdict
 from p2ptrain.swarm.reduce import part_bounds
 from p2ptrain.swarm.round_commands import Promise
 from p2ptrain.swarm.state import OwnedState, genesis
 from p2ptrain.swarm.swarm import Condition, Swarm
+from p2ptrain.swarm.why import Since, Situation, explain
 from p2ptrain.training.footing import Footing, Move
 from p2ptrain.training.inner_loop import InnerLoop
 from p2ptrain.training.outer_step import OuterState, outer_step
@@ -77,6 +94,8 @@ _LEAVE_TIMEOUT_S = 3.0
 _TRAFFIC_EVERY_S = 1.0
 _CHECKPOINT_PAUSE_S = 0.5
 _LAG_EVERY_S = 0.25
+_BOOK_EVERY_S = 10.0
+_ISOLATED = "ISOLATED"
 
 
 class Peer:
@@ -119,6 +138,14 @@ class Peer:
         self._to_train: frozenset[SliceId] = frozenset()
         """What it shall train as soon as nothing is being averaged."""
         self._capacity = Capacity()
+        self._saving = Saving(events)
+        self._book = load_known_peers(home, self._identity.peer_id)
+        self._isolation = Verdict(is_isolated=False)
+        self._isolated_s = 0.0
+        self._since = Since()
+        self._book_saved_s = -_BOOK_EVERY_S
+        self._progress_saved_s = (0.0, 0.0)
+        """When the last writing of local progress began, and how long it took."""
 
     @property
     def id(self) -> PeerId:
@@ -139,6 +166,7 @@ class Peer:
         """
         node = await Libp2pNode.start(self._node_options())
         self._node = node
+        self._saving.loop = asyncio.get_running_loop()
         self.set_rates(upload_mbps=self._config.limits.upload_mbps, download_mbps=self._config.limits.download_mbps)
         node.door.on_cut_off = lambda peer, reason: self._events.emit(Refused(peer=peer, reason=reason))
         try:
@@ -175,6 +203,8 @@ class Peer:
         target = Target(replicas=slicing.replicas, quorum=slicing.quorum)
         self._swarm = Swarm(context, directory, self._condition, target)
         await self._swarm.start()
+        acquaintances = Acquaintances(context, self._book, self._seen_or_not, self._save_book)
+        await acquaintances.start()
         self._capacity = Capacity(max_slices=min(self._config.max_slices, self._run.slicing.slices))
         owned = await self._swarm.choose(self._wanted_slices(), is_fixed=self._config.slices is not None)
         self._enter("JOINING", "fetching what the others have")
@@ -183,6 +213,7 @@ class Peer:
         inner = InnerLoop(
             self._run, self._plan, owned, values, self._corpus, self._identity.peer_id, engine=self._config.engine
         )
+        self._restore_progress(inner, owned)
         self._trained = self._to_train = owned
         self._trainer = self._trainer_for(inner)
         self._has_joined = True
@@ -195,6 +226,7 @@ class Peer:
                 group.create_task(self._watch_trainer()),
                 group.create_task(self._measure_loop_lag()),
                 group.create_task(node.watch()),
+                group.create_task(acquaintances.run()),
             ]
             self._complete_if_done()
             self._trainer.start()
@@ -207,6 +239,7 @@ class Peer:
             async with asyncio.timeout(_LEAVE_TIMEOUT_S):
                 await self._swarm.leave()
         await self._save()
+        await self._save_progress(self._trainer.last_memory())
 
     def set_rates(self, *, upload_mbps: float, download_mbps: float) -> None:
         """Cap what the network gets, from the next chunk on; 0 is no cap."""
@@ -373,11 +406,11 @@ class Peer:
 
     def save_promise(self, slice_id: SliceId, promise: Promise) -> None:
         """Put the ballot that we take part in on disk before we say so."""
-        save_promise(self._home, slice_id, promise)
+        self._saving.must(lambda: save_promise(self._home, slice_id, promise))
 
     def save_accepted(self, slice_id: SliceId, accepted: Accepted, averages: Sequence[bytes | memoryview]) -> None:
         """Put what we are about to vote for, and its averages, on disk before the vote leaves."""
-        save_accepted(self._home, slice_id, accepted, averages)
+        self._saving.must(lambda: save_accepted(self._home, slice_id, accepted, averages))
 
     def _guests_changed(self, packed: bytes) -> None:
         """The run's authority has published a newer guest list.
@@ -397,28 +430,105 @@ class Peer:
             # All slices of a round move within moments of each other: one file for all of them.
             await asyncio.sleep(_CHECKPOINT_PAUSE_S)
             await self._save()
+            while self._saving.failures:
+                await asyncio.sleep(retry_after_s(self._saving.failures))
+                await self._save()
+            if is_due(clock.monotonic_s(), *self._progress_saved_s):
+                await self._save_progress(await self._trainer.remember())
 
     async def _save(self) -> None:
         self._moved.clear()
         replicas = {slice_id: self._swarm.replica(slice_id) for slice_id in self._plan.slice_ids}
-        await asyncio.to_thread(save_replicas, self._home, replicas)
+        if not await self._saving.attempt(lambda: save_replicas(self._home, replicas)):
+            return
         versions = {slice_id: replica.published.version for slice_id, replica in replicas.items()}
         self._events.emit(CheckpointSaved(versions=versions))
 
+    async def _save_progress(self, memory: Memory) -> None:
+        began_s = clock.monotonic_s()
+        residuals = {
+            slice_id: Residual(version=owner.replica.published.version, values=owner.residual)
+            for slice_id, owner in self._swarm.owners.items()
+        }
+        progress = LocalProgress(
+            run=self._home.run_id,
+            owned=memory.owned,
+            precision=self._config.engine.precision,
+            round=memory.round,
+            inner_step=memory.inner_step,
+            moments=memory.moments,
+            residuals=residuals,
+        )
+        await self._saving.attempt(lambda: save_progress(self._home.progress_path, progress))
+        self._progress_saved_s = (began_s, clock.monotonic_s() - began_s)
+
+    def _restore_progress(self, inner: InnerLoop, owned: frozenset[SliceId]) -> None:
+        """Before training starts: go on with the moments and at the place in the data where we stopped."""
+        saved = load_progress(self._home.progress_path, self._home.run_id)
+        if saved is None:
+            return
+        inner.round, inner.inner_step = saved.round, saved.inner_step
+        same_form = saved.owned == owned and saved.precision == self._config.engine.precision
+        if has_moments := bool(same_form and saved.moments):
+            inner.restore_optimizer({name: torch.from_numpy(value) for name, value in saved.moments.items()})
+        kept = []
+        for slice_id, owner in self._swarm.owners.items():
+            residual = saved.residuals.get(slice_id)
+            if residual is not None and residual.version == owner.replica.published.version:
+                owner.restore_residual(residual.values)
+                kept.append(slice_id)
+        self._events.emit(
+            ProgressRestored(round=saved.round, inner_step=saved.inner_step, has_moments=has_moments, residuals=kept)
+        )
+
+    def _save_book(self) -> None:
+        if clock.monotonic_s() > self._book_saved_s + _BOOK_EVERY_S:
+            self._book_saved_s = clock.monotonic_s()
+            self._spawn(self._write_book())
+
+    async def _write_book(self) -> None:
+        await self._saving.attempt(lambda: save_known_peers(self._home, self._book))
+
     # What others and the screen are told.
 
-    def _condition(self) -> Condition:
-        return Condition(
+    def _seen_or_not(self, verdict: Verdict) -> None:
+        was_isolated, self._isolation = self._isolation.is_isolated, verdict
+        if verdict.is_isolated == was_isolated:
+            return
+        if verdict.is_isolated:
+            self._isolated_s = clock.monotonic_s()
+            self._events.emit(StateChanged(state=_ISOLATED, reason=verdict.reason))
+        else:
+            self._events.emit(Reconnected(seconds=clock.monotonic_s() - self._isolated_s))
+            self._events.emit(StateChanged(state=self._state, reason=self._reason))
+
+    def why(self) -> tuple[str, str]:
+        """State and reason as they are now."""
+        owners = self._swarm.owners.values() if self._has_joined else ()
+        situation = Situation(
             state=self._state,
             reason=self._reason,
+            isolation=self._isolation.reason,
+            disk_trouble=self._saving.trouble,
+            slices=[owner.situation for owner in owners],
+        )
+        return self._since.told(explain(situation), clock.wall_s())
+
+    def _condition(self) -> Condition:
+        state, reason = self.why()
+        return Condition(
+            state=state,
+            reason=reason,
             tokens=self._tokens,
             validation_loss_nats=self._validation_loss_nats,
             capacity=self._capacity,
+            can_vote=not self._saving.failures,
         )
 
     def _enter(self, state: str, reason: str) -> None:
         self._state, self._reason = state, reason
-        self._events.emit(StateChanged(state=state, reason=reason))
+        if not self._isolation.is_isolated or state == "LEAVING":
+            self._events.emit(StateChanged(state=state, reason=reason))
 
     def _note(self, event: Event) -> None:
         if isinstance(event, Evaluated):
@@ -493,6 +603,7 @@ class Peer:
             host=listen_host(network),
             port=network.port,
             bootstraps=network.bootstraps,
+            known_addresses=self._book.addresses(),
             check_record=is_valid_record,
             launcher=die_with_parent_prefix(),
             sockets=self._home.path / "sockets",

@@ -3,10 +3,11 @@
 from collections.abc import Iterable, Mapping, Sequence
 
 from p2ptrain.errors import BadMessage, HomeError
-from p2ptrain.ids import SliceId, Version
+from p2ptrain.ids import PeerId, SliceId, Version
 from p2ptrain.node import checkpoint
 from p2ptrain.node.atomic_file import replace_file
 from p2ptrain.node.home import Home
+from p2ptrain.swarm.address_book import AddressBook
 from p2ptrain.swarm.context import Past, Replica
 from p2ptrain.swarm.round_commands import Promise
 from p2ptrain.swarm.state import OwnedState, PublishedState
@@ -66,6 +67,20 @@ def load_replicas(home: Home, *, refetch: bool) -> dict[SliceId, Replica]:
     if saved is None:
         return {}
     return {slice_id: _replica(saved, slice_id) for slice_id in saved.published}
+
+
+def save_known_peers(home: Home, book: AddressBook) -> None:
+    """Replace what is known of others' addresses; not synced, because it can be learned anew."""
+    data = book.to_json().encode()
+    replace_file(home.known_peers_path, [data], size_bytes=len(data), is_synced=False)
+
+
+def load_known_peers(home: Home, me: PeerId) -> AddressBook:
+    """Where other peers were; empty when that was never saved, or the file is damaged."""
+    try:
+        return AddressBook.from_json(me, home.known_peers_path.read_text(errors="replace"))
+    except OSError:
+        return AddressBook(me)
 
 
 def save_accepted(home: Home, slice_id: SliceId, accepted: Accepted, averages: Sequence[bytes | memoryview]) -> None:

@@ -283,13 +283,16 @@ class Seat:
     def why(self) -> pb.WhyReply:
         """One sentence."""
         vitals = self._vitals
-        sentence = f"{vitals.state}: {vitals.reason}"
+        state, reason = vitals.state, vitals.reason
+        if self._peer is not None and self._peer.swarm is not None:
+            state, reason = self._peer.why()
+        sentence = f"{state}: {reason}"
         if not self._verdict.allowed:
             sentence = f"PAUSED: {self._pause_sentence()}"
         elif self._unsettled is not None:
             sentence += "; when this round is over, it stops as you asked"
-        is_contributing = self._verdict.allowed and vitals.state in ("TRAINING", "AVERAGING")
-        return pb.WhyReply(sentence=sentence, state=vitals.state, is_contributing=is_contributing)
+        is_contributing = self._verdict.allowed and state in ("TRAINING", "AVERAGING")
+        return pb.WhyReply(sentence=sentence, state=state, is_contributing=is_contributing)
 
     async def doctor(self, *, quick: bool) -> pb.DoctorReply:
         """Examine machine and network; a quick examination leaves the network out."""

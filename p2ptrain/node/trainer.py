@@ -79,7 +79,32 @@ class Rest:
     is_resting: bool
 
 
-Message = Own | Swap | Advance | Settled | CutOffBy | Rest
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What training remembers between two inner steps beside the weights."""
+
+    owned: frozenset[SliceId]
+    round: Version
+    inner_step: int
+    """Inner steps done in ``round``."""
+    moments: Mapping[str, Float32]
+    """The inner optimizer's, by name, copied."""
+
+    @classmethod
+    def of(cls, inner: InnerLoop) -> "Memory":
+        """What ``inner`` remembers now; by its thread, or when that has ended."""
+        moments = {name: value.cpu().numpy() for name, value in inner.optimizer_state().items()}
+        return cls(inner.owned, inner.round, inner.inner_step, moments)
+
+
+@dataclass(frozen=True, slots=True)
+class Remember:
+    """Asks for a ``Memory``, to be taken between two inner steps."""
+
+    answer: "asyncio.Future[Memory]"
+
+
+Message = Own | Swap | Advance | Settled | CutOffBy | Rest | Remember
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -181,6 +206,17 @@ class Trainer:
     def send(self, message: Message) -> None:
         """Hand a message to the thread."""
         self._inbox.put(message)
+
+    async def remember(self) -> Memory:
+        """What training remembers; answered between two inner steps, and not at all once the thread has ended."""
+        answer: asyncio.Future[Memory] = self._event_loop.create_future()
+        self.send(Remember(answer))
+        return await answer
+
+    def last_memory(self) -> Memory:
+        """What training remembered when the thread had ended."""
+        assert not self._thread.is_alive()
+        return Memory.of(self._inner)
 
     async def stop(self) -> None:
         """End the thread after the inner step it is in."""
@@ -365,6 +401,8 @@ class Trainer:
                 self._advance(slice_id, to)
             case Settled(slice_id):
                 self._in_flight.pop(slice_id, None)
+            case Remember(answer):
+                self._in_loop(_answer, answer, Memory.of(self._inner))
             case Own():
                 self._to_own = message
             case CutOffBy(slice_id, version) if slice_id in self._footings:
@@ -398,3 +436,8 @@ class Trainer:
             self._event_loop.call_soon_threadsafe(call, *arguments)
         except RuntimeError:  # the event loop is closed: the peer has stopped, and nobody listens any more
             self._stopping.set()
+
+
+def _answer(answer: "asyncio.Future[Memory]", memory: Memory) -> None:
+    if not answer.done():  # whoever asked may have been cancelled
+        answer.set_result(memory)

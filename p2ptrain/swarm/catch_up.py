@@ -53,6 +53,7 @@ async def catch_up(
         The steps that succeeded, oldest first; empty when nothing newer could be had.
     """
     chain = [c for c in certificates if c.value.version > head_of(replica).version]
+    is_rival = bool(chain) and _is_rival(head_of(replica), chain[0])
     if not chain or chain[0].value.previous != head_of(replica).value_hash:
         # What lies between is gone, or they are on another branch: the newest can only be fetched whole.
         chain = [c for c in certificates[-1:] if Head.of(c).outranks(head_of(replica))]
@@ -61,18 +62,24 @@ async def catch_up(
         steps = await _advance(context, slice_id, replica, chain[-1:], donor)
         if steps:
             return steps
-    return await _advance(context, slice_id, replica, chain, donor)
+    return await _advance(context, slice_id, replica, chain, donor, is_rival=is_rival)
 
 
 async def _advance(
-    context: Context, slice_id: SliceId, replica: Replica, chain: Sequence[Certificate], donor: PeerId
+    context: Context,
+    slice_id: SliceId,
+    replica: Replica,
+    chain: Sequence[Certificate],
+    donor: PeerId,
+    *,
+    is_rival: bool = False,
 ) -> list[Advance]:
     """One certificate after the other, until one cannot be reached."""
     steps: list[Advance] = []
     for certificate in chain:
         task = _Task(context, replica, certificate, context.donors([donor, *certificate.value.owners], slice_id))
         try:
-            advance = await task.perform()
+            advance = await task.perform(is_rival=is_rival)
         except (BlobUnavailable, BadMessage) as error:
             version = certificate.value.version
             context.events.emit(CatchUpFailed(slice=slice_id, version=version, reason=str(error)))
@@ -83,6 +90,12 @@ async def _advance(
         steps.append(advance)
         replica = advance.replica
     return steps
+
+
+def _is_rival(head: Head, certificate: Certificate) -> bool:
+    """Whether a certificate of the very next version follows another version than ours."""
+    value = certificate.value
+    return value.version == head.version + 1 and value.previous != head.value_hash
 
 
 async def fetch_owned(context: Context, replica: Replica) -> OwnedState:
@@ -110,8 +123,11 @@ class _Task:
         self._codec = context.exchange.codec
         self._numel = context.numel[certificate.value.slice]
 
-    async def perform(self) -> Advance:
+    async def perform(self, *, is_rival: bool = False) -> Advance:
         """The replica at the certificate's version.
+
+        Args:
+            is_rival: what leads to the certificate does not go through our version.
 
         Raises:
             BadRecord: the certificate follows ours but was signed by others than the owners that ours names.
@@ -125,7 +141,7 @@ class _Task:
                     f"certificate of slice {self._value.slice} v{self._value.version} is not by the owners before it"
                 )
             return await self.replay()
-        if head.version >= self._value.version:
+        if is_rival or head.version >= self._value.version:
             self._context.events.emit(
                 BranchLost(
                     slice=self._value.slice,

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from p2ptrain import clock
-from p2ptrain.errors import BadMessage, BadRecord, BlobUnavailable, NonFiniteUpdate
+from p2ptrain.errors import BadMessage, BadRecord, BlobUnavailable, NonFiniteUpdate, StorageError
 from p2ptrain.events import PartLeftOut, PeerLost, Refused, RoundCommitted, RoundStage, RoundVoid
 from p2ptrain.ids import GENESIS, PeerId, SliceId
 from p2ptrain.swarm import rounds
@@ -26,6 +26,7 @@ from p2ptrain.swarm.plausible import check_plausible
 from p2ptrain.swarm.robust import combine
 from p2ptrain.swarm.served_state import ServedState
 from p2ptrain.swarm.state import StagedState, outer_step
+from p2ptrain.swarm.why import SliceSituation
 from p2ptrain.wire.codec import Float32, decode, encode, encoded_bytes
 from p2ptrain.wire.messages import (
     Accepted,
@@ -98,6 +99,32 @@ class SliceOwner:
         if accepted:
             for average in past.averages:
                 context.blobs.store.hold(self._round_label, average)
+
+    @property
+    def situation(self) -> SliceSituation:
+        """Where the round stands, for whoever asks why."""
+        s = self._state
+        members = frozenset(s.ballot.members)
+        deadline_in_s = None if s.deadline_s is None else s.deadline_s - clock.monotonic_s()
+        return SliceSituation(
+            slice=self.slice,
+            version=s.version,
+            stage=s.stage.value,
+            members=members,
+            living=(members & (s.claims | {s.me})) - s.suspects,
+            ready=frozenset(s.ready),
+            deadline_in_s=deadline_in_s,
+            is_pending=self._pending is not None,
+        )
+
+    @property
+    def residual(self) -> Float32:
+        """What encoding rounded away from our contributions so far, [numel], copied."""
+        return self._residual.copy()
+
+    def restore_residual(self, values: Float32) -> None:
+        """Go on with what ``residual`` gave before a restart at the same version."""
+        self._residual[:] = values
 
     # What others call.
 
@@ -195,10 +222,16 @@ class SliceOwner:
         if isinstance(event, rounds.Staged) and staged is None:
             return  # of a version that we have left since
         self._state, commands = rounds.advance(self._state, event, clock.monotonic_s())
+        is_mute = False
         if staged is not None and (self._state.staged is event or any(isinstance(c, rounds.Commit) for c in commands)):
             self._staged = staged
         for command in commands:
-            self._carry_out(command)
+            if is_mute and isinstance(command, rounds.Send | rounds.SignVote):
+                continue  # to the others we are silent, which they are prepared for
+            try:
+                self._carry_out(command)
+            except StorageError:  # as in ``_vote``
+                is_mute = True
         self._release_cut_off()
 
     def _release_cut_off(self) -> None:
@@ -256,7 +289,10 @@ class SliceOwner:
     async def _vote(self, ballot: Ballot, value: Value, averages: list[bytes | memoryview]) -> None:
         async with self._one_vote_at_a_time:  # an earlier vote must not replace a later one on disk
             accepted = Accepted(ballot, value)
-            await asyncio.to_thread(self._context.listener.save_accepted, self.slice, accepted, averages)
+            try:
+                await asyncio.to_thread(self._context.listener.save_accepted, self.slice, accepted, averages)
+            except StorageError:  # told by whoever saves; what is not on disk must not be said
+                return
         vote = CastVote(value.value_hash, sign_vote(self._context.identity, ballot, value))
         message = RoundMessage(self._context.run, self.slice, value.version, ballot, vote)
         for peer in ballot.members:

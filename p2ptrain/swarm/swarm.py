@@ -50,7 +50,6 @@ _PAGE_BYTES = 2 * 1024 * 1024
 _MAX_PAGES = 64
 _MAX_DIRECTORY_INTERVAL_S = 2.0
 """Longest pause between looks at the directory; a look costs a few milliseconds."""
-_MAX_ACQUAINTANCES = 32
 _STATE_ATTEMPTS = 10
 """Times that an owners' state is asked for, each time at the then newest version, before a change is abandoned."""
 _SETTLE_S = 1.0
@@ -68,6 +67,8 @@ class Condition:
     """NaN: not measured."""
     capacity: Capacity
     """What it can give."""
+    can_vote: bool = True
+    """False while the disk takes nothing: the others then go on without us, if there are any."""
 
 
 class Swarm:
@@ -82,8 +83,6 @@ class Swarm:
         self._context = context
         self._directory = directory
         self._condition = condition
-        self._acquaintances: list[PeerId] = []
-        """Peers that we have known, newest first; some of them may be gone."""
         self._group: asyncio.TaskGroup | None = None
         self._is_away = False
         self._running: dict[SliceId, asyncio.Task[None]] = {}
@@ -355,8 +354,6 @@ class Swarm:
             await asyncio.sleep(self._look_s)
             if clock.monotonic_s() - published_s > lease_s / 3:
                 published_s = clock.monotonic_s()
-                self._acquaintances = [*self._context.claims, *self._acquaintances][:_MAX_ACQUAINTANCES]
-                await self._context.node.keep_acquaintance(set(self._acquaintances))
                 await self._publish()
             await self._look()
             self._report_coverage()
@@ -562,6 +559,9 @@ class Swarm:
         """Tell everybody what we own, as ``assignment`` has it now."""
         claim = self.assignment.claim(clock.wall_s() + self._context.exchange.lease_s)
         claim = replace(claim, is_away=self._is_away)
+        if not self._condition().can_vote:  # then we leave slices to their other owners, who need a majority
+            kept = [s for s in claim.ready if not self._context.holders(s) - {self._context.me}]
+            claim = replace(claim, ready=tuple(kept))
         self._context.claims = {**self._context.claims, claim.peer: claim}
         await self._directory.publish(claim)
 

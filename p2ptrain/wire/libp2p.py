@@ -27,6 +27,7 @@ from hivemind.p2p.p2p_daemon_bindings.utils import ControlFailure, P2PDaemonErro
 from hivemind.utils import MSGPackSerializer
 from hivemind.utils.multiaddr import Multiaddr
 
+from p2ptrain import clock
 from p2ptrain.errors import BadMessage, NetworkSetupError, NodeDied, PeerUnreachable, WireError
 from p2ptrain.ids import PeerId, short
 from p2ptrain.wire.doorkeeper import Doorkeeper
@@ -74,6 +75,8 @@ class NodeOptions:
     port: int
     bootstraps: Sequence[str]
     """Multiaddresses ending in ``/p2p/<peer id>``; with none this node is the first one."""
+    known_addresses: Sequence[str] = ()
+    """Where other peers were once: tried when no bootstrap answers."""
     check_record: RecordCheck
     launcher: Sequence[str]
     """Goes before the daemon's command line, so that the daemon cannot outlive this process."""
@@ -121,8 +124,10 @@ class Libp2pNode:
         self, peer: PeerId, p2p: P2P, dht: DHTNode, sockets: Path, addresses: list[str], bootstraps: list[Multiaddr]
     ) -> None:
         self.peer = peer
-        self._bootstraps = bootstraps
+        self.bootstraps = [str(address) for address in bootstraps]
         self.addresses = addresses
+        self.heard_s = clock.monotonic_s()
+        """When somebody else last called us; monotonic."""
         self.traffic = Traffic()
         self.door = Doorkeeper()
         self.upload, self.download = RateLimit(), RateLimit()
@@ -151,31 +156,8 @@ class Libp2pNode:
         listen = f"/{'ip6' if ':' in options.host else 'ip4'}/{options.host}/tcp/{options.port}"
         async with contextlib.AsyncExitStack() as undo:
             undo.callback(shutil.rmtree, sockets, ignore_errors=True)
-            try:
-                p2p = await daemon.create(
-                    initial_peers=bootstraps,
-                    identity_path=str(options.identity),
-                    host_maddrs=[listen],
-                    check_if_identity_free=False,  # it would start a second daemon, with NAT mapping on
-                    nat_port_map=False,
-                    auto_nat=False,
-                )
-            except P2PDaemonError as error:
-                raise NetworkSetupError(_start_failure(options, str(error))) from error
+            p2p, dht = await _join_by_any(options, daemon, listen, bootstraps)
             undo.push_async_callback(p2p.shutdown)
-            p2p._client.control._pending_calls = _PendingCalls()
-            p2p._client.control._handler_tasks = _HandlerTasks()
-            try:
-                async with asyncio.timeout(_BOOTSTRAP_TIMEOUT_S):
-                    dht = await DHTNode.create(
-                        p2p=p2p,
-                        initial_peers=bootstraps,
-                        record_validator=_Validator(options.check_record),
-                        client_mode=not options.serves_dht,
-                        bootstrap_timeout=3.0,
-                    )
-            except (RuntimeError, TimeoutError) as error:
-                raise NetworkSetupError(_no_bootstrap(options, str(error))) from error
             addresses = [str(address) for address in await p2p.get_visible_maddrs()]
             undo.pop_all()
         return cls(options.peer, p2p, dht, sockets, addresses, bootstraps)
@@ -201,20 +183,35 @@ class Libp2pNode:
                 raise NodeDied("the connection to libp2p's daemon p2pd broke; start the peer again")
 
     async def keep_acquaintance(self, peers: Collection[PeerId]) -> None:
-        """Ask these peers and the bootstraps for a sign of life, so that the DHT goes on knowing whom to ask.
+        """Ask these peers and the bootstraps for a sign of life once, so that the DHT goes on knowing whom to ask."""
+        await asyncio.gather(*map(self.dial, self.bootstraps))
+        known = {*peers, *(PeerId(address.rpartition("/p2p/")[2]) for address in self.bootstraps)} - {self.peer}
+        await asyncio.gather(*map(self.ping, known))
 
-        hivemind drops a node from its routing table when a call fails, and looks for it never again: after a cut of the
-        network a node stays alone with nobody to ask (seen in the lab after 60 s).
-        """
-        with contextlib.suppress(*_CALL_FAILED):
-            await asyncio.gather(*(self._dial(address) for address in self._bootstraps))
-        known = {*peers, *(PeerId(address["p2p"]) for address in self._bootstraps)} - {self.peer}
-        await asyncio.gather(*(self._dht.protocol.call_ping(_hivemind_id(peer)) for peer in known))
+    async def current_addresses(self) -> list[str]:
+        """Where others can dial us now; they change when the machine moves to another network."""
+        with contextlib.suppress(*_CALL_FAILED, ValueError):
+            self.addresses = [str(address) for address in await self._p2p.get_visible_maddrs(latest=True)]
+        return self.addresses
 
-    async def _dial(self, address: Multiaddr) -> None:
-        transport = Multiaddr(str(address).rpartition("/p2p/")[0])
-        with contextlib.suppress(*_CALL_FAILED):
-            await self._p2p._client.connect(_hivemind_id(PeerId(address["p2p"])), [transport])
+    async def dial(self, *addresses: str) -> bool:
+        """Connect to the peer whose id all these addresses end in; True if connected. The caller sets the deadline."""
+        transports = []
+        for address in addresses:
+            with contextlib.suppress(NetworkSetupError):  # heard from others, who may say anything
+                _bootstrap_address(address)
+                transports.append(Multiaddr(address.rpartition("/p2p/")[0]))
+        if not transports:
+            return False
+        try:
+            await self._p2p._client.connect(_hivemind_id(PeerId(addresses[0].rpartition("/p2p/")[2])), transports)
+        except _CALL_FAILED:
+            return False
+        return True
+
+    async def ping(self, peer: PeerId) -> bool:
+        """Whether a peer's DHT answers; if so the DHT knows it from now on, else it forgets it."""
+        return await self._dht.protocol.call_ping(_hivemind_id(peer)) is not None
 
     async def serve(
         self, name: str, request_type: type[_Request], handler: Callable[[PeerId, _Request], Awaitable[Message]]
@@ -223,6 +220,7 @@ class Libp2pNode:
 
         async def handle(data: bytes, sender: Any) -> bytes:
             peer = PeerId(sender.to_base58())
+            self.heard_s = clock.monotonic_s()
             self._count_received(len(data))
             if not self.door.admits_call(peer):
                 raise BadMessage("you are not listened to for a while: too many calls, or too many bad ones")
@@ -324,6 +322,62 @@ class Libp2pNode:
         if found is None or not isinstance(found.value, dict):
             return {}
         return {str(subkey): entry.value for subkey, entry in found.value.items() if isinstance(entry.value, bytes)}
+
+
+async def _join_by_any(
+    options: NodeOptions, daemon: Any, listen: str, bootstraps: Sequence[Multiaddr]
+) -> tuple[P2P, DHTNode]:
+    """Start the daemon and join by the bootstraps, or else by somebody whom we once knew.
+
+    Raises:
+        NetworkSetupError: nobody answers, or the daemon does not start.
+    """
+    known = []
+    for text in options.known_addresses:
+        with contextlib.suppress(NetworkSetupError):
+            known.append(_bootstrap_address(text))
+    ways: list[Sequence[Multiaddr]] = [way for way in (bootstraps, known) if way]
+    if not bootstraps:
+        ways.append([])
+    failure: NetworkSetupError | None = None
+    for way in ways:
+        try:
+            return await _join(options, daemon, listen, way)
+        except NetworkSetupError as error:
+            failure = failure or error
+    assert failure is not None
+    raise failure
+
+
+async def _join(options: NodeOptions, daemon: Any, listen: str, by: Sequence[Multiaddr]) -> tuple[P2P, DHTNode]:
+    async with contextlib.AsyncExitStack() as undo:
+        try:
+            p2p = await daemon.create(
+                initial_peers=by,
+                identity_path=str(options.identity),
+                host_maddrs=[listen],
+                check_if_identity_free=False,  # it would start a second daemon, with NAT mapping on
+                nat_port_map=False,
+                auto_nat=False,
+            )
+        except P2PDaemonError as error:
+            raise NetworkSetupError(_start_failure(options, str(error))) from error
+        undo.push_async_callback(p2p.shutdown)
+        p2p._client.control._pending_calls = _PendingCalls()
+        p2p._client.control._handler_tasks = _HandlerTasks()
+        try:
+            async with asyncio.timeout(_BOOTSTRAP_TIMEOUT_S):
+                dht = await DHTNode.create(
+                    p2p=p2p,
+                    initial_peers=by,
+                    record_validator=_Validator(options.check_record),
+                    client_mode=not options.serves_dht,
+                    bootstrap_timeout=3.0,
+                )
+        except (RuntimeError, TimeoutError) as error:
+            raise NetworkSetupError(_no_bootstrap(options, str(error))) from error
+        undo.pop_all()
+    return p2p, dht
 
 
 class _Daemon(P2P):  # type: ignore[misc]  # hivemind has no type information

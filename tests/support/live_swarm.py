@@ -96,8 +96,12 @@ class LivePeer:
 class LiveSwarm:
     """A bootstrap node and peers; leaving the ``with`` block ends them all."""
 
-    def __init__(self, folder: Path, preset: str = "nano", **changes: Any) -> None:
+    def __init__(
+        self, folder: Path, preset: str = "nano", inside: Mapping[str, Sequence[str]] | None = None, **changes: Any
+    ) -> None:
         self.folder = folder
+        self._inside = inside or {}
+        """By process, what goes before its command line, to run it on another host."""
         self.manifest = folder / "run.toml"
         self.peers: dict[str, LivePeer] = {}
         self.children: list[Child] = []
@@ -105,14 +109,19 @@ class LiveSwarm:
         write_manifest(preset, self.manifest, ManifestChanges(seed=1, **changes))
 
     def __enter__(self) -> "LiveSwarm":
-        child = self._start("bootstrap", ["bootstrap", "--home", str(self.folder / "bootstrap"), "--port", "0"])
+        self.address = self.start_bootstrap("bootstrap")
+        return self
+
+    def start_bootstrap(self, name: str, host: str = "127.0.0.1") -> str:
+        """Start a bootstrap node; returns its address once it listens."""
+        home = ["--home", str(self.folder / name)]
+        child = self._start(name, ["bootstrap", *home, "--host", host, "--port", "0"])
 
         def printed_address() -> re.Match[str] | None:
             assert child.exit_status() is None, "\n".join(child.last_lines(20))
-            return re.search(r"/ip4/\S+/p2p/\w+", child.log.read_text())
+            return re.search(rf"/ip4/{re.escape(host)}/\S+/p2p/\w+", child.log.read_text())
 
-        self.address = eventually(printed_address, within_s=START_S, what="the bootstrap prints its address").group()
-        return self
+        return eventually(printed_address, within_s=START_S, what="the bootstrap prints its address").group()
 
     def __exit__(self, *_: object) -> None:
         stop_children(self.children, grace_s=5.0)
@@ -128,7 +137,8 @@ class LiveSwarm:
     ) -> LivePeer:
         """Start a peer; it is up when its journal says so."""
         home = home or self.folder / name
-        command = ["peer", "--run", str(manifest or self.manifest), "--bootstrap", self.address, "--home", str(home)]
+        by = [] if "--bootstrap" in arguments else ["--bootstrap", self.address]
+        command = ["peer", "--run", str(manifest or self.manifest), *by, "--home", str(home)]
         starting = [*command, "--threads", "1", "--slices", slices, *arguments]
         peer = LivePeer(name, home)
         peer.child = self._start(name, starting, environment)
@@ -162,7 +172,8 @@ class LiveSwarm:
 
     def _start(self, name: str, arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> Child:
         variables = {**os.environ, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1", **(environment or {})}
-        child = start_child(name, p2ptrain(*arguments), self.folder / f"{name}.log", variables)
+        command = [*self._inside.get(name, ()), *p2ptrain(*arguments)]
+        child = start_child(name, command, self.folder / f"{name}.log", variables)
         self.children.append(child)
         return child
 

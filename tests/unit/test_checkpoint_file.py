@@ -15,7 +15,7 @@ import torch
 
 from p2ptrain.errors import HomeError
 from p2ptrain.ids import COMMON, RunId, SliceId, Version
-from p2ptrain.node import checkpoint
+from p2ptrain.node import checkpoint, sealed_file
 from p2ptrain.node.checkpoint import Checkpoint, OwnedTensors, PublishedTensors
 
 RUN = RunId("ab" * 32)
@@ -179,8 +179,8 @@ def resealed(raw: bytes, old: str, new: str) -> bytes:
     (length,) = struct.unpack("<Q", raw[:8])
     header = json.loads(raw[8 : 8 + length].replace(old.encode(), new.encode()))
     del header["__metadata__"]["seal"]
-    header["__metadata__"]["seal"] = checkpoint._seal(header)
-    encoded = checkpoint._encode_header(header)
+    header["__metadata__"]["seal"] = sealed_file._seal(header)
+    encoded = sealed_file._encode_header(header)
     return struct.pack("<Q", len(encoded)) + encoded + raw[8 + length :]
 
 

@@ -109,7 +109,7 @@ def test_closed_home_can_be_opened_by_the_same_process(tmp_path: Path):
 
 
 def test_failed_opening_gives_the_lock_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:

@@ -1,0 +1,269 @@
+"""A swarm of real processes to which everything happens that happens to volunteers: ``p2ptrain lab soak``.
+
+A cut is made by stopping a peer's network daemon: the peer trains on and reaches nobody, and nobody reaches it.
+"""
+
+import math
+import os
+import signal
+import statistics
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from p2ptrain import clock
+from p2ptrain.errors import P2PTrainError
+from p2ptrain.events import Evaluated, PeerStarted, Record, RoundCommitted
+from p2ptrain.ids import COMMON, PeerId
+from p2ptrain.node.demo_swarm import BOOTSTRAP, DemoFailed, DemoSwarm, SliceAnswer
+from p2ptrain.node.soak_plan import Disturbance, plan_soak
+
+_START_S = 240.0
+"""Until all peers have committed; eight start in 40 s on 2 idle cores, nearly all of it imports."""
+_HEAL_S = 60.0
+"""After the quiet end, for the last ones to agree."""
+_LOOK_EVERY_S = 0.25
+_STOP_GRACE_S = 10.0
+_WARM_SHARE = 0.25
+"""Of the time, after which memory is measured for the first time: caches and pools are full by then."""
+
+
+class SoakFailed(P2PTrainError):
+    """The swarm did not get under way, so that nothing could be tried."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SoakReport:
+    """What was done and what came of it."""
+
+    seed: int
+    peers: int
+    rounds: int
+    """Newest version of the common part."""
+    events: dict[str, int]
+    """``joined``, ``killed``, ``frozen``, ``partitioned``."""
+    slices_covered: bool
+    """Whether each slice has a living owner at the end."""
+    diverged_owners: int
+    """Owners that committed another digest for a version than most did, or that disagree at the end."""
+    val_loss_first: float
+    val_loss_last: float
+    rss_growth_percent: float
+    """The peer that lived throughout, from a quarter of the time to the end."""
+    open_files_growth: int
+
+    def problems(self, target_loss: float) -> list[str]:
+        """What is not as promised."""
+        found = []
+        if not self.slices_covered:
+            found.append("a slice has no owner")
+        if self.diverged_owners:
+            found.append(f"{self.diverged_owners} owners diverged")
+        if not self.val_loss_last < target_loss:
+            found.append(f"the validation loss {self.val_loss_last:.3f} is not below {target_loss:.3f}")
+        if self.rss_growth_percent > 10:
+            found.append(f"memory grew by {self.rss_growth_percent:.0f} %")
+        if self.open_files_growth > 8:
+            found.append(f"{self.open_files_growth} more files are open than at first")
+        return found
+
+    def to_json(self) -> dict[str, Any]:
+        """The report with the names of its fields."""
+        return asdict(self)
+
+
+@dataclass(slots=True)
+class Soak:
+    """One run of the experiment."""
+
+    seed: int
+    peers: int
+    seconds: float
+    swarm: DemoSwarm
+    say: Callable[[str], None]
+    _done: Counter[str] = field(default_factory=Counter)
+
+    def run(self) -> SoakReport:
+        """Start the swarm, disturb it, let it heal, and measure.
+
+        Raises:
+            SoakFailed: the peers did not begin to average.
+            DemoFailed: a process ended that nobody killed.
+        """
+        self.swarm.start_bootstrap()
+        for number in range(self.peers):
+            self.swarm.start_peer(_name(number), None)
+        self._wait_until_all_average()
+        began_s = clock.monotonic_s()
+        todo = self._steps(plan_soak(self.seed, peers=self.peers, seconds=self.seconds))
+        memory: list[tuple[int, int]] = []
+        for at_s, step in [*todo, (self.seconds, lambda: None)]:
+            while (passed_s := clock.monotonic_s() - began_s) < at_s:
+                self.swarm.check_running([BOOTSTRAP, *self._living()])
+                if not memory and passed_s > _WARM_SHARE * self.seconds:
+                    memory.append(_use(self.swarm.children[_name(0)].pid))
+                time.sleep(_LOOK_EVERY_S)
+            step()
+        memory.append(_use(self.swarm.children[_name(0)].pid))
+        answer = self._ask_until_agreed()
+        living = {self._id(name) for name in self._living()}
+        journals = {name: list(_records(self.swarm.journal(name))) for name in self.swarm.children if name != BOOTSTRAP}
+        self.swarm.stop(_STOP_GRACE_S)
+        first, last = _losses(journals, self._living_at_end(journals))
+        return SoakReport(
+            seed=self.seed,
+            peers=self.peers,
+            rounds=next((one.version for one in answer if one.id == COMMON), 0),
+            events={kind: self._done[kind] for kind in ("joined", "killed", "frozen", "partitioned")},
+            slices_covered=all(living & set(one.owners) for one in answer),
+            diverged_owners=diverged_in_journals(journals) + _disagreeing(answer),
+            val_loss_first=round(first, 4),
+            val_loss_last=round(last, 4),
+            rss_growth_percent=round(100 * (memory[-1][0] / memory[0][0] - 1), 2),
+            open_files_growth=memory[-1][1] - memory[0][1],
+        )
+
+    def _steps(self, plan: Sequence[Disturbance]) -> list[tuple[float, Callable[[], None]]]:
+        """The plan's disturbances and their ends, in order of time."""
+        steps: list[tuple[float, Callable[[], None]]] = []
+        for one in plan:
+            name = _name(one.peer)
+            match one.kind:
+                case "join":
+                    steps.append((one.at_s, partial(self._join, name)))
+                case "kill":
+                    steps.append((one.at_s, partial(self._kill, name)))
+                case "freeze" | "cut":
+                    daemons_only = one.kind == "cut"
+                    steps.append((one.at_s, partial(self._stop_going, name, daemons_only=daemons_only)))
+                    steps.append((one.at_s + one.lasts_s, partial(self._go_on, name, daemons_only=daemons_only)))
+        return sorted(steps, key=lambda step: step[0])
+
+    def _join(self, name: str) -> None:
+        self._told("joined", name)
+        self.swarm.start_peer(name, None)
+
+    def _kill(self, name: str) -> None:
+        self._told("killed", name)
+        self.swarm.children[name].kill()
+
+    def _stop_going(self, name: str, *, daemons_only: bool) -> None:
+        self._told("partitioned" if daemons_only else "frozen", name)
+        self._signal(name, signal.SIGSTOP, daemons_only=daemons_only)
+
+    def _go_on(self, name: str, *, daemons_only: bool) -> None:
+        self._signal(name, signal.SIGCONT, daemons_only=daemons_only)
+
+    def _signal(self, name: str, number: signal.Signals, *, daemons_only: bool) -> None:
+        pid = self.swarm.children[name].pid
+        for one in [*_children(pid), *([] if daemons_only else [pid])]:
+            os.kill(one, number)
+
+    def _told(self, what: str, name: str) -> None:
+        self._done[what] += 1
+        self.say(f"{what} {name}")
+
+    def _living(self) -> list[str]:
+        return [
+            name
+            for name, child in self.swarm.children.items()
+            if name != BOOTSTRAP and child.process.returncode != -signal.SIGKILL
+        ]
+
+    def _living_at_end(self, journals: Mapping[str, Sequence[Record]]) -> list[str]:
+        return [name for name in journals if self.swarm.children[name].process.returncode != -signal.SIGKILL]
+
+    def _id(self, name: str) -> PeerId | None:
+        ids = [r.event.peer for r in _records(self.swarm.journal(name)) if isinstance(r.event, PeerStarted)]
+        return ids[-1] if ids else None
+
+    def _wait_until_all_average(self) -> None:
+        self.say(f"starting {self.peers} peers")
+        deadline_s = clock.monotonic_s() + _START_S
+        waiting = {_name(number) for number in range(self.peers)}
+        while waiting:
+            self.swarm.check_running([BOOTSTRAP, *waiting])
+            waiting = {n for n in waiting if not any(_commits(_records(self.swarm.journal(n))))}
+            if waiting and clock.monotonic_s() > deadline_s:
+                raise SoakFailed(f"{', '.join(sorted(waiting))} committed nothing within {_START_S:.0f} s")
+            time.sleep(4 * _LOOK_EVERY_S)
+        self.say("all peers average")
+
+    def _ask_until_agreed(self) -> list[SliceAnswer]:
+        """What the swarm says when all owners agree, or when the time for that is over."""
+        deadline_s = clock.monotonic_s() + _HEAL_S
+        while True:
+            try:
+                answer = self.swarm.ask()
+            except DemoFailed:
+                if clock.monotonic_s() > deadline_s:
+                    raise
+                continue
+            if all(one.all_agree for one in answer) or clock.monotonic_s() > deadline_s:
+                return answer
+
+
+def diverged_in_journals(journals: Mapping[str, Sequence[Record]]) -> int:
+    """Peers that committed, in one epoch, another digest for a version than another peer did.
+
+    In different epochs two sides of a cut may decide differently; one of them gives its branch up later.
+    """
+    digests: dict[tuple[str, int, int], Counter[str]] = {}
+    by_peer = {name: list(_commits(records)) for name, records in journals.items()}
+    for event in (event for events in by_peer.values() for event in events):
+        digests.setdefault((event.slice, event.version, event.epoch), Counter())[event.digest] += 1
+    usual = {key: counts.most_common(1)[0][0] for key, counts in digests.items()}
+    forked = {key for key, counts in digests.items() if len(counts) > 1}
+    return sum(
+        any((e.slice, e.version, e.epoch) in forked and e.digest != usual[e.slice, e.version, e.epoch] for e in events)
+        for events in by_peer.values()
+    )
+
+
+def _disagreeing(answer: Sequence[SliceAnswer]) -> int:
+    return sum(len(one.digests) - Counter(one.digests.values()).most_common(1)[0][1] for one in answer if one.digests)
+
+
+def _losses(journals: Mapping[str, Sequence[Record]], living: Sequence[str]) -> tuple[float, float]:
+    """The first validation loss of all, and the median of the living's last."""
+    series = {n: [r.event.loss_nats for r in rs if isinstance(r.event, Evaluated)] for n, rs in journals.items()}
+    first = next((losses[0] for losses in series.values() if losses), math.nan)
+    last = [series[name][-1] for name in living if series[name]]
+    return first, statistics.median(last) if last else math.nan
+
+
+def _commits(records: "Iterator[Record] | Sequence[Record]") -> Iterator[RoundCommitted]:
+    return (record.event for record in records if isinstance(record.event, RoundCommitted))
+
+
+def _records(journal: Path) -> Iterator[Record]:
+    """A journal's records; its last line may not be finished yet."""
+    if not journal.exists():
+        return
+    with journal.open() as lines:
+        for line in lines:
+            try:
+                record = Record.from_json(line)
+            except ValueError:
+                continue
+            if record is not None:
+                yield record
+
+
+def _use(pid: int) -> tuple[int, int]:
+    """Resident kilobytes and open files of a process, proc(5)."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    resident = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS"))
+    return resident, len(os.listdir(f"/proc/{pid}/fd"))
+
+
+def _children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def _name(number: int) -> str:
+    return f"peer-{number:03d}"

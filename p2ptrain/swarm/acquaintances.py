@@ -1,0 +1,137 @@
+"""Staying in touch: a few others are asked every few seconds whether they see us, and where they and their friends are.
+
+hivemind drops a node from its routing table when a call fails and looks for it never again; after a cut of 60 s a node
+stayed alone with nobody to ask (seen in the lab). So bootstraps and acquaintances are dialled again here, for as long
+as it takes. Because everybody passes on whom it knows, two swarms of one run become one as soon as a peer knows both.
+"""
+
+import asyncio
+import random
+from collections.abc import Callable, Sequence
+
+from p2ptrain import clock
+from p2ptrain.errors import PeerUnreachable
+from p2ptrain.ids import PeerId
+from p2ptrain.swarm import isolation
+from p2ptrain.swarm.address_book import AddressBook, worth_telling
+from p2ptrain.swarm.context import Context
+from p2ptrain.swarm.isolation import Evidence, Verdict
+from p2ptrain.wire.v1 import acquaint_pb2 as pb
+
+ACQUAINT = "p2ptrain/1/acquaint"
+
+_CALL_TIMEOUT_S = 4.0
+"""Two thirds of what three probes have before we call ourselves isolated; a relayed path answers in 70 ms."""
+_ASKED_OF_CLAIMS = 3
+_ASKED_OF_BOOK = 2
+"""Peers that we only know the address of: how two swarms that never met find each other."""
+_ASKED_WHEN_ALONE = 8
+_CONTACTS_TOLD = 16
+
+
+class Acquaintances:
+    """Answers and asks; ``run`` until cancelled.
+
+    Args:
+        context: this peer.
+        book: where others are; kept up to date.
+        on_verdict: told after each look.
+        on_change: told when the book has news for the disk.
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        book: AddressBook,
+        on_verdict: Callable[[Verdict], None],
+        on_change: Callable[[], None],
+    ) -> None:
+        self._context = context
+        self._book = book
+        self._on_verdict = on_verdict
+        self._on_change = on_change
+        self._evidence = Evidence(looked_s=clock.monotonic_s(), contact_s=clock.monotonic_s())
+        self._own_addresses: list[str] = []
+
+    async def start(self) -> None:
+        """Begin to answer others."""
+        await self._context.node.serve(ACQUAINT, pb.AcquaintRequest, self._on_call)
+
+    async def run(self) -> None:
+        """Probe for ever."""
+        while True:
+            self._own_addresses = worth_telling(await self._context.node.current_addresses())
+            await self._probe()
+            node = self._context.node
+            self._evidence, verdict = isolation.judged(
+                self._evidence,
+                heard_s=node.heard_s,
+                num_addresses=len(node.bootstraps) + len(self._book.contacts),
+                now_s=clock.monotonic_s(),
+            )
+            self._on_verdict(verdict)
+            await asyncio.sleep(isolation.pause_s(self._evidence, random.random()))  # noqa: S311 - spreads the load
+
+    async def _probe(self) -> None:
+        node = self._context.node
+        asked = self._whom_to_ask()
+        bootstraps = asyncio.gather(*(self._is_there(address) for address in node.bootstraps))
+        replies = await asyncio.gather(*map(self._ask, asked))
+        seen = [reply.sees_you for reply in replies if reply is not None]
+        answers = len(seen) + sum(await bootstraps)
+        self._evidence = isolation.probed(
+            self._evidence, answers=answers, sees_us=any(seen) if seen else None, now_s=clock.monotonic_s()
+        )
+        if seen:
+            self._on_change()
+
+    def _whom_to_ask(self) -> list[PeerId]:
+        claimed = [peer for peer in self._context.claims if peer != self._context.me]
+        known = [peer for peer in self._book.contacts if peer not in self._context.claims]
+        if self._evidence.probes_failed:
+            return _some([*claimed, *known], _ASKED_WHEN_ALONE)
+        return [*_some(claimed, _ASKED_OF_CLAIMS), *_some(known, _ASKED_OF_BOOK)]
+
+    async def _is_there(self, address: str) -> bool:
+        """Whether a bootstrap answers; puts it back into the DHT's table."""
+        node, peer = self._context.node, PeerId(address.rpartition("/p2p/")[2])
+        try:
+            async with asyncio.timeout(_CALL_TIMEOUT_S):
+                return await node.dial(address) and await node.ping(peer)
+        except TimeoutError:
+            return False
+
+    async def _ask(self, peer: PeerId) -> pb.AcquaintReply | None:
+        node = self._context.node
+        contact = self._book.contacts.get(peer)
+        request = pb.AcquaintRequest(run=self._context.run, addresses=self._own_addresses)
+        try:
+            async with asyncio.timeout(_CALL_TIMEOUT_S):
+                if contact is not None:
+                    await node.dial(*contact.addresses)
+                reply = await node.call(peer, ACQUAINT, request, pb.AcquaintReply, timeout_s=_CALL_TIMEOUT_S)
+                await node.ping(peer)
+        except (PeerUnreachable, TimeoutError):
+            return None
+        if reply.refusal:
+            return None
+        self._book.met(peer, reply.addresses, clock.wall_s())
+        for told in reply.contacts[:_CONTACTS_TOLD]:
+            self._book.heard_of(PeerId(told.peer), told.addresses)
+        return reply
+
+    async def _on_call(self, sender: PeerId, request: pb.AcquaintRequest) -> pb.AcquaintReply:
+        if request.run != self._context.run:
+            return pb.AcquaintReply(refusal=f"this peer trains run {self._context.run}")
+        self._book.met(sender, request.addresses, clock.wall_s())
+        claim = self._context.claims.get(sender)
+        contacts = [c for c in self._book.newest(_CONTACTS_TOLD + 1) if c.peer != sender and c.seen_s]
+        return pb.AcquaintReply(
+            sees_you=claim is not None and claim.expires_s > clock.wall_s(),
+            addresses=self._own_addresses,
+            contacts=[pb.Contact(peer=c.peer, addresses=c.addresses) for c in contacts[:_CONTACTS_TOLD]],
+        )
+
+
+def _some(peers: Sequence[PeerId], count: int) -> list[PeerId]:
+    return random.sample(peers, min(count, len(peers)))

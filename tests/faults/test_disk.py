@@ -1,0 +1,62 @@
+"""Peers whose disk fails, and peers that are killed and go on from theirs."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from p2ptrain.events import CheckpointSaved, DiskRecovered, DiskTrouble, InnerStepDone, ProgressRestored
+from tests.support.live_swarm import START_S, LiveSwarm, eventually
+
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(180)]
+
+
+def test_peer_with_a_read_only_disk_trains_on_leaves_the_vote_to_others_and_saves_again(tmp_path: Path) -> None:
+    with LiveSwarm(tmp_path) as swarm:
+        well = swarm.start_peer("well", "0")
+        ill = swarm.start_peer("ill", "0")
+        for peer in (well, ill):
+            peer.wait_for_version("0", 3)
+        # The journal stays open on the mount below and can be written to, or the test could not see what happens.
+        home = ill.home
+        mounted = subprocess.run(["mount", "--bind", home, home], capture_output=True, text=True, check=False)
+        if mounted.returncode:
+            pytest.skip(f"making a folder read-only needs root: {mounted.stderr.strip()}")
+        try:
+            subprocess.run(["mount", "-o", "remount,ro,bind", str(home)], check=True)
+            eventually(lambda: ill.events(DiskTrouble), within_s=START_S, what=f"it says so\n{ill.log()}")
+            alone_at = well.committed("0")[-1].version
+            steps = len(ill.events(InnerStepDone))
+            well.wait_for_version("0", alone_at + 3)
+            ill.check()
+            assert len(ill.events(InnerStepDone)) > steps, "it trains on"
+            saved = len(ill.events(CheckpointSaved))
+            subprocess.run(["mount", "-o", "remount,rw,bind", str(home)], check=True)
+        finally:
+            subprocess.run(["umount", "-l", str(home)], check=True)
+        eventually(lambda: ill.events(DiskRecovered), within_s=START_S, what=f"it recovers\n{ill.log()}")
+        eventually(lambda: len(ill.events(CheckpointSaved)) > saved, within_s=START_S, what="it saves again")
+        back_at = well.committed("0")[-1].version
+
+        def together() -> bool:
+            return any(e.version > back_at and len(e.contributors) == 2 for e in well.committed("0"))
+
+        eventually(together, within_s=START_S, what=f"both contribute again\n{ill.log()}\n{well.log()}")
+        swarm.assert_same_digests()
+
+
+def test_killed_peer_goes_on_with_its_moments_where_it_was_in_the_data(tmp_path: Path) -> None:
+    with LiveSwarm(tmp_path, slices=1) as swarm:
+        alone = swarm.start_peer("alone", "all")
+        alone.wait_for_version("0", 8)
+        alone.child.kill()
+        trained = [(event.round, event.inner_step) for event in alone.events(InnerStepDone)]
+        again = swarm.start_peer("again", "all", home=alone.home)
+        again.wait_for_version("0", 12)
+        restored = again.events(ProgressRestored)
+        assert len(restored) == 1
+        assert restored[0].has_moments
+        first = again.events(InnerStepDone)[0]
+        # What was trained after the last save was lost with the process, and may come again; nothing before it may.
+        saved = trained.index((restored[0].round, max(0, restored[0].inner_step - 1)))
+        assert (first.round, first.inner_step) not in trained[:saved]
