@@ -512,6 +512,8 @@ class Swarm:
     async def _release_what_others_own(self) -> None:
         """End our part in slices that we leave, once others are owners by certificate and nothing of ours is open."""
         mine = self.assignment
+        if clock.wall_s() - mine.changed_s < self._context.exchange.lease_s:
+            return  # two owners that leave together must have seen each other's claims say so: one of them stays
         for slice_id in _sorted(mine.leaving):
             owner = self.owners[slice_id]
             others = set(owner.owners) & self._context.holders(slice_id) - {self._context.me}

@@ -114,7 +114,8 @@ class Simulation:
         self._look(peer)
         members = [member for member, _ in peer.seen.values()] + [peer.me]
         for slice_id in peer.me.leaving:
-            if not peer.me.joining and may_yield(slice_id, peer.me.peer, members, self.world.target):
+            is_known = self.now_s - peer.me.changed_s >= self.world.lease_s
+            if is_known and not peer.me.joining and may_yield(slice_id, peer.me.peer, members, self.world.target):
                 peer.me = replace(peer.me, ready=peer.me.ready - {slice_id}, leaving=frozenset(), changed_s=self.now_s)
                 if not self.owners(slice_id):
                     self.orphaned_by_a_move.append(slice_id)
