@@ -126,10 +126,10 @@ def peer(
     examine_at_start(home, config, peer_config.engine.device)
     with Home.open(home, source.text, source.id) as opened, Journal(opened.journal_path) as journal:
         events = EventBus(sinks=[journal, _print_noteworthy], last_sequence=journal.last_sequence)
-        events.emit(engine_options.engine_chosen(choice))
+        chosen = engine_options.engine_chosen(choice)
         if fault := fault_from_environment(os.environ):
             events.sinks.append(fault)
-        run_until_signal(lambda stop: serve_peer(peer_config, opened, corpus, events, stop))
+        run_until_signal(lambda stop: serve_peer(peer_config, opened, corpus, events, stop, chosen))
 
 
 def swarm(

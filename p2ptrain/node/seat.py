@@ -76,6 +76,8 @@ class Seat:
         self._conditions = Conditions()
         self._verdict = AWAKE
         self._peer: Peer | None = None
+        self._first: Peer | None = None
+        """Of the first session, from ``check_home``."""
         self._ending: asyncio.Event | None = None
         """Set: the present session is to end."""
         self._stop = asyncio.Event()
@@ -108,9 +110,19 @@ class Seat:
                 helper.cancel()
         self._count_bytes(save=True)
 
+    def check_home(self) -> None:
+        """Read what the home holds, so that a home that cannot be used is refused before anything is started.
+
+        Raises:
+            HomeError: its checkpoint is corrupt.
+            NotAdmitted: the run would not let this peer in.
+        """
+        if self._verdict.level is Level.TRAIN:  # else the first session begins later, with what counts then
+            self._first = self._new_peer(self._limits)
+
     async def _session(self) -> None:
         self._ending = asyncio.Event()
-        self._peer = self._new_peer(self._limits)
+        self._peer, self._first = self._first or self._new_peer(self._limits), None
         try:
             await self._peer.run(self._ending)
         finally:

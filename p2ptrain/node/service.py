@@ -7,7 +7,7 @@ from p2ptrain.config.schema import LimitsConfig, PeerConfig
 from p2ptrain.control.enrolment import Authority, ServerCertificates
 from p2ptrain.data.corpus import Corpus
 from p2ptrain.errors import ControlError
-from p2ptrain.events import ControlListening, EventBus
+from p2ptrain.events import ControlListening, EngineChosen, EventBus
 from p2ptrain.node.control_server import ControlServer
 from p2ptrain.node.event_log import EventLog
 from p2ptrain.node.home import Home
@@ -22,6 +22,7 @@ async def serve_peer(
     corpus: Corpus,
     events: EventBus,
     stop: asyncio.Event,
+    chosen: EngineChosen,
     origins: dict[str, str] | None = None,
 ) -> None:
     """Take part in the run whenever the volunteer's limits allow it, and obey commands, until ``stop`` is set.
@@ -32,10 +33,12 @@ async def serve_peer(
         corpus: the run's text, its fingerprint checked.
         events: told all that happens; its sinks so far come first.
         stop: ends everything.
+        chosen: how inner steps will be computed; the first thing that is said.
         origins: per key of the limits, where its value came from; for people.
 
     Raises:
         ControlError: the control interface cannot be set up safely.
+        HomeError, NotAdmitted: see ``Seat.check_home``; nothing was started.
         NetworkSetupError: a port is taken, or no bootstrap answers.
         StorageError: the disk is full.
     """
@@ -46,7 +49,9 @@ async def serve_peer(
         return Peer(replace(config, limits=limits), home, corpus, events)
 
     seat = Seat(config, origins or {}, home, events, vitals, new_peer)
+    seat.check_home()
     events.sinks += [log, vitals, seat]
+    events.emit(chosen)
     server = ControlServer(home.path, seat, log, config.control.listen, _certificates(config, home))
     try:
         addresses = await server.start()
