@@ -49,6 +49,9 @@ def test_killed_peer_goes_on_with_its_moments_where_it_was_in_the_data(tmp_path:
     with LiveSwarm(tmp_path, slices=1) as swarm:
         alone = swarm.start_peer("alone", "all")
         alone.wait_for_version("0", 8)
+        # Saved now and then, so that saving takes little of the time; a peer this young may not have begun.
+        progress = alone.home / "progress.safetensors"
+        eventually(progress.exists, within_s=30, what="what training remembers is saved")
         alone.child.kill()
         trained = [(event.round, event.inner_step) for event in alone.events(InnerStepDone)]
         again = swarm.start_peer("again", "all", home=alone.home)
