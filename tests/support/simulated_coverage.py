@@ -117,7 +117,9 @@ class Simulation:
             is_known = self.now_s - peer.me.changed_s >= self.world.lease_s
             if is_known and not peer.me.joining and may_yield(slice_id, peer.me.peer, members, self.world.target):
                 peer.me = replace(peer.me, ready=peer.me.ready - {slice_id}, leaving=frozenset(), changed_s=self.now_s)
-                if not self.owners(slice_id):
+                # A slice whose other owner has just been killed is orphaned by that, whoever leaves meanwhile.
+                died = any(slice_id in member.ready for member, _ in self._graves.values())
+                if not self.owners(slice_id) and not died:
                     self.orphaned_by_a_move.append(slice_id)
         change = change_of(peer.me.peer, self._plan(members))
         peer.considered = consider(peer.considered, change, self.now_s)
