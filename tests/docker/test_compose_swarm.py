@@ -121,4 +121,6 @@ def test_sigterm_ends_a_peer_within_the_stop_timeout_and_nothing_is_lost(swarm: 
     assert "stopped: asked to" in docker("logs", "--tail", "3", container("peer-c"))
     docker("start", container("peer-c"))
     eventually(lambda: versions()["common"] > before + 3, within_s=90, what="training goes on")
-    assert "resumes" in docker("logs", container("peer-c")) or "resumed" in docker("logs", container("peer-c"))
+    eventually(
+        lambda: "resumed from disk" in docker("logs", container("peer-c")), within_s=90, what="it goes on from its disk"
+    )
