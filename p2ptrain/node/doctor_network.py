@@ -9,23 +9,20 @@ import contextlib
 import hashlib
 import secrets
 import socket
-import tempfile
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 from p2ptrain import clock
 from p2ptrain.config.schema import NetworkConfig, RunConfig
 from p2ptrain.errors import BlobUnavailable, NetworkSetupError, PeerUnreachable, WireError
-from p2ptrain.identity.keys import Identity, load_or_create
+from p2ptrain.identity.keys import Identity
 from p2ptrain.ids import PeerId, RunId
-from p2ptrain.node.child_processes import die_with_parent_prefix
 from p2ptrain.node.doctor import ClockOffset, DialledBootstrap, DirectoryFacts, LinkFacts
-from p2ptrain.node.listening import listen_host
-from p2ptrain.swarm.directory import Claim, DhtDirectory, is_valid_record
+from p2ptrain.node.passing_node import passing_node
+from p2ptrain.swarm.directory import Claim, DhtDirectory
 from p2ptrain.swarm.swarm import HEADS, STATUS
 from p2ptrain.wire.blobs import BlobExchange
-from p2ptrain.wire.libp2p import Libp2pNode, NodeOptions
+from p2ptrain.wire.libp2p import Libp2pNode
 from p2ptrain.wire.messages import BlobRef, Certificate
 from p2ptrain.wire.v1 import peer_pb2 as pb
 
@@ -76,7 +73,7 @@ async def examine_network(
     if not any(one.seconds is not None for one in dialled):
         return facts
     try:
-        async with _node(network) as (first, identity), _node(network) as (second, _):
+        async with passing_node(network, "doctor") as (first, identity), passing_node(network, "doctor") as (second, _):
             facts = replace(facts, addresses=first.addresses)
             facts = replace(facts, directory=await _store_and_find(first, identity, second))
             if run is not None and run_id is not None:
@@ -85,29 +82,6 @@ async def examine_network(
         broken = DirectoryFacts(is_stored=False, is_found=False, seconds=0.0, is_own_claim_seen=None, error=str(error))
         return replace(facts, directory=broken)
     return facts
-
-
-@contextlib.asynccontextmanager
-async def _node(network: NetworkConfig) -> AsyncIterator[tuple[Libp2pNode, Identity]]:
-    with tempfile.TemporaryDirectory(prefix="p2ptrain-doctor-") as folder:
-        identity = load_or_create(Path(folder) / "identity.key")
-        node = await Libp2pNode.start(
-            NodeOptions(
-                identity=Path(folder) / "identity.key",
-                peer=identity.peer_id,
-                host=listen_host(network),
-                port=0,
-                bootstraps=network.bootstraps,
-                check_record=is_valid_record,
-                launcher=die_with_parent_prefix(),
-                sockets=Path(folder) / "sockets",
-                serves_dht=False,
-            )
-        )
-        try:
-            yield node, identity
-        finally:
-            await node.stop()
 
 
 async def _resolved(bootstraps: Sequence[str]) -> dict[str, Sequence[str] | str]:

@@ -4,18 +4,13 @@ The manifest fixes the run id, and whoever serves it is authenticated by the pee
 that one node to name the run, and nobody with anything that follows.
 """
 
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 
 from p2ptrain.config.schema import NetworkConfig
 from p2ptrain.errors import NetworkSetupError, PeerUnreachable
-from p2ptrain.identity.keys import load_or_create
 from p2ptrain.ids import PeerId
-from p2ptrain.node.child_processes import die_with_parent_prefix
-from p2ptrain.node.listening import listen_host
-from p2ptrain.swarm.directory import is_valid_record
-from p2ptrain.wire.libp2p import Libp2pNode, NodeOptions
+from p2ptrain.node.passing_node import passing_node
+from p2ptrain.wire.libp2p import Libp2pNode
 from p2ptrain.wire.v1 import peer_pb2 as pb
 
 MANIFEST = "manifest"
@@ -45,28 +40,12 @@ async def fetch_manifest(addresses: Sequence[str]) -> str:
     """
     address = addresses[0]
     network = NetworkConfig(bootstraps=tuple(addresses))
-    with tempfile.TemporaryDirectory(prefix="p2ptrain-newcomer-") as folder:
-        key = Path(folder) / "identity.key"
-        node = await Libp2pNode.start(
-            NodeOptions(
-                identity=key,
-                peer=load_or_create(key).peer_id,
-                host=listen_host(network),
-                port=0,
-                bootstraps=network.bootstraps,
-                check_record=is_valid_record,
-                launcher=die_with_parent_prefix(),
-                sockets=Path(folder) / "sockets",
-                serves_dht=False,
-            )
-        )
+    server = PeerId(address.rpartition("/p2p/")[2])
+    async with passing_node(network, "newcomer") as (node, _):
         try:
-            server = PeerId(address.rpartition("/p2p/")[2])
             reply = await node.call(server, MANIFEST, pb.ManifestRequest(), pb.ManifestReply, timeout_s=_TIMEOUT_S)
         except PeerUnreachable as error:
             raise NetworkSetupError(f"{address} gave no manifest: {error}; ask for the manifest as a file") from error
-        finally:
-            await node.stop()
     if reply.refusal or not reply.manifest or len(reply.manifest) > _MAX_MANIFEST_CHARACTERS:
         reason = reply.refusal[:200] or "it sent nothing usable"
         raise NetworkSetupError(

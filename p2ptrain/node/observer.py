@@ -3,22 +3,18 @@
 import asyncio
 import contextlib
 import math
-import tempfile
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from p2ptrain.config.schema import NetworkConfig
 from p2ptrain.errors import PeerUnreachable
-from p2ptrain.identity.keys import load_or_create
 from p2ptrain.ids import COMMON, Digest, PeerId, RunId, SliceId, Version, slice_order
-from p2ptrain.node.child_processes import die_with_parent_prefix
-from p2ptrain.node.listening import listen_host
+from p2ptrain.node.passing_node import passing_node
 from p2ptrain.swarm.coverage import Target, coverage
-from p2ptrain.swarm.directory import DhtDirectory, Directory, is_valid_record
+from p2ptrain.swarm.directory import DhtDirectory, Directory
 from p2ptrain.swarm.swarm import CALL_TIMEOUT_S, STATUS
-from p2ptrain.wire.libp2p import Libp2pNode, NodeOptions
+from p2ptrain.wire.libp2p import Libp2pNode
 from p2ptrain.wire.v1 import peer_pb2 as pb
 
 _MAX_WORDS = 200
@@ -125,7 +121,8 @@ async def observe(
     Raises:
         NetworkSetupError: no bootstrap answers.
     """
-    async with _observer(run, network) as (node, directory):
+    async with passing_node(network, "observer") as (node, identity):
+        directory = DhtDirectory(node, identity, run)
         return await look(node, directory, run, slices, target)
 
 
@@ -140,7 +137,8 @@ async def observe_often(
     tell: Callable[[SwarmReport], None],
 ) -> None:
     """Ask every peer of the run, again and again, until ``stop`` is set; what else, as for ``observe``."""
-    async with _observer(run, network) as (node, directory):
+    async with passing_node(network, "observer") as (node, identity):
+        directory = DhtDirectory(node, identity, run)
         while not stop.is_set():
             report = await look(node, directory, run, slices, target)
             tell(report)
@@ -148,30 +146,6 @@ async def observe_often(
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(every_s):
                     await stop.wait()
-
-
-@contextlib.asynccontextmanager
-async def _observer(run: RunId, network: NetworkConfig) -> AsyncIterator[tuple[Libp2pNode, DhtDirectory]]:
-    """A node under a passing identity, and the run's directory seen from it."""
-    with tempfile.TemporaryDirectory(prefix="p2ptrain-observer-") as folder:
-        identity = load_or_create(Path(folder) / "identity.key")
-        node = await Libp2pNode.start(
-            NodeOptions(
-                identity=Path(folder) / "identity.key",
-                peer=identity.peer_id,
-                host=listen_host(network),
-                port=network.port,
-                bootstraps=network.bootstraps,
-                check_record=is_valid_record,
-                launcher=die_with_parent_prefix(),
-                sockets=Path(folder) / "sockets",
-                serves_dht=False,
-            )
-        )
-        try:
-            yield node, DhtDirectory(node, identity, run)
-        finally:
-            await node.stop()
 
 
 async def look(
