@@ -1,7 +1,7 @@
 # One word per habit. `make demo` and `make test` are all that a newcomer needs.
 PYTHON ?= python3
 BIN := .venv/bin
-.PHONY: demo test check test-docker fmt proto clean soak
+.PHONY: demo test check test-docker fmt proto docs clean soak
 
 demo: .venv/.installed  ## a real swarm trains a real model; ARGS="--plain --report demo.json"
 	$(BIN)/p2ptrain demo $(ARGS)
@@ -29,6 +29,9 @@ fmt: .venv/.installed  ## make the tree tidy
 proto: .venv/.installed  ## regenerate p2ptrain/wire/v1 and p2ptrain/control/v1 from proto/
 	$(BIN)/python -m grpc_tools.protoc -I proto --python_out=. --pyi_out=. proto/p2ptrain/*/v1/*.proto
 	$(BIN)/python -m grpc_tools.protoc -I proto --grpc_python_out=. proto/p2ptrain/control/v1/*.proto
+
+docs: .venv/.installed  ## write docs/events.md and docs/metrics.md from the code
+	$(BIN)/python -m p2ptrain.cli.reference_pages
 
 .venv/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -12,6 +12,9 @@ from typing import Any, Self
 from p2ptrain import clock
 from p2ptrain.ids import Digest, PeerId, RunId, SliceId, Version, short
 
+STATES = ("JOINING", "TRAINING", "AVERAGING", "WAITING", "PAUSED", "ISOLATED", "COMPLETE", "LEAVING")
+"""What a peer can be doing; ISOLATED whatever else it does."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Event:
@@ -33,6 +36,21 @@ class PeerStarted(Event):
     def line(self) -> str:
         """The event as one sentence for people."""
         return f"peer {short(self.peer)} of run {short(self.run)} listens on {', '.join(self.addresses)}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MachineExamined(Event):
+    """The short examination at the start found something that the volunteer should know."""
+
+    check: str
+    verdict: str
+    """``warn`` or ``fail``."""
+    evidence: str
+    remedy: str
+
+    def line(self) -> str:
+        """The event as one sentence for people."""
+        return f"doctor: {self.check} {self.verdict}: {self.evidence}; {self.remedy}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -178,7 +196,7 @@ class StateChanged(Event):
     """What the peer is doing, and why, in one sentence each time it changes."""
 
     state: str
-    """One of JOINING, TRAINING, AVERAGING, WAITING, PAUSED, COMPLETE, LEAVING, or ISOLATED whatever else it does."""
+    """One of ``STATES``."""
     reason: str
 
     def line(self) -> str:
@@ -461,6 +479,17 @@ class ControlListening(Event):
     def line(self) -> str:
         """The event as one sentence for people."""
         return f"obeys commands at {', '.join(self.addresses)}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MetricsServed(Event):
+    """Prometheus can read this peer's metrics."""
+
+    url: str
+
+    def line(self) -> str:
+        """The event as one sentence for people."""
+        return f"metrics at {self.url}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

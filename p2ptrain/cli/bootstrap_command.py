@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
+from p2ptrain.cli.host_port import host_and_port
 from p2ptrain.cli.processes import data_folder, quiet_imports, run_until_signal
 from p2ptrain.cli.run_source import read_run
-from p2ptrain.errors import UsageError
 
 _STABLE_PORT = 31337
 
@@ -39,7 +39,7 @@ def bootstrap(
     from p2ptrain.config.schema import NetworkConfig
     from p2ptrain.node.home import FolderLock
 
-    page = _host_and_port(status) if status else None
+    page = host_and_port("--status", status, example="127.0.0.1:8080") if status else None
     source = read_run(str(run)) if run else None
     with quiet_imports():
         from p2ptrain.node.bootstrap import BootstrapOptions, run_bootstrap
@@ -65,10 +65,3 @@ def _print_addresses(knows_run: bool, addresses: list[str], url: str | None) -> 
         typer.echo(f"status page: {url}")
     run = addresses[0] if knows_run else f"FILE --bootstrap {addresses[0]}"
     typer.echo(f"peers join with: p2ptrain peer --home DIR --run {run}")
-
-
-def _host_and_port(text: str) -> tuple[str, int]:
-    host, _, port = text.rpartition(":")
-    if not host or not port.isdecimal() or int(port) > 65535:
-        raise UsageError(f"--status {text} is not HOST:PORT; choose for example 127.0.0.1:8080")
-    return host.strip("[]"), int(port)

@@ -11,6 +11,7 @@ from p2ptrain.errors import UsageError
 
 if TYPE_CHECKING:
     from p2ptrain.config.schema import RunConfig
+    from p2ptrain.events import MachineExamined
     from p2ptrain.ids import RunId
     from p2ptrain.node.doctor import Finding
 
@@ -64,20 +65,23 @@ def doctor(
         raise typer.Exit(1)
 
 
-def examine_at_start(home: Path, config: "RunConfig", device: str) -> None:
-    """Say what is wrong with this machine before a peer starts on it; healthy machines are passed over in silence.
+def examine_at_start(home: Path, config: "RunConfig", device: str) -> "list[MachineExamined]":
+    """What is wrong with this machine, before a peer starts on it; healthy ones are passed over in silence.
 
     Raises:
         UsageError: the device computes wrongly, so that its work would harm the others'.
     """
+    from p2ptrain.events import MachineExamined
     from p2ptrain.node.doctor import STEP
     from p2ptrain.node.doctor_probes import short_examination
 
-    for finding in short_examination(home, config, device):
+    wrong = [one for one in short_examination(home, config, device) if one.verdict in ("warn", "fail")]
+    for finding in wrong:
         if finding.check == STEP and finding.verdict == "fail":
             raise UsageError(f"{finding.evidence}; {finding.remedy}")
-        if finding.verdict in ("warn", "fail"):
-            _print(finding)
+    return [
+        MachineExamined(check=one.check, verdict=one.verdict, evidence=one.evidence, remedy=one.remedy) for one in wrong
+    ]
 
 
 def _run_of(

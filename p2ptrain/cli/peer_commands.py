@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,8 +10,10 @@ import typer
 
 from p2ptrain.cli import engine_options
 from p2ptrain.cli.doctor_command import examine_at_start
+from p2ptrain.cli.host_port import host_and_port
+from p2ptrain.cli.log_output import LogOption, is_terminal, log_form, printer
 from p2ptrain.cli.processes import quiet_imports, run_loop, run_until_signal
-from p2ptrain.cli.profile import Profile, profile_limits
+from p2ptrain.cli.profile import Profile, limit_origins, profile_limits
 from p2ptrain.cli.run_source import RunSource, read_run
 from p2ptrain.errors import ConfigError, UsageError
 from p2ptrain.ids import SliceId, short
@@ -20,7 +21,6 @@ from p2ptrain.ids import SliceId, short
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from p2ptrain.events import Record
     from p2ptrain.node.observer import SwarmReport
 
 Run = Annotated[
@@ -74,6 +74,10 @@ def peer(
     invite: Annotated[
         str, typer.Option(envvar="P2PTRAIN_INVITE", help="The invitation, if the run admits by invitation; kept.")
     ] = "",
+    metrics: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="Serve Prometheus metrics there, like 127.0.0.1:9464.")
+    ] = "",
+    log: LogOption = "auto",
     refetch: Annotated[bool, typer.Option("--refetch", help="Put a corrupt checkpoint aside and fetch anew.")] = False,
     profile: Profile = None,
 ) -> None:
@@ -89,6 +93,10 @@ def peer(
     from p2ptrain.node.home import Home
     from p2ptrain.node.journal import Journal
 
+    form = log_form(log, is_terminal=is_terminal())
+    metrics_at = host_and_port("--metrics", metrics, example="127.0.0.1:9464") if metrics else None
+    if control_listen:
+        host_and_port("--control-listen", control_listen, example="0.0.0.0:7443")
     wish = engine_options.engine_wish(
         device=device,
         precision=precision,
@@ -98,6 +106,7 @@ def peer(
         compiled=compiled,
     )
     limits = profile_limits(context, upload_mbps=upload_mbps, download_mbps=download_mbps)
+    origins = limit_origins(context)
     with quiet_imports():
         source = read_run(run)
     bootstraps = _bootstraps(run, source, bootstrap)
@@ -121,15 +130,18 @@ def peer(
         limits=limits,
         refetch=refetch,
         control=ControlConfig(listen=control_listen),
+        metrics=metrics_at,
         invite=invite,
     )
-    examine_at_start(home, config, peer_config.engine.device)
+    findings = examine_at_start(home, config, peer_config.engine.device)
     with Home.open(home, source.text, source.id) as opened, Journal(opened.journal_path) as journal:
-        events = EventBus(sinks=[journal, _print_noteworthy], last_sequence=journal.last_sequence)
+        events = EventBus(sinks=[journal, printer(form)], last_sequence=journal.last_sequence)
+        for finding in findings:
+            events.emit(finding)
         chosen = engine_options.engine_chosen(choice)
         if fault := fault_from_environment(os.environ):
             events.sinks.append(fault)
-        run_until_signal(lambda stop: serve_peer(peer_config, opened, corpus, events, stop, chosen))
+        run_until_signal(lambda stop: serve_peer(peer_config, opened, corpus, events, stop, chosen, origins))
 
 
 def swarm(
@@ -207,14 +219,6 @@ def _wanted_slices(text: str, known: tuple[SliceId, ...]) -> tuple[SliceId, ...]
             f" choose from {', '.join(numbered)}, auto or all"
         )
     return wanted
-
-
-def _print_noteworthy(record: "Record") -> None:
-    """A line for each event but the ones that come every second."""
-    from p2ptrain.events import InnerStepDone, Traffic
-
-    if not isinstance(record.event, InnerStepDone | Traffic):
-        typer.echo(f"{time.strftime('%H:%M:%S', time.localtime(record.time_s))} {record.event.line()}")
 
 
 def _tables(report: "SwarmReport") -> "list[Table]":

@@ -74,11 +74,17 @@ def explained(context: "Context") -> Iterator[tuple[str, str, str]]:
             value = context.params.get(param.name)
             shown = "(hidden)" if value and param.name in _SECRET else "" if value in (None, [], ()) else str(value)
             yield param.name, shown, _origin(context, param.name)
-    named: Mapping[str, Any] = context.meta.get(_LIMITS, {})
+    origins = limit_origins(context)
     for entry in limit_entries(profile_limits(context, **{name: context.params[name] for name in _LIMIT_FLAGS})):
-        origin = _origin(context, entry.key) if entry.key in _LIMIT_FLAGS else "default"
-        origin = "profile" if origin == "default" and entry.key in named else origin
-        yield f"limits.{entry.key}", entry.value, origin
+        yield f"limits.{entry.key}", entry.value, origins[entry.key]
+
+
+def limit_origins(context: "Context") -> dict[str, str]:
+    """By key of the limits, where its value came from: flag, variable, profile or default."""
+    named: Mapping[str, Any] = context.meta.get(_LIMITS, {})
+    origins = {entry.key: "profile" if entry.key in named else "default" for entry in limit_entries(LimitsConfig())}
+    given = {key: _origin(context, key) for key in _LIMIT_FLAGS}
+    return origins | {key: origin for key, origin in given.items() if origin in ("flag", "variable")}
 
 
 def _origin(context: "Context", name: str) -> str:

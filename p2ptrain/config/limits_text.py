@@ -1,7 +1,5 @@
 """Limits as people write and read them: key, value as TOML, and what it is for."""
 
-import ast
-import inspect
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -10,6 +8,7 @@ from typing import Any
 
 import tomlkit
 
+from p2ptrain.config.attribute_docs import attribute_docs
 from p2ptrain.config.load import read_table
 from p2ptrain.config.schema import LimitsConfig
 
@@ -77,12 +76,4 @@ def _as_toml(value: Any) -> str:
 
 @cache
 def _helps() -> dict[str, str]:
-    """The docstring below each field of ``LimitsConfig``."""
-    (definition,) = ast.parse(inspect.getsource(LimitsConfig)).body
-    assert isinstance(definition, ast.ClassDef)
-    helps: dict[str, str] = {}
-    for field, text in zip(definition.body, definition.body[1:], strict=False):
-        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
-            assert isinstance(field.target, ast.Name)
-            helps[field.target.id] = " ".join(str(text.value.value).split())
-    return helps
+    return attribute_docs(LimitsConfig)

@@ -284,3 +284,5 @@ class PeerConfig:
     """When to train, and how much of the machine and the line to use."""
     control: ControlConfig = ControlConfig()
     """Who may command the peer."""
+    metrics: tuple[str, int] | None = None
+    """Host and port to serve Prometheus metrics on; port 0 takes any free one."""

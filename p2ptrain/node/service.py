@@ -1,13 +1,14 @@
 """What runs under ``p2ptrain peer``: the volunteer's seat, the control interface, and the peer itself."""
 
 import asyncio
+import contextlib
 from dataclasses import replace
 
 from p2ptrain.config.schema import LimitsConfig, PeerConfig
 from p2ptrain.control.enrolment import Authority, ServerCertificates
 from p2ptrain.data.corpus import Corpus
 from p2ptrain.errors import ControlError
-from p2ptrain.events import ControlListening, EngineChosen, EventBus
+from p2ptrain.events import ControlListening, EngineChosen, EventBus, MetricsServed
 from p2ptrain.node.control_server import ControlServer
 from p2ptrain.node.event_log import EventLog
 from p2ptrain.node.home import Home
@@ -23,7 +24,7 @@ async def serve_peer(
     events: EventBus,
     stop: asyncio.Event,
     chosen: EngineChosen,
-    origins: dict[str, str] | None = None,
+    origins: dict[str, str],
 ) -> None:
     """Take part in the run whenever the volunteer's limits allow it, and obey commands, until ``stop`` is set.
 
@@ -39,7 +40,7 @@ async def serve_peer(
     Raises:
         ControlError: the control interface cannot be set up safely.
         HomeError, NotAdmitted: see ``Seat.check_home``; nothing was started.
-        NetworkSetupError: a port is taken, or no bootstrap answers.
+        NetworkSetupError: a port is taken (the metrics', too), or no bootstrap answers.
         StorageError: the disk is full.
     """
     vitals = Vitals()
@@ -48,17 +49,29 @@ async def serve_peer(
     def new_peer(limits: LimitsConfig) -> Peer:
         return Peer(replace(config, limits=limits), home, corpus, events)
 
-    seat = Seat(config, origins or {}, home, events, vitals, new_peer)
+    seat = Seat(config, origins, home, events, vitals, new_peer)
     seat.check_home()
     events.sinks += [log, vitals, seat]
-    events.emit(chosen)
-    server = ControlServer(home.path, seat, log, config.control.listen, _certificates(config, home))
-    try:
-        addresses = await server.start()
-        events.emit(ControlListening(addresses=addresses))
+    async with contextlib.AsyncExitStack() as undo:
+        if config.metrics is not None:
+            await _serve_metrics(config.metrics, events, undo)
+        events.emit(chosen)
+        server = ControlServer(home.path, seat, log, config.control.listen, _certificates(config, home))
+        undo.push_async_callback(server.stop)
+        events.emit(ControlListening(addresses=await server.start()))
         await seat.run(stop)
-    finally:
-        await server.stop()
+
+
+async def _serve_metrics(at: tuple[str, int], events: EventBus, undo: contextlib.AsyncExitStack) -> None:
+    # Imported when asked for: most peers serve none.
+    from p2ptrain.node.metrics import PeerMetrics
+    from p2ptrain.node.metrics_server import start_metrics_server
+
+    metrics = PeerMetrics()
+    server, url = await start_metrics_server(*at, metrics.registry)
+    undo.push_async_callback(server.cleanup)
+    events.sinks.append(metrics)
+    events.emit(MetricsServed(url=url))
 
 
 def _certificates(config: PeerConfig, home: Home) -> ServerCertificates | None:

@@ -20,12 +20,10 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 
 from p2ptrain.errors import NetworkSetupError
+from p2ptrain.events import STATES
 
 _DATA = "__STATUS__"
 """Where the page has the status at the time it was asked for, so that it shows something at once."""
-
-_STATES = ("JOINING", "TRAINING", "AVERAGING", "PAUSED", "ISOLATED", "COMPLETE", "LEAVING")
-"""Others are counted together: a stranger could say a thousand words, each a metric of its own."""
 
 Snapshot = Callable[[], dict[str, Any]]
 """The status as JSON values, now."""
@@ -134,8 +132,9 @@ class _Collector:
         yield _gauge("p2ptrain_slice_owners", "Owners of the slice that answer.", owners, ("slice",))
         loss = [((s["id"],), s["loss"]) for s in status["slices"] if s["loss"] is not None]
         yield _gauge("p2ptrain_slice_loss_nats", "Mean training loss of the last commit.", loss, ("slice",))
-        states = Counter(peer["state"] if peer["state"] in _STATES else "other" for peer in status["peers"])
-        peers = [((state,), states[state]) for state in (*_STATES, "other")]
+        states = Counter(peer["state"] if peer["state"] in STATES else "other" for peer in status["peers"])
+        # Others are counted together: a stranger could say a thousand words, each a metric of its own.
+        peers = [((state,), states[state]) for state in (*STATES, "other")]
         yield _gauge("p2ptrain_peers", "Peers that answer, by what they do.", peers, ("state",))
 
 

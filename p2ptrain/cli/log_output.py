@@ -1,0 +1,90 @@
+"""What a peer prints: a sentence an event for people, or a JSON object a line for whatever collects logs."""
+
+import json
+import logging
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from p2ptrain.errors import UsageError
+
+if TYPE_CHECKING:
+    from p2ptrain.events import Record
+
+LogOption = Annotated[
+    str,
+    typer.Option(
+        metavar="human|json|auto",
+        help="What is printed: sentences, or a JSON object a line; auto is sentences on a terminal, JSON elsewhere.",
+    ),
+]
+_FORMS = ("human", "json", "auto")
+
+
+def log_form(wish: str, *, is_terminal: bool) -> Literal["human", "json"]:
+    """How to print.
+
+    Args:
+        wish: what ``--log`` says.
+        is_terminal: whether standard output is one: then somebody reads along, else a program collects it.
+
+    Raises:
+        UsageError: no such form.
+    """
+    if wish not in _FORMS:
+        raise UsageError(f"--log {wish}: choose from {', '.join(_FORMS)}")
+    if wish == "auto":
+        return "human" if is_terminal else "json"
+    return "human" if wish == "human" else "json"
+
+
+def printer(form: Literal["human", "json"]) -> "Callable[[Record], None]":
+    """A sink for ``EventBus`` that prints all events but those that come every second.
+
+    With ``json`` what libraries and our own modules log is printed in the same way, so that every line is an object.
+    """
+    from p2ptrain.events import InnerStepDone, Traffic
+
+    if form == "json":
+        logging.basicConfig(handlers=[_JsonHandler()], level=logging.WARNING, force=True)
+    write = _print_json if form == "json" else _print_sentence
+
+    def show(record: "Record") -> None:
+        if not isinstance(record.event, InnerStepDone | Traffic):
+            write(record)
+
+    return show
+
+
+def _print_sentence(record: "Record") -> None:
+    local = datetime.fromtimestamp(record.time_s, tz=UTC).astimezone()
+    typer.echo(f"{local:%H:%M:%S} {record.event.line()}")
+
+
+def _print_json(record: "Record") -> None:
+    _print_object(record.time_s, {"line": record.event.line(), **json.loads(record.to_json())})
+
+
+def _print_object(time_s: float, body: dict[str, Any]) -> None:
+    time = datetime.fromtimestamp(time_s, tz=UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    typer.echo(json.dumps({"time": time, **body}, separators=(",", ":")))
+
+
+class _JsonHandler(logging.Handler):
+    """What Python's ``logging`` says, as an object without a ``kind``."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            level = "error" if record.levelno >= logging.ERROR else "warning"  # hivemind renames Python's levels
+            body = {"line": record.getMessage(), "level": level, "logger": record.name}
+            _print_object(record.created, body)
+        except (OSError, ValueError, TypeError):  # a pipe that nobody reads any more must not end the peer
+            self.handleError(record)
+
+
+def is_terminal() -> bool:
+    """Whether standard output is a terminal."""
+    return sys.stdout.isatty()
