@@ -21,9 +21,9 @@ def config(
     app = typer.Typer(add_completion=False)
     app.command()(peer)
     command = get_command_from_info(app.registered_commands[0], pretty_exceptions_short=False, rich_markup_mode=None)
-    asked = command.make_context(
-        "peer", list(context.args), resilient_parsing=True, auto_envvar_prefix=f"{ENVIRONMENT}_PEER"
-    )
+    for parameter in command.params:
+        parameter.required = False  # what is missing is shown as empty
+    asked = command.make_context("p2ptrain config", list(context.args), auto_envvar_prefix=f"{ENVIRONMENT}_PEER")
     rows = list(explained(asked))
     width = max(len(name) for name, _, _ in rows)
     for name, value, origin in rows:

@@ -5,6 +5,7 @@ Commands import what they need when they run: torch and hivemind take seconds, a
 
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -26,9 +27,11 @@ from p2ptrain.cli.lab_commands import lab_app
 from p2ptrain.cli.manifest_commands import run_app
 from p2ptrain.cli.model_commands import export, generate
 from p2ptrain.cli.peer_commands import peer, swarm
+from p2ptrain.cli.processes import data_folder
 from p2ptrain.cli.profile import ENVIRONMENT
 from p2ptrain.cli.robust_command import robust
 from p2ptrain.cli.soak_command import soak
+from p2ptrain.cli.usage_problems import USAGE_ERROR, usage_problem
 from p2ptrain.errors import P2PTrainError, UsageError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -61,23 +64,68 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0: done. 1: something failed. 2: what was asked cannot work, and nothing was started or written. 130: Ctrl-C.
     """
     settings = Settings()
+    arguments = sys.argv[1:] if arguments is None else arguments
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # we fork only to exec; it would write warnings about that
     try:
-        app(args=arguments, prog_name="p2ptrain", obj=settings, auto_envvar_prefix=ENVIRONMENT)
+        ended = app(
+            args=arguments,
+            prog_name="p2ptrain",
+            obj=settings,
+            auto_envvar_prefix=ENVIRONMENT,
+            standalone_mode=False,
+        )
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 1
-    except (P2PTrainError, OSError) as error:
+    except Exception as error:  # whatever a command raises ends here, and the person gets a sentence
         if settings.debug:
             raise
-        sys.stderr.write(f"p2ptrain: {error}\n")
-        return 2 if isinstance(error, UsageError) else 1
-    return 0
+        return _tell(error, arguments)
+    return ended if isinstance(ended, int) else 0
+
+
+def _tell(error: Exception, arguments: Sequence[str]) -> int:
+    """Say what went wrong; returns the exit status."""
+    match error:
+        case _ if type(error).__name__ == "NoArgsIsHelpError":
+            return 2  # its help is printed
+        case USAGE_ERROR():
+            sys.stderr.write(f"p2ptrain: {usage_problem(error, arguments)}\n")
+            return 2
+        case typer.Abort():
+            return 130
+        case BrokenPipeError():  # whoever read what we print has gone
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - what is still buffered goes there at exit
+            return 1
+        case P2PTrainError():
+            sys.stderr.write(f"p2ptrain: {error}\n")
+            return 2 if isinstance(error, UsageError) else 1
+        case OSError(strerror=str(reason)) if error.filename:
+            sys.stderr.write(f"p2ptrain: {os.fsdecode(error.filename)}: {reason}\n")
+            return 1
+        case _:
+            said = f"{type(error).__name__}: {error}".splitlines()[0]
+            sys.stderr.write(f"p2ptrain: something that should not happen: {said}; {_kept_details(error)}\n")
+            return 1
+
+
+def _kept_details(error: Exception) -> str:
+    path = data_folder() / "crash.txt"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+    except OSError:
+        return "p2ptrain --debug, before the command, shows where"
+    return f"{path} has where, for a bug report"
+
+
+_TOLD = ("torch", "hivemind", "grpcio", "protobuf")
+"""Packages whose versions matter in a bug report."""
 
 
 def _print_versions(wanted: bool) -> None:
     if wanted:
         python = ".".join(str(number) for number in sys.version_info[:3])
-        others = ", ".join(f"{package} {metadata.version(package)}" for package in ("torch", "hivemind"))
+        others = ", ".join(f"{package} {metadata.version(package)}" for package in _TOLD)
         typer.echo(f"p2ptrain {metadata.version('p2ptrain')}, Python {python}, {others}")
         raise typer.Exit
 

@@ -129,4 +129,4 @@ def test_usage_error_shows_its_origin_only_with_debug(tmp_path: Path):
 def test_unknown_command_ends_with_status_2():
     done = p2ptrain("trian")
     assert done.returncode == 2
-    assert "No such command 'trian'" in done.stderr
+    assert "there is no command trian; choose from bench, " in done.stderr
