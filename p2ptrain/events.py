@@ -313,6 +313,8 @@ class RoundCommitted(Event):
     slice: SliceId
     version: Version
     epoch: int
+    members: list[PeerId]
+    """Who decided it: the epoch's members. On two sides of a cut there are two epochs of one number."""
     digest: Digest
     contributors: list[PeerId]
     owners: list[PeerId]

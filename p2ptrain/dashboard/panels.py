@@ -132,17 +132,18 @@ def _slice_cell(view: SwarmView, one: SliceView, width: int, glyphs: _Glyphs) ->
     body.append(" ".join(_without_common_prefix(owners)) if owners else "no owner", "bold" if owners else _TROUBLE)
     body.append("\n")
     if one.conflicts:
-        body.append(f"{glyphs.no} owners differ at v{one.conflicts[-1][1]}", _TROUBLE)
+        body.append(f"{glyphs.no} owners differ at v{one.conflicts[-1].version}", _TROUBLE)
     elif one.verdict:
         body.append(f"{glyphs.no} {one.verdict}", _TROUBLE)
     elif one.version == 0:
         body.append("no round committed yet", _QUIET)
+    elif one.digest is None:
+        body.append("went over to another branch", _QUIET)
     else:
-        digest = short(one.digests[one.epoch, one.version])
         agree = f"{len(one.agreeing)} of {len(one.owners)}"
         same = len(one.agreeing) == len(one.owners)
         body.append(f"{glyphs.yes} " if same else f"{glyphs.dot} ", _GOOD if same else "")
-        body.append(f"{digest} on {agree}", "" if same else _QUIET)
+        body.append(f"{short(one.digest)} on {agree}", "" if same else _QUIET)
     body.append("\n")
     stages = [
         stage

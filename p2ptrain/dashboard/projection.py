@@ -6,7 +6,7 @@ Screens draw the view, the demo decides by it, and replaying the same journals g
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from p2ptrain import events
 from p2ptrain.events import Record
@@ -64,12 +64,23 @@ class PeerView:
     """Gaps in the journal's numbering: events that could not be written, or of kinds unknown to this version."""
 
 
+class Place(NamedTuple):
+    """Where exactly one digest is right: two sides of a cut may decide a version each, in epochs of one number."""
+
+    epoch: int = 0
+    version: Version = _UNTRAINED
+    members: tuple[PeerId, ...] = ()
+    """Of the epoch."""
+
+
+_NOWHERE = Place()
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CommitView:
     """A committed round as one owner reported it."""
 
-    version: Version
-    epoch: int
+    place: Place
     digest: Digest
 
 
@@ -78,16 +89,16 @@ class SliceView:
     """One slice, from all its owners' accounts."""
 
     slice: SliceId
-    version: Version = _UNTRAINED
-    epoch: int = 0
+    place: Place = _NOWHERE
+    """Of the newest commit."""
     owners: tuple[PeerId, ...] = ()
     """Named by the newest commit for the next version."""
     commits: Mapping[PeerId, CommitView] = field(default_factory=dict)
     """The latest of each peer."""
-    digests: Mapping[tuple[int, Version], Digest] = field(default_factory=dict)
-    """The first digest reported for an epoch and version, newest last."""
-    conflicts: tuple[tuple[int, Version], ...] = ()
-    """Epochs and versions for which two owners reported different digests. Must stay empty: invariant 2."""
+    digests: Mapping[Place, Digest] = field(default_factory=dict)
+    """The first digest reported for each, newest last."""
+    conflicts: tuple[Place, ...] = ()
+    """For which two owners reported different digests. Must stay empty: invariant 2."""
     committed_at_s: float | None = None
     """Wall time."""
     committed: frozenset[Version] = frozenset()
@@ -99,15 +110,25 @@ class SliceView:
     """What it lacks in owners, by the latest word of any peer; empty when it has enough."""
 
     @property
+    def version(self) -> Version:
+        """The newest that was committed."""
+        return self.place.version
+
+    @property
+    def epoch(self) -> int:
+        """Of the newest commit."""
+        return self.place.epoch
+
+    @property
+    def digest(self) -> Digest | None:
+        """Of the newest version, as the first owner reported it."""
+        return self.digests.get(self.place)
+
+    @property
     def agreeing(self) -> tuple[PeerId, ...]:
         """Owners that reported the newest version with the same digest as the first who did."""
-        newest = self.digests.get((self.epoch, self.version))
-        return tuple(
-            peer
-            for peer in self.owners
-            if (commit := self.commits.get(peer)) is not None
-            and (commit.epoch, commit.version, commit.digest) == (self.epoch, self.version, newest)
-        )
+        newest = CommitView(place=self.place, digest=self.digest) if self.digest is not None else None
+        return tuple(peer for peer in self.owners if newest is not None and self.commits.get(peer) == newest)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -166,7 +187,7 @@ def fold(view: SwarmView, name: str, record: Record) -> SwarmView:
         known = view.slices.get(record.event.slice, SliceView(slice=record.event.slice))
         verdict = "" if record.event.verdict == "ok" else record.event.verdict
         view = replace(view, slices={**view.slices, known.slice: replace(known, verdict=verdict)})
-    elif isinstance(record.event, events.RoundCommitted | events.RoundVoid):
+    elif isinstance(record.event, events.RoundCommitted | events.RoundVoid | events.BranchLost):
         before = view.slices.get(record.event.slice, SliceView(slice=record.event.slice))
         after = _slice_after(before, peer.peer, record.time_s, record.event)
         view = replace(view, slices={**view.slices, after.slice: after})
@@ -262,24 +283,34 @@ def _peer_after(peer: PeerView, event: events.Event) -> PeerView:
             return peer
 
 
+def _place_of(event: events.RoundCommitted) -> Place:
+    return Place(event.epoch, event.version, tuple(event.members))
+
+
 def _slice_after(
-    view: SliceView, reporter: PeerId | None, time_s: float, event: events.RoundCommitted | events.RoundVoid
+    view: SliceView,
+    reporter: PeerId | None,
+    time_s: float,
+    event: events.RoundCommitted | events.RoundVoid | events.BranchLost,
 ) -> SliceView:
     if isinstance(event, events.RoundVoid):
         return replace(view, void=view.void | {(event.version, event.attempt)})
-    place = (event.epoch, event.version)
+    if isinstance(event, events.BranchLost):
+        # The branch that it follows may be of a lower epoch. Its next commit is to be shown, whatever its number.
+        is_shown = reporter in view.owners and view.version <= event.version
+        return replace(view, place=Place(0, event.followed)) if is_shown else view
+    place = _place_of(event)
     if reporter is not None:
-        commit = CommitView(version=event.version, epoch=event.epoch, digest=event.digest)
-        view = replace(view, commits={**view.commits, reporter: commit})
+        view = replace(view, commits={**view.commits, reporter: CommitView(place=place, digest=event.digest)})
     if place in view.digests:
         if view.digests[place] != event.digest and place not in view.conflicts:
             view = replace(view, conflicts=(*view.conflicts, place))
         return view
     digests = dict([*view.digests.items(), (place, event.digest)][-_KEPT_DIGESTS:])
     view = replace(view, digests=digests, committed=view.committed | {event.version}, tokens=view.tokens + event.tokens)
-    if place <= (view.epoch, view.version):
+    if place[:2] <= view.place[:2]:
         return view
-    return replace(view, version=event.version, epoch=event.epoch, owners=tuple(event.owners), committed_at_s=time_s)
+    return replace(view, place=place, owners=tuple(event.owners), committed_at_s=time_s)
 
 
 def _note_text(view: SwarmView, record: Record) -> str:
@@ -288,7 +319,7 @@ def _note_text(view: SwarmView, record: Record) -> str:
     match event:
         case events.RoundCommitted():
             known = view.slices.get(event.slice)
-            return "" if known is not None and (event.epoch, event.version) in known.digests else event.line()
+            return "" if known is not None and _place_of(event) in known.digests else event.line()
         case events.RoundVoid():
             known = view.slices.get(event.slice)
             return "" if known is not None and (event.version, event.attempt) in known.void else event.line()

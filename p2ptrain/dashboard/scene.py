@@ -193,7 +193,7 @@ def _slice_row(scene: Scene, slice_id: SliceId) -> SliceRow:
         owners = tuple(claimed)
     me = seat.peer.peer if seat.peer is not None else None
     digests = set(report.digests.values()) if report is not None else set()
-    digest = view.digests.get((view.epoch, view.version)) if view is not None and view.version == version else None
+    digest = view.digest if view is not None and view.version == version else None
     if digest is None and len(digests) == 1:
         digest = next(iter(digests))
     return SliceRow(

@@ -189,7 +189,7 @@ async def _ask(node: Libp2pNode, peer: PeerId, run: RunId) -> pb.StatusReply | N
 
 def _slice_view(slice_id: SliceId, replies: dict[PeerId, pb.StatusReply], verdict: str) -> SliceView:
     reports = {peer: status for peer, reply in replies.items() for status in reply.slices if status.slice == slice_id}
-    newest = max(reports.values(), key=lambda s: (s.epoch, s.tokens, s.version), default=pb.SliceStatus())
+    newest = max(reports.values(), key=lambda s: (s.tokens, s.version), default=pb.SliceStatus())
     owned = {peer: status for peer, status in reports.items() if status.owned}
     # Owners commit moments apart: compare them at the newest version that each of them has reached.
     reached = min((status.version for status in owned.values()), default=0)

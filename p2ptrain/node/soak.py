@@ -208,20 +208,20 @@ class Soak:
 
 
 def diverged_in_journals(journals: Mapping[str, Sequence[Record]]) -> int:
-    """Peers that committed, in one epoch, another digest for a version than another peer did.
+    """Peers that committed another digest for a version than another peer did, although the same members decided it.
 
-    In different epochs two sides of a cut may decide differently; one of them gives its branch up later.
+    Two sides of a cut may decide differently, each by its own members; one of them gives its branch up later.
     """
-    digests: dict[tuple[str, int, int], Counter[str]] = {}
+    digests: dict[tuple[Any, ...], Counter[str]] = {}
     by_peer = {name: list(_commits(records)) for name, records in journals.items()}
     for event in (event for events in by_peer.values() for event in events):
-        digests.setdefault((event.slice, event.version, event.epoch), Counter())[event.digest] += 1
-    usual = {key: counts.most_common(1)[0][0] for key, counts in digests.items()}
-    forked = {key for key, counts in digests.items() if len(counts) > 1}
-    return sum(
-        any((e.slice, e.version, e.epoch) in forked and e.digest != usual[e.slice, e.version, e.epoch] for e in events)
-        for events in by_peer.values()
-    )
+        digests.setdefault(_decision(event), Counter())[event.digest] += 1
+    usual = {decision: counts.most_common(1)[0][0] for decision, counts in digests.items()}
+    return sum(any(event.digest != usual[_decision(event)] for event in events) for events in by_peer.values())
+
+
+def _decision(event: RoundCommitted) -> tuple[Any, ...]:
+    return event.slice, event.version, event.epoch, *event.members
 
 
 def _disagreeing(answer: Sequence[SliceAnswer]) -> int:

@@ -53,7 +53,7 @@ async def catch_up(
         The steps that succeeded, oldest first; empty when nothing newer could be had.
     """
     chain = [c for c in certificates if c.value.version > head_of(replica).version]
-    is_rival = bool(chain) and _is_rival(head_of(replica), chain[0])
+    is_rival = bool(certificates) and _is_rival(head_of(replica), certificates)
     if not chain or chain[0].value.previous != head_of(replica).value_hash:
         # What lies between is gone, or they are on another branch: the newest can only be fetched whole.
         chain = [c for c in certificates[-1:] if Head.of(c).outranks(head_of(replica))]
@@ -92,10 +92,17 @@ async def _advance(
     return steps
 
 
-def _is_rival(head: Head, certificate: Certificate) -> bool:
-    """Whether a certificate of the very next version follows another version than ours."""
-    value = certificate.value
-    return value.version == head.version + 1 and value.previous != head.value_hash
+def _is_rival(head: Head, certificates: Sequence[Certificate]) -> bool:
+    """Whether certificates, in order of version, are certain to be of another branch than ``head``.
+
+    If they begin more than one version after ours, what lies between is gone, and with it most ways to tell.
+    """
+    newest, following = certificates[-1], [c.value for c in certificates if c.value.version == head.version + 1]
+    return (
+        newest.value.version <= head.version
+        or newest.ballot.epoch < head.epoch  # along one branch it never goes down
+        or any(value.previous != head.value_hash for value in following)
+    )
 
 
 async def fetch_owned(context: Context, replica: Replica) -> OwnedState:
@@ -141,7 +148,7 @@ class _Task:
                     f"certificate of slice {self._value.slice} v{self._value.version} is not by the owners before it"
                 )
             return await self.replay()
-        if is_rival or head.version >= self._value.version:
+        if is_rival:
             self._context.events.emit(
                 BranchLost(
                     slice=self._value.slice,

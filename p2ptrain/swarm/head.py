@@ -32,11 +32,12 @@ class Head:
     def outranks(self, other: "Head") -> bool:
         """Whether a peer that holds ``other`` goes over to this head, be it newer or a rival of a lost majority's time.
 
-        The written rule of rival branches: higher epoch, then more tokens, then hash. Both count tokens from version 0,
-        so that those before the fork cancel out, and along one branch neither epoch nor tokens go down.
+        The written rule of rival branches: more tokens, then version, then hash (decision 0011). Both count tokens
+        from version 0, so that those before the fork cancel out; along one branch none of them goes down.
+        The epoch says nothing here: whoever is cut off and goes on alone has a higher one than the many who stayed.
         """
         return self._rank > other._rank
 
     @property
-    def _rank(self) -> tuple[int, int, int, str]:
-        return (self.epoch, self.tokens, self.version, self.value_hash or "")
+    def _rank(self) -> tuple[int, int, str]:
+        return (self.tokens, self.version, self.value_hash or "")

@@ -392,6 +392,7 @@ class SliceOwner:
                 slice=self.slice,
                 version=value.version,
                 epoch=certificate.ballot.epoch,
+                members=list(certificate.ballot.members),
                 digest=value.digest,
                 contributors=[c.peer for c in value.contributions],
                 owners=list(value.owners),

@@ -145,6 +145,10 @@ def test_of_two_owners_the_survivor_goes_on_after_the_lease_and_takes_the_other_
     group.check_agreement()
 
 
+def _all_contributed(group: SimulatedGroup) -> bool:
+    return {c.peer for c in group.commits[-1].certificate.value.contributions} == set(group.nodes)
+
+
 def _both_contributed(group: SimulatedGroup) -> bool:
     last = group.commits[-1].certificate
     return {c.peer for c in last.value.contributions} == {vote.peer for vote in last.votes} == set(group.nodes)
@@ -272,6 +276,32 @@ def test_rival_branches_with_other_member_lists_find_each_other_and_agree(seed: 
         group.restart(peer)
     assert group.run_until(lambda: min(group.versions().values(), default=0) >= 3, within_s=ROUND_BOUND_S)
     group.check_agreement()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_peer_that_was_cut_off_and_went_on_alone_comes_back_to_those_who_stayed(seed: int) -> None:
+    group = SimulatedGroup(peer_ids(4), seed=seed, lease_s=8)
+    group.run(20)
+    *stayed, alone = group.nodes
+    group.partition(stayed, [alone])
+    group.run(150)
+    theirs, its = group.nodes[stayed[0]].disk.head, group.nodes[alone].disk.head
+    assert its.epoch > theirs.epoch, "it did go on alone"
+    group.partition()
+    assert group.run_until(lambda: _all_contributed(group), within_s=60)
+    assert all(group.descends(node.disk.head, theirs) for node in group.nodes.values())
+    assert not group.descends(group.nodes[alone].disk.head, its)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_halves_whose_state_takes_many_rounds_to_fetch_find_together(seed: int) -> None:
+    group = SimulatedGroup(peer_ids(4), seed=seed, lease_s=8, weather=Weather(fetch_s=(40, 60)))
+    a, b, c, d = group.nodes
+    group.run(20)
+    group.partition([a, b], [c, d])
+    group.run(100)
+    group.partition()
+    assert group.run_until(lambda: _all_contributed(group), within_s=300)
 
 
 @pytest.mark.parametrize("seed", range(5))

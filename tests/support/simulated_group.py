@@ -52,6 +52,8 @@ class Weather:
     train_s: tuple[float, float] = (3.0, 5.0)
     reduce_s: tuple[float, float] = (0.1, 1.0)
     stage_s: tuple[float, float] = (0.05, 0.3)
+    fetch_s: tuple[float, float] = (0.1, 0.5)
+    """For a whole state of another branch; what was missed on the own branch is replayed in half a second."""
 
 
 @dataclass
@@ -193,6 +195,14 @@ class SimulatedGroup:
     def versions(self) -> dict[PeerId, int]:
         """Version of each peer whose process is up."""
         return {node.peer: node.disk.head.version for node in self.live()}
+
+    def descends(self, head: Head, ancestor: Head) -> bool:
+        """Whether the versions committed one after the other on the way to ``head`` include ``ancestor``."""
+        previous = {c.certificate.value.value_hash: c.certificate.value.previous for c in self.commits}
+        value_hash = head.value_hash
+        while value_hash is not None and value_hash != ancestor.value_hash:
+            value_hash = previous.get(value_hash)
+        return value_hash == ancestor.value_hash
 
     def check_agreement(self) -> None:
         """Whoever has the same version in the same epoch has the same value."""
@@ -437,19 +447,30 @@ class SimulatedGroup:
             return
         node.catching_up = True
 
-        def fetched() -> None:
+        def told() -> None:
+            """The donor's newest certificate is here; its state, as it is now, is on its way."""
+            if node.life != life or node.state is None:
+                return
+            head, certificate = donor.disk.head, donor.disk.certificate
+            answers = self._answers(node.peer, donor)
+            if answers and node.disk.head.outranks(head):
+                self._tell_head(node, peer)
+            if not answers or certificate is None or not head.outranks(node.disk.head):
+                node.catching_up = False
+                return
+            is_replay = self.descends(head, node.disk.head)
+            took_s = self._between((0.1, 0.5) if is_replay else self.weather.fetch_s)
+            self._after(took_s, lambda: fetched(head, certificate))
+
+        def fetched(head: Head, certificate: Certificate) -> None:
             if node.life != life or node.state is None:
                 return
             node.catching_up = False
-            if not self._answers(node.peer, donor):
-                return
-            if donor.disk.head.outranks(node.disk.head):
-                self._adopt_disk(node, donor)
-                self._feed(node, life, rounds.HeadMoved(donor.disk.head))
-            elif node.disk.head.outranks(donor.disk.head):
-                self._tell_head(node, peer)
+            if self._answers(node.peer, donor) and head.outranks(node.disk.head):
+                self._go_to(node, head, certificate)
+                self._feed(node, life, rounds.HeadMoved(head))
 
-        self._after(self._between((0.1, 0.5)), fetched)
+        self._after(0.05, told)
 
     def _tell_head(self, node: Node, peer: PeerId) -> None:
         certificate = node.disk.certificate

@@ -21,6 +21,7 @@ def commits(version: int, digest: str = "d") -> RoundCommitted:
         version=Version(version),
         epoch=1,
         digest=Digest(digest),
+        members=[],
         contributors=[],
         owners=[],
         tokens=1,

@@ -64,6 +64,7 @@ class Story:
                 version=Version(version),
                 epoch=1,
                 digest=Digest(f"{version:02x}" * 32),
+                members=[],
                 contributors=owners if contributors is None else contributors,
                 owners=owners,
                 tokens=1000,

@@ -63,6 +63,7 @@ def swarm(rounds: int = 8, *, digest_of_d: str = "") -> SwarmView:
                         version=Version(number),
                         epoch=1,
                         digest=Digest((digest_of_d if other else f"{number}{own if slice_id != COMMON else 'c'}") * 32),
+                        members=owners,
                         contributors=owners,
                         owners=owners,
                         tokens=100,

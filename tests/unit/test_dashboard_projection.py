@@ -2,8 +2,9 @@
 
 from collections.abc import Iterable
 
-from p2ptrain.dashboard.projection import SwarmView, add_note, fold, with_fate
+from p2ptrain.dashboard.projection import Place, SwarmView, add_note, fold, with_fate
 from p2ptrain.events import (
+    BranchLost,
     Evaluated,
     Event,
     InnerStepDone,
@@ -44,7 +45,13 @@ def started(*names: str) -> SwarmView:
 
 
 def commit(
-    version: int, owners: Iterable[str], *, digest: str = "ab", epoch: int = 1, slice_id: SliceId = ONE
+    version: int,
+    owners: Iterable[str],
+    *,
+    digest: str = "ab",
+    epoch: int = 1,
+    members: Iterable[str] = (),
+    slice_id: SliceId = ONE,
 ) -> RoundCommitted:
     peers = [IDS[name] for name in owners]
     return RoundCommitted(
@@ -52,6 +59,7 @@ def commit(
         version=Version(version),
         epoch=epoch,
         digest=Digest(digest * 32),
+        members=[IDS[name] for name in members],
         contributors=peers,
         owners=peers,
         tokens=100,
@@ -144,12 +152,12 @@ def test_two_digests_of_one_version_are_a_conflict_that_stays() -> None:
     view = journal(
         ("peer-a", commit(1, owners, digest="ab")), ("peer-b", commit(1, owners, digest="ff")), start=started(*owners)
     )
-    assert view.slices[ONE].conflicts == ((1, Version(1)),)
+    assert view.slices[ONE].conflicts == (Place(1, Version(1)),)
     assert view.slices[ONE].agreeing == (IDS["peer-a"],)
     trouble = [note for note in view.notes if note.kind == "trouble"]
     assert [note.text for note in trouble] == ["slice 1 v1 has another digest than on the other owners"]
     both = [(name, commit(2, owners, digest="cd")) for name in owners]
-    assert journal(*both, start=view).slices[ONE].conflicts == ((1, Version(1)),)
+    assert journal(*both, start=view).slices[ONE].conflicts == (Place(1, Version(1)),)
 
 
 def test_rival_branches_in_different_epochs_are_no_conflict_and_the_later_epoch_is_shown() -> None:
@@ -160,6 +168,26 @@ def test_rival_branches_in_different_epochs_are_no_conflict_and_the_later_epoch_
     )
     assert view.slices[ONE].conflicts == ()
     assert (view.slices[ONE].epoch, view.slices[ONE].owners) == (2, (IDS["peer-b"],))
+
+
+def test_two_sides_of_a_cut_may_decide_differently_in_epochs_of_one_number() -> None:
+    view = journal(
+        ("peer-a", commit(5, ["peer-a"], digest="ab", epoch=2, members=["peer-a"])),
+        ("peer-b", commit(5, ["peer-b"], digest="cd", epoch=2, members=["peer-b"])),
+        start=started("peer-a", "peer-b"),
+    )
+    assert view.slices[ONE].conflicts == ()
+
+
+def test_whoever_gives_its_branch_up_is_shown_on_the_other_even_if_that_has_lower_numbers() -> None:
+    view = journal(
+        ("peer-a", commit(9, ["peer-a"], epoch=2)),
+        ("peer-a", BranchLost(slice=ONE, version=Version(9), followed=Version(5), tokens=1, followed_tokens=2)),
+        start=started("peer-a", "peer-b"),
+    )
+    assert (view.slices[ONE].version, view.slices[ONE].digest) == (5, None)
+    view = journal(("peer-a", commit(6, ["peer-a", "peer-b"], epoch=1)), start=view)
+    assert (view.slices[ONE].version, view.slices[ONE].epoch) == (6, 1)
 
 
 def test_late_report_of_an_old_version_does_not_set_the_slice_back() -> None:

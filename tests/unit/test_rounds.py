@@ -448,7 +448,9 @@ def test_what_one_peer_says_too_early_cannot_push_out_what_another_said() -> Non
 def test_an_old_head_that_arrives_late_is_ignored_and_a_branch_of_higher_rank_is_followed() -> None:
     old = replace(HEAD, version=Version(3), value_hash=digest_of("v3"), tokens=900)
     assert Owner(A).does(HeadMoved(old)).state.head == HEAD
-    rival = replace(old, epoch=2, value_hash=digest_of("rival"))
+    alone = replace(old, epoch=2, value_hash=digest_of("alone"))
+    assert Owner(A).does(HeadMoved(alone)).state.head == HEAD, "an epoch is no merit: whoever is alone has a new one"
+    rival = replace(old, tokens=1001, value_hash=digest_of("rival"))
     assert Owner(A).does(HeadMoved(rival)).state.head == rival
 
 
@@ -458,7 +460,7 @@ def test_a_proposal_or_certificate_of_another_branch_lets_the_edge_settle_it() -
     before = replace(HEAD, version=Version(3), value_hash=digest_of("v3"), tokens=900)
     lost = Committed(Certificate(value(previous=before), BALLOT, ()))
     assert Owner(A).hears(C, lost, version=4).commands == [TellHead(C)]
-    won = Committed(Certificate(value(previous=before), replace(BALLOT, epoch=2), ()))
+    won = Committed(Certificate(replace(value(previous=before), tokens=1001), BALLOT, ()))
     assert Owner(A).hears(C, won, version=4).commands == [CatchUp(C)]
 
 

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p2ptrain.events import Record, RoundCommitted
-from p2ptrain.ids import Digest, SliceId, Version
+from p2ptrain.ids import Digest, PeerId, SliceId, Version
 from p2ptrain.node.soak import SoakReport, diverged_in_journals
 from p2ptrain.node.soak_plan import plan_soak
 
@@ -36,12 +36,13 @@ def test_long_plan_has_everything_in_it() -> None:
     assert kinds == {"join", "kill", "freeze", "cut"}
 
 
-def committed(version: int, digest: str, epoch: int = 1) -> Record:
+def committed(version: int, digest: str, members: str) -> Record:
     event = RoundCommitted(
         slice=SliceId("0"),
         version=Version(version),
-        epoch=epoch,
+        epoch=2,
         digest=Digest(digest),
+        members=[PeerId(member) for member in members],
         contributors=[],
         owners=[],
         tokens=1,
@@ -50,10 +51,10 @@ def committed(version: int, digest: str, epoch: int = 1) -> Record:
     return Record(sequence=1, time_s=0.0, event=event)
 
 
-def test_two_digests_of_one_version_and_epoch_are_a_divergence_and_rival_epochs_are_not() -> None:
-    same = {"a": [committed(1, "x")], "b": [committed(1, "x")], "c": [committed(1, "y", epoch=2)]}
+def test_two_digests_by_the_same_members_are_a_divergence_and_those_of_two_sides_of_a_cut_are_not() -> None:
+    same = {"a": [committed(1, "x", "abd")], "b": [committed(1, "x", "abd")], "c": [committed(1, "y", "c")]}
     assert diverged_in_journals(same) == 0
-    assert diverged_in_journals({**same, "d": [committed(1, "z")]}) == 1
+    assert diverged_in_journals({**same, "d": [committed(1, "z", "abd")]}) == 1
 
 
 def test_report_names_each_broken_promise() -> None:
