@@ -52,11 +52,14 @@ async def catch_up(
     Returns:
         The steps that succeeded, oldest first; empty when nothing newer could be had.
     """
-    chain = [c for c in certificates if c.value.version > head_of(replica).version]
-    is_rival = bool(certificates) and _is_rival(head_of(replica), certificates)
-    if not chain or chain[0].value.previous != head_of(replica).value_hash:
+    head, is_rival = head_of(replica), False
+    chain = [c for c in certificates if c.value.version > head.version]
+    if not chain or chain[0].value.previous != head.value_hash:
         # What lies between is gone, or they are on another branch: the newest can only be fetched whole.
-        chain = [c for c in certificates[-1:] if Head.of(c).outranks(head_of(replica))]
+        chain = [c for c in certificates[-1:] if Head.of(c).outranks(head)]
+        is_rival = bool(chain) and (
+            _is_rival(head, certificates) or await context.caller.decided_otherwise(donor, slice_id, head)
+        )
     elif len(chain) > 1 and not route(chain, context.numel[slice_id], is_owner=replica.owned is not None).is_replay:
         # Only owners at this very version have its state; if they have gone on, the missed rounds are still there.
         steps = await _advance(context, slice_id, replica, chain[-1:], donor)
@@ -95,7 +98,7 @@ async def _advance(
 def _is_rival(head: Head, certificates: Sequence[Certificate]) -> bool:
     """Whether certificates, in order of version, are certain to be of another branch than ``head``.
 
-    If they begin more than one version after ours, what lies between is gone, and with it most ways to tell.
+    If they begin more than one version after ours, what lies between is gone: then only the donor can tell.
     """
     newest, following = certificates[-1], [c.value for c in certificates if c.value.version == head.version + 1]
     return (

@@ -9,6 +9,7 @@ from p2ptrain.events import EventBus
 from p2ptrain.identity.keys import Identity
 from p2ptrain.ids import PeerId, RunId, SliceId
 from p2ptrain.swarm.directory import Claim
+from p2ptrain.swarm.head import Head
 from p2ptrain.swarm.reduce import part_bounds
 from p2ptrain.swarm.round_commands import Promise
 from p2ptrain.swarm.state import OuterRule, OwnedState, PublishedState
@@ -60,6 +61,9 @@ class Caller(Protocol):
 
     async def newer_certificates(self, peer: PeerId, have: Mapping[SliceId, int]) -> list[Certificate]:
         """The peer's certificates after those versions, checked; empty when it has none or cannot be reached."""
+
+    async def decided_otherwise(self, peer: PeerId, slice_id: SliceId, head: Head) -> bool:
+        """Whether the peer knows that another value was decided for this version on the branch that it follows."""
 
     def announce(self, slice_id: SliceId) -> None:
         """Spread the news of a commit."""

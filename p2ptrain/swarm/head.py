@@ -1,9 +1,13 @@
 """Where a slice stands: its newest certified version, and which of two rival ones a peer follows."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from p2ptrain.ids import GENESIS, Digest, PeerId, Version
-from p2ptrain.wire.messages import Certificate
+from p2ptrain.wire.messages import Certificate, Contribution
+
+_MOST = 2**63 - 1
+"""What liars may add up to; it must still fit into a certificate."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -16,6 +20,7 @@ class Head:
     owners: tuple[PeerId, ...] = ()
     """Who decides the next version."""
     tokens: int = 0
+    weight: int = 0
 
     @classmethod
     def of(cls, certificate: Certificate) -> "Head":
@@ -27,17 +32,23 @@ class Head:
             epoch=certificate.ballot.epoch,
             owners=value.owners,
             tokens=value.tokens,
+            weight=value.weight,
         )
+
+    def sums_with(self, contributions: Collection[Contribution]) -> tuple[int, int]:
+        """Tokens and weight of the next version, if these contribute to it."""
+        tokens = sum(c.tokens for c in contributions)
+        return min(self.tokens + tokens, _MOST), min(self.weight + tokens * len(contributions), _MOST)
 
     def outranks(self, other: "Head") -> bool:
         """Whether a peer that holds ``other`` goes over to this head, be it newer or a rival of a lost majority's time.
 
-        The written rule of rival branches: more tokens, then version, then hash (decision 0011). Both count tokens
-        from version 0, so that those before the fork cancel out; along one branch none of them goes down.
+        The written rule of rival branches: more weight, then version, then hash (decision 0011). Both are weighed
+        from version 0, so that what was before the fork cancels out; along one branch none of the three goes down.
         The epoch says nothing here: whoever is cut off and goes on alone has a higher one than the many who stayed.
         """
         return self._rank > other._rank
 
     @property
     def _rank(self) -> tuple[int, int, str]:
-        return (self.tokens, self.version, self.value_hash or "")
+        return (self.weight, self.version, self.value_hash or "")

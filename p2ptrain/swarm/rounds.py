@@ -366,7 +366,7 @@ class _Turn:
             # It is on another branch; the edge finds out which of the two outranks the other.
             self._do(CatchUp(sender))
             return
-        if value.tokens != s.head.tokens + sum(c.tokens for c in value.contributions):
+        if (value.tokens, value.weight) != s.head.sums_with(value.contributions):
             return
         self._set(
             proposal=value,
@@ -555,6 +555,7 @@ class _Turn:
         contributions = tuple(replace(c, parts=(), uplink_mbps=0.0) for c in plan.contributions if c.peer in included)
         # Whoever holds the slice and has a claim is an owner from the next version on: that is how peers join.
         owners = ({m for m in s.ballot.members if m in s.ready} | s.claims | {s.me}) - s.suspects
+        tokens, weight = s.head.sums_with(contributions)
         return Value(
             run=s.run,
             slice=s.slice,
@@ -566,7 +567,8 @@ class _Turn:
             results=staged.results,
             contributions=contributions,
             owners=tuple(sorted(owners)),
-            tokens=s.head.tokens + sum(c.tokens for c in contributions),
+            tokens=tokens,
+            weight=weight,
         )
 
     def _commit_if_decided(self) -> None:

@@ -23,7 +23,7 @@ from p2ptrain.events import (
     SlicesClaimed,
     SliceTakenOver,
 )
-from p2ptrain.ids import COMMON, PeerId, SliceId, Version, slice_order
+from p2ptrain.ids import COMMON, Digest, PeerId, SliceId, Version, slice_order
 from p2ptrain.swarm.assignment import Assignment
 from p2ptrain.swarm.catch_up import catch_up, fetch_owned, head_of
 from p2ptrain.swarm.certificates import check_certificate
@@ -246,6 +246,16 @@ class Swarm:
             return []
         return certificates
 
+    async def decided_otherwise(self, peer: PeerId, slice_id: SliceId, head: Head) -> bool:
+        """Whether the peer knows that another value was decided for this version on the branch that it follows."""
+        held = {str(slice_id): bytes.fromhex(head.value_hash or "")}
+        request = pb.HeadsRequest(run=self._context.run, have={str(slice_id): head.version}, held=held)
+        try:
+            reply = await self._context.node.call(peer, HEADS, request, pb.HeadsReply, timeout_s=CALL_TIMEOUT_S)
+        except WireError:  # then nobody can tell
+            return False
+        return slice_id in reply.rivals
+
     def announce(self, slice_id: SliceId) -> None:
         """Push the news of a commit to those whose turn it is to hear it from us."""
         replica = self.replica(slice_id)
@@ -290,6 +300,11 @@ class Swarm:
         reply = pb.HeadsReply()
         for slice_id, part in self._parts():
             if slice_id not in request.have:
+                continue
+            if slice_id in request.held:
+                held = Digest(request.held[slice_id].hex())
+                if part.history.decided_otherwise(Version(request.have[slice_id]), held):
+                    reply.rivals.append(slice_id)
                 continue
             newer = part.history.since(Version(request.have[slice_id]))
             newest = part.replica.certificate

@@ -111,6 +111,8 @@ class Value:
     """Owners of the next version."""
     tokens: int
     """Tokens in the slice's weights since version 0."""
+    weight: int
+    """Of the branch: over its rounds since version 0, tokens times contributors."""
 
     @property
     def loss_nats(self) -> float:
@@ -132,6 +134,7 @@ class Value:
             contributions=[_contribution_to_pb(c) for c in self.contributions],
             owners=self.owners,
             tokens=self.tokens,
+            weight=self.weight,
         ).SerializeToString(deterministic=True)
 
     @property
@@ -164,6 +167,7 @@ class Value:
             contributions=contributions,
             owners=tuple(map(_peer, m.owners)),
             tokens=m.tokens,
+            weight=m.weight,
         )
 
 

@@ -268,7 +268,7 @@ def test_rival_branches_with_other_member_lists_find_each_other_and_agree(seed: 
         value = Value(
             run=RUN, slice=SLICE, version=Version(1), previous=None, digest=digest_of(peer),
             published_digest=digest_of(peer), update=blob_of(peer), results=(), contributions=(), owners=members,
-            tokens=5,
+            tokens=5, weight=10,
         )  # fmt: skip
         certificate = Certificate(value, Ballot(1, 0, members), ())
         group.nodes[peer].disk.certificate, group.nodes[peer].disk.head = certificate, Head.of(certificate)
@@ -367,13 +367,14 @@ results = st.builds(
     PartResult, st.integers(0, 2), st.builds(blob_of, st.integers(0, 1)), st.sampled_from([(), (ME,), MEMBERS])
 )
 two_results = st.tuples(results) | st.tuples(results, results)
-HEADS = [Head(), Head(version=Version(1), value_hash=digest_of("v1"), epoch=1, owners=MEMBERS, tokens=5)]
+HEADS = [Head(), Head(version=Version(1), value_hash=digest_of("v1"), epoch=1, owners=MEMBERS, tokens=5, weight=10)]
 
 
 @st.composite
 def values(draw: st.DrawFn) -> Value:
     head = draw(st.sampled_from(HEADS))
     chosen = draw(st.lists(contributions, max_size=2))
+    tokens, weight = head.sums_with(chosen)
     return Value(
         run=RUN,
         slice=SLICE,
@@ -385,7 +386,8 @@ def values(draw: st.DrawFn) -> Value:
         results=draw(two_results),
         contributions=tuple(chosen),
         owners=draw(st.sampled_from([MEMBERS, MEMBERS[:2], MEMBERS[1:]])),
-        tokens=head.tokens + sum(c.tokens for c in chosen),
+        tokens=tokens,
+        weight=weight,
     )
 
 

@@ -146,6 +146,7 @@ values = st.builds(
     contributions=st.lists(contributions, max_size=3).map(tuple),
     owners=peer_lists,
     tokens=st.integers(0, 2**40),
+    weight=st.integers(0, 2**50),
 )
 votes = st.builds(Vote, peers, st.binary(max_size=64))
 certificates = st.builds(Certificate, values, ballots, st.lists(votes, max_size=3).map(tuple))

@@ -107,6 +107,7 @@ class Hostile:
             contributions=tuple(self._contribution() for _ in range(self.chance.randrange(4))),
             owners=self._peers(),
             tokens=self.chance.choice([0, 1, 2**50]),
+            weight=self.chance.choice([0, 1, 2**60]),
         )
 
     def _version(self) -> Version:

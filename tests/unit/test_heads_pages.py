@@ -1,8 +1,9 @@
-"""Certificates that do not fit into one answer come page by page."""
+"""What peers tell each other of what was decided: certificates page by page, and who stands on a lost branch."""
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 from p2ptrain.config.schema import ExchangeConfig
 from p2ptrain.identity.keys import Identity
@@ -10,6 +11,7 @@ from p2ptrain.ids import Digest, PeerId, RunId, SliceId, Version
 from p2ptrain.swarm import swarm as module
 from p2ptrain.swarm.certificates import sign_vote
 from p2ptrain.swarm.coverage import Target
+from p2ptrain.swarm.head import Head
 from p2ptrain.swarm.history import History
 from p2ptrain.swarm.swarm import Swarm
 from p2ptrain.wire.blobs import BlobStore
@@ -38,6 +40,7 @@ def chain(length: int, num_parts: int) -> list[Certificate]:
             contributions=(),
             owners=(OWNER.peer_id,),
             tokens=number,
+            weight=number,
         )
         ballot = Ballot(1, 0, (OWNER.peer_id,))
         certificates.append(Certificate(value, ballot, (sign_vote(OWNER, ballot, value),)))
@@ -82,3 +85,20 @@ async def test_certificates_of_thousands_of_parts_come_in_pages_and_all_of_them_
     assert len(wire.answers) > 1
     assert max(wire.answers) < module._PAGE_BYTES
     assert await asker.newer_certificates(OWNER.peer_id, {SLICE: 6}) == certificates[6:]
+
+
+async def test_whoever_stood_on_a_branch_that_lost_can_be_told_so_long_after_its_rounds_are_gone() -> None:
+    certificates = chain(40, 1)
+    wire = Wire()
+    asker, server = party(wire), party(wire)
+    wire.to = server
+    history = History(SLICE, BlobStore(), 4)
+    for certificate in certificates:
+        history.add(certificate, [])
+    server.followers[SLICE] = cast(Any, SimpleNamespace(history=history, replica=SimpleNamespace(certificate=None)))
+    ours = Head.of(certificates[9])
+    assert not await asker.decided_otherwise(OWNER.peer_id, SLICE, ours)
+    rival = replace(ours, value_hash=Digest("ab" * 32))
+    assert await asker.decided_otherwise(OWNER.peer_id, SLICE, rival)
+    unknown = replace(rival, version=Version(41))
+    assert not await asker.decided_otherwise(OWNER.peer_id, SLICE, unknown)

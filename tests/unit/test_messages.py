@@ -45,6 +45,7 @@ VALUE = Value(
     contributions=(Contribution(A, 30, 2.0), Contribution(B, 10, 4.0)),
     owners=(A, B),
     tokens=123,
+    weight=456,
 )
 CERTIFICATE = Certificate(VALUE, BALLOT, (Vote(A, b"x"), Vote(B, b"y")))
 
@@ -54,7 +55,7 @@ def message(body: RoundBody, ballot: Ballot = BALLOT) -> RoundMessage:
 
 
 def test_a_value_keeps_its_name_from_release_to_release() -> None:
-    assert VALUE.value_hash == "e86fb364960cb6673059b50355e387431f31b8d0756df61418f32b74a8063adc"
+    assert VALUE.value_hash == "af02ea20696b390245a6404dddf888499f0f0b11316585242b63bc099da6bdc2"
 
 
 def test_the_loss_of_a_round_is_weighted_by_tokens() -> None:

@@ -51,7 +51,7 @@ from p2ptrain.wire.messages import (
 from tests.support.simulated_group import RUN, SLICE, TIMING, blob_of, digest_of, peer_ids
 
 A, B, C = MEMBERS = tuple(peer_ids(3))
-HEAD = Head(version=Version(4), value_hash=digest_of("v4"), epoch=1, owners=MEMBERS, tokens=1000)
+HEAD = Head(version=Version(4), value_hash=digest_of("v4"), epoch=1, owners=MEMBERS, tokens=1000, weight=3000)
 BALLOT = Ballot(1, 0, MEMBERS)  # of version 5: proposer C, in the next attempts A, then B
 NOTHING = Ready(None, None, HEAD.value_hash)
 NEXT, THIRD = replace(BALLOT, attempt=1), replace(BALLOT, attempt=2)
@@ -127,6 +127,7 @@ def value(results: tuple[PartResult, ...] = RESULTS, previous: Head = HEAD) -> V
         contributions=tuple(replace(contribution(peer), parts=()) for peer in MEMBERS),
         owners=MEMBERS,
         tokens=previous.tokens + 30,
+        weight=previous.weight + 90,
     )
 
 
@@ -431,7 +432,7 @@ def test_an_owner_that_is_behind_is_told_and_late_votes_need_no_answer() -> None
 
 
 def test_a_message_from_the_future_is_kept_until_we_have_caught_up() -> None:
-    after = Head(version=Version(5), value_hash=value().value_hash, epoch=1, owners=MEMBERS, tokens=1030)
+    after = Head(version=Version(5), value_hash=value().value_hash, epoch=1, owners=MEMBERS, tokens=1030, weight=3090)
     theirs = replace(ready(B), previous=after.value_hash)
     owner = Owner(A).hears(B, theirs, version=6)
     assert owner.commands == [CatchUp(B)]
@@ -446,21 +447,21 @@ def test_what_one_peer_says_too_early_cannot_push_out_what_another_said() -> Non
 
 
 def test_an_old_head_that_arrives_late_is_ignored_and_a_branch_of_higher_rank_is_followed() -> None:
-    old = replace(HEAD, version=Version(3), value_hash=digest_of("v3"), tokens=900)
+    old = replace(HEAD, version=Version(3), value_hash=digest_of("v3"), weight=2700)
     assert Owner(A).does(HeadMoved(old)).state.head == HEAD
     alone = replace(old, epoch=2, value_hash=digest_of("alone"))
     assert Owner(A).does(HeadMoved(alone)).state.head == HEAD, "an epoch is no merit: whoever is alone has a new one"
-    rival = replace(old, tokens=1001, value_hash=digest_of("rival"))
+    rival = replace(old, weight=3001, value_hash=digest_of("rival"))
     assert Owner(A).does(HeadMoved(rival)).state.head == rival
 
 
 def test_a_proposal_or_certificate_of_another_branch_lets_the_edge_settle_it() -> None:
     rival = replace(HEAD, value_hash=digest_of("rival"))
     assert Owner(A).cuts_off().hears(C, Propose(value(previous=rival))).commands == [CatchUp(C)]
-    before = replace(HEAD, version=Version(3), value_hash=digest_of("v3"), tokens=900)
+    before = replace(HEAD, version=Version(3), value_hash=digest_of("v3"), weight=2700)
     lost = Committed(Certificate(value(previous=before), BALLOT, ()))
     assert Owner(A).hears(C, lost, version=4).commands == [TellHead(C)]
-    won = Committed(Certificate(replace(value(previous=before), tokens=1001), BALLOT, ()))
+    won = Committed(Certificate(replace(value(previous=before), weight=3001), BALLOT, ()))
     assert Owner(A).hears(C, won, version=4).commands == [CatchUp(C)]
 
 

@@ -26,6 +26,7 @@ def missed(rounds: int) -> list[Certificate]:
             contributions=(),
             owners=(ME,),
             tokens=0,
+            weight=0,
         )
         for version in range(1, rounds + 1)
     ]

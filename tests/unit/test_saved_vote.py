@@ -35,6 +35,7 @@ ACCEPTED = Accepted(
         contributions=(Contribution(PEER, 7, 1.0, ()),),
         owners=(PEER,),
         tokens=70,
+        weight=70,
     ),
 )
 

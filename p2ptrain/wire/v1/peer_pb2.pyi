@@ -101,7 +101,7 @@ class Ballot(_message.Message):
     def __init__(self, epoch: _Optional[int] = ..., attempt: _Optional[int] = ..., members: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Value(_message.Message):
-    __slots__ = ("run", "slice", "version", "previous", "digest", "published_digest", "update", "results", "contributions", "owners", "tokens")
+    __slots__ = ("run", "slice", "version", "previous", "digest", "published_digest", "update", "results", "contributions", "owners", "tokens", "weight")
     RUN_FIELD_NUMBER: _ClassVar[int]
     SLICE_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -113,6 +113,7 @@ class Value(_message.Message):
     CONTRIBUTIONS_FIELD_NUMBER: _ClassVar[int]
     OWNERS_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_FIELD_NUMBER: _ClassVar[int]
     run: str
     slice: str
     version: int
@@ -124,7 +125,8 @@ class Value(_message.Message):
     contributions: _containers.RepeatedCompositeFieldContainer[Contribution]
     owners: _containers.RepeatedScalarFieldContainer[str]
     tokens: int
-    def __init__(self, run: _Optional[str] = ..., slice: _Optional[str] = ..., version: _Optional[int] = ..., previous: _Optional[bytes] = ..., digest: _Optional[bytes] = ..., published_digest: _Optional[bytes] = ..., update: _Optional[_Union[BlobRef, _Mapping]] = ..., results: _Optional[_Iterable[_Union[PartResult, _Mapping]]] = ..., contributions: _Optional[_Iterable[_Union[Contribution, _Mapping]]] = ..., owners: _Optional[_Iterable[str]] = ..., tokens: _Optional[int] = ...) -> None: ...
+    weight: int
+    def __init__(self, run: _Optional[str] = ..., slice: _Optional[str] = ..., version: _Optional[int] = ..., previous: _Optional[bytes] = ..., digest: _Optional[bytes] = ..., published_digest: _Optional[bytes] = ..., update: _Optional[_Union[BlobRef, _Mapping]] = ..., results: _Optional[_Iterable[_Union[PartResult, _Mapping]]] = ..., contributions: _Optional[_Iterable[_Union[Contribution, _Mapping]]] = ..., owners: _Optional[_Iterable[str]] = ..., tokens: _Optional[int] = ..., weight: _Optional[int] = ...) -> None: ...
 
 class Vote(_message.Message):
     __slots__ = ("peer", "signature")
@@ -211,7 +213,7 @@ class Ack(_message.Message):
     def __init__(self, refusal: _Optional[str] = ...) -> None: ...
 
 class HeadsRequest(_message.Message):
-    __slots__ = ("run", "have")
+    __slots__ = ("run", "have", "held")
     class HaveEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -219,21 +221,32 @@ class HeadsRequest(_message.Message):
         key: str
         value: int
         def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    class HeldEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: bytes
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[bytes] = ...) -> None: ...
     RUN_FIELD_NUMBER: _ClassVar[int]
     HAVE_FIELD_NUMBER: _ClassVar[int]
+    HELD_FIELD_NUMBER: _ClassVar[int]
     run: str
     have: _containers.ScalarMap[str, int]
-    def __init__(self, run: _Optional[str] = ..., have: _Optional[_Mapping[str, int]] = ...) -> None: ...
+    held: _containers.ScalarMap[str, bytes]
+    def __init__(self, run: _Optional[str] = ..., have: _Optional[_Mapping[str, int]] = ..., held: _Optional[_Mapping[str, bytes]] = ...) -> None: ...
 
 class HeadsReply(_message.Message):
-    __slots__ = ("refusal", "certificates", "more")
+    __slots__ = ("refusal", "certificates", "more", "rivals")
     REFUSAL_FIELD_NUMBER: _ClassVar[int]
     CERTIFICATES_FIELD_NUMBER: _ClassVar[int]
     MORE_FIELD_NUMBER: _ClassVar[int]
+    RIVALS_FIELD_NUMBER: _ClassVar[int]
     refusal: str
     certificates: _containers.RepeatedCompositeFieldContainer[Certificate]
     more: bool
-    def __init__(self, refusal: _Optional[str] = ..., certificates: _Optional[_Iterable[_Union[Certificate, _Mapping]]] = ..., more: _Optional[bool] = ...) -> None: ...
+    rivals: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, refusal: _Optional[str] = ..., certificates: _Optional[_Iterable[_Union[Certificate, _Mapping]]] = ..., more: _Optional[bool] = ..., rivals: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class StatusRequest(_message.Message):
     __slots__ = ("run",)
