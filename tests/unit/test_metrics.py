@@ -70,6 +70,7 @@ def commit(slice_id: SliceId, version: int) -> RoundCommitted:
         slice=slice_id,
         version=Version(version),
         epoch=0,
+        members=[PeerId("a"), PeerId("b")],
         digest=Digest("d"),
         contributors=[PeerId("a")],
         owners=[PeerId("a"), PeerId("b")],
