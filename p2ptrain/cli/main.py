@@ -16,6 +16,7 @@ import typer
 from p2ptrain.cli.bench_commands import bench_app
 from p2ptrain.cli.bootstrap_command import bootstrap
 from p2ptrain.cli.codec_commands import codec_quality, codec_speed
+from p2ptrain.cli.completion_command import completion, prepare_to_complete
 from p2ptrain.cli.config_command import config
 from p2ptrain.cli.control_commands import control_app, finish, leave, limits, pause, resume, status, why
 from p2ptrain.cli.dash_command import dash
@@ -46,6 +47,7 @@ app.add_typer(control_app, name="control")
 for command in (demo, bootstrap, peer, status, why, pause, resume, finish, leave, limits, health, dash, doctor, swarm):
     app.command()(command)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(config)
+app.command()(completion)
 app.command()(identity)
 app.command()(generate)
 app.command()(export)
@@ -66,6 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settings = Settings()
     arguments = sys.argv[1:] if arguments is None else arguments
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # we fork only to exec; it would write warnings about that
+    prepare_to_complete()
     try:
         ended = app(
             args=arguments,
