@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 import typer
 
 from p2ptrain.cli.chaos_command import chaos
-from p2ptrain.config.schema import SlicedParts
 from p2ptrain.errors import UsageError
 
 if TYPE_CHECKING:
+    from p2ptrain.config.schema import SlicedParts
     from p2ptrain.node.lab import Point, Row, Study, Trial
 
 lab_app = typer.Typer(no_args_is_help=True, help="Experiments with many virtual peers in one process.")
@@ -147,7 +147,7 @@ def _list(option: str, text: str, kind: Callable[[str], _T], fits: Callable[[_T]
     return tuple(dict.fromkeys(numbers))
 
 
-def _parts(text: str) -> tuple[SlicedParts, ...]:
+def _parts(text: str) -> "tuple[SlicedParts, ...]":
     parts = tuple(text.split(","))
     if not set(parts) <= {"mlp", "heads"} or len(set(parts)) < len(parts):
         raise UsageError(f"--sliced-parts {text} is not known; choose mlp, heads or mlp,heads")

@@ -5,10 +5,8 @@ Commands import what they need when they run: torch and hivemind take seconds, a
 
 import os
 import sys
-import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from typing import Annotated
 
 import typer
@@ -112,6 +110,8 @@ def _tell(error: Exception, arguments: Sequence[str]) -> int:
 
 
 def _kept_details(error: Exception) -> str:
+    import traceback
+
     path = data_folder() / "crash.txt"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -127,6 +127,8 @@ _TOLD = ("torch", "hivemind", "grpcio", "protobuf")
 
 def _print_versions(wanted: bool) -> None:
     if wanted:
+        from importlib import metadata
+
         python = ".".join(str(number) for number in sys.version_info[:3])
         others = ", ".join(f"{package} {metadata.version(package)}" for package in _TOLD)
         typer.echo(f"p2ptrain {metadata.version('p2ptrain')}, Python {python}, {others}")

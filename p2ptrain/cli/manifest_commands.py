@@ -1,20 +1,16 @@
 """``p2ptrain run``: making a run's manifest, and looking at one."""
 
-import secrets
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, cast, get_args
+from typing import TYPE_CHECKING, Annotated, cast, get_args
 
-import tomlkit
 import typer
 
 from p2ptrain.cli import door_commands
-from p2ptrain.config.load import SIGNATURE, load_run, parse_run, run_id
-from p2ptrain.config.presets import preset_text
-from p2ptrain.config.schema import Admission, RunConfig
 from p2ptrain.errors import UsageError
-from p2ptrain.identity.authority import sign_run
-from p2ptrain.identity.keys import Identity, load_or_create
+
+if TYPE_CHECKING:
+    from p2ptrain.config.schema import Admission, RunConfig
 
 run_app = typer.Typer(
     no_args_is_help=True, help="Make a run's manifest, or look at one. Example: p2ptrain run show tiny.toml"
@@ -36,11 +32,11 @@ class ManifestChanges:
     rounds: int | None = None
     authority: Path | None = None
     """Key file of the run's authority, made when missing; it signs the manifest."""
-    admission: Admission = "open"
+    admission: "Admission" = "open"
     inner_steps: int | None = None
 
 
-def write_manifest(preset: str, out: Path, changes: ManifestChanges) -> RunConfig:
+def write_manifest(preset: str, out: Path, changes: ManifestChanges) -> "RunConfig":
     """Make the manifest of a new run: the preset's text with its comments, the changes and the text's fingerprint.
 
     Args:
@@ -54,6 +50,15 @@ def write_manifest(preset: str, out: Path, changes: ManifestChanges) -> RunConfi
     Raises:
         UsageError: no such preset, values that cannot work, no text to learn from, or ``out`` cannot be made.
     """
+    import secrets
+
+    import tomlkit
+
+    from p2ptrain.config.load import SIGNATURE, parse_run, run_id
+    from p2ptrain.config.presets import preset_text
+    from p2ptrain.identity.authority import sign_run
+    from p2ptrain.identity.keys import Identity, load_or_create
+
     _check_is_free(out)
     document = tomlkit.parse(preset_text(preset))
     document["seed"] = secrets.randbits(32) if changes.seed is None else changes.seed
@@ -110,6 +115,9 @@ def new(
 
     Example: p2ptrain run new tiny --out tiny.toml --slices 2
     """
+    from p2ptrain.config.load import parse_run, run_id
+    from p2ptrain.config.presets import preset_text
+
     changes = ManifestChanges(
         name=name,
         seed=seed,
@@ -139,6 +147,8 @@ def show(manifest: Annotated[Path, typer.Argument(help="The manifest, for exampl
 
     Example: p2ptrain run show tiny.toml
     """
+    from p2ptrain.config.load import load_run, run_id
+
     run = load_run(manifest)
 
     from p2ptrain.model.slicing import SlicePlan
@@ -157,7 +167,9 @@ def show(manifest: Annotated[Path, typer.Argument(help="The manifest, for exampl
         typer.echo(f"         {slice_id:<8}{numel:>14,} parameters")
 
 
-def _admission(text: str, authority: Path | None) -> Admission:
+def _admission(text: str, authority: Path | None) -> "Admission":
+    from p2ptrain.config.schema import Admission
+
     if text not in get_args(Admission):
         raise UsageError(f"--admission {text} is not known; choose from {', '.join(get_args(Admission))}")
     if text != "open" and authority is None:

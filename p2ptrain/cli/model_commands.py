@@ -2,7 +2,6 @@
 
 import codecs
 import itertools
-import secrets
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated
@@ -30,6 +29,8 @@ def generate(
     from p2ptrain.node.trained_model import load_trained
 
     model = load_trained(Home.inspect(home))
+    import secrets
+
     chosen_seed = secrets.randbits(32) if seed is None else seed
     start = prompt.encode(errors="surrogateescape")
     produced = generation.generate(model, start, num_bytes=num_bytes, temperature=temperature, seed=chosen_seed)

@@ -1,14 +1,16 @@
 """Running what the commands start: quiet imports, an event loop that signals end, and one error for people."""
 
-import asyncio
 import os
 import signal
 import warnings
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from p2ptrain.errors import P2PTrainError
+
+if TYPE_CHECKING:
+    import asyncio
 
 _Result = TypeVar("_Result")
 
@@ -28,8 +30,9 @@ class quiet_imports(warnings.catch_warnings):
         return entered
 
 
-def run_until_signal(work: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> None:
+def run_until_signal(work: "Callable[[asyncio.Event], Coroutine[Any, Any, None]]") -> None:
     """Run ``work``, which ends when the event is set: by SIGINT, SIGTERM or SIGHUP."""
+    import asyncio
 
     async def run() -> None:
         stop = asyncio.Event()
@@ -49,6 +52,8 @@ def run_loop(work: Coroutine[Any, Any, _Result], *, uses_terminal: bool = False)
         uses_terminal: it reads keys. uvloop makes what it reads non-blocking, for the shell too, to which the terminal
             returns; and screens have no need of its speed.
     """
+    import asyncio
+
     factory = None
     if not uses_terminal:
         import uvloop

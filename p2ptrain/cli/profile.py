@@ -4,7 +4,6 @@ A profile is a TOML file. Its keys are the options of ``p2ptrain peer`` with ``_
 of ``LimitsConfig``. ``peers/`` has some to start from.
 """
 
-import tomllib
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -12,12 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from p2ptrain.config.limits_text import limit_entries, with_values
-from p2ptrain.config.schema import LimitsConfig
 from p2ptrain.errors import ConfigError
 
 if TYPE_CHECKING:
     from typer._click import Context  # typer's own copy of click; older ones take click's
+
+    from p2ptrain.config.schema import LimitsConfig
 
 ENVIRONMENT = "P2PTRAIN"
 """Every option has a variable: ``--max-slices`` of ``p2ptrain peer`` is P2PTRAIN_PEER_MAX_SLICES."""
@@ -57,18 +56,23 @@ Profile = Annotated[
 ]
 
 
-def profile_limits(context: "Context", **flags: float) -> LimitsConfig:
+def profile_limits(context: "Context", **flags: float) -> "LimitsConfig":
     """The profile's limits, with those that flags or variables name in their place.
 
     Raises:
         ConfigError: every wrong key and value of the profile, one a line.
     """
+    from p2ptrain.config.limits_text import with_values
+    from p2ptrain.config.schema import LimitsConfig
+
     given = {name: value for name, value in flags.items() if _origin(context, name) in ("flag", "variable")}
     return with_values(LimitsConfig(), {**context.meta.get(_LIMITS, {}), **given})
 
 
 def explained(context: "Context") -> Iterator[tuple[str, str, str]]:
     """Every setting of ``p2ptrain peer``: name, value, and where the value comes from."""
+    from p2ptrain.config.limits_text import limit_entries
+
     for param in context.command.params:
         if param.name and param.name != "help" and param.name not in _LIMIT_FLAGS:
             value = context.params.get(param.name)
@@ -81,6 +85,9 @@ def explained(context: "Context") -> Iterator[tuple[str, str, str]]:
 
 def limit_origins(context: "Context") -> dict[str, str]:
     """By key of the limits, where its value came from: flag, variable, profile or default."""
+    from p2ptrain.config.limits_text import limit_entries
+    from p2ptrain.config.schema import LimitsConfig
+
     named: Mapping[str, Any] = context.meta.get(_LIMITS, {})
     origins = {entry.key: "profile" if entry.key in named else "default" for entry in limit_entries(LimitsConfig())}
     given = {key: _origin(context, key) for key in _LIMIT_FLAGS}
@@ -93,6 +100,8 @@ def _origin(context: "Context", name: str) -> str:
 
 
 def _read(profile: Path) -> dict[str, Any]:
+    import tomllib
+
     try:
         return tomllib.loads(profile.read_text(encoding="utf-8"))
     except OSError as error:

@@ -1,20 +1,17 @@
 """Where a command gets the run's manifest from: a file, a node's address, or a status page's URL."""
 
-import asyncio
 import ipaddress
 import json
 import re
-import urllib.error
-import urllib.parse
-import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from p2ptrain.config.load import parse_run, read_manifest, run_id, run_signature
-from p2ptrain.config.schema import RunConfig
 from p2ptrain.errors import BadRecord, ConfigError, NetworkSetupError
-from p2ptrain.identity.authority import check_run
 from p2ptrain.ids import PeerId, RunId, short
+
+if TYPE_CHECKING:
+    from p2ptrain.config.schema import RunConfig
 
 _ADDRESS = re.compile(r"/(ip4|ip6|dns|dns4|dns6)/[^/]+/.*/p2p/\w+")
 _URL_TIMEOUT_S = 15.0
@@ -31,7 +28,7 @@ class RunSource:
     """The file, address or URL, for messages."""
     folder: Path
     """What paths in the manifest are relative to."""
-    config: RunConfig
+    config: "RunConfig"
     id: RunId
     bootstraps: tuple[str, ...] = ()
     """Addresses that came with it: whoever knows the run is a way in."""
@@ -48,12 +45,17 @@ def read_run(run: str) -> RunSource:
         return _ask(run, addresses_of(_status(run), run))
     if _ADDRESS.fullmatch(run):
         return _ask(run, (run,))
+    from p2ptrain.config.load import read_manifest
+
     path = Path(run)
     return checked_source(read_manifest(path), name=run, folder=path.absolute().parent)
 
 
 def checked_source(text: str, *, name: str, folder: Path, bootstraps: tuple[str, ...] = ()) -> RunSource:
     """A manifest's text, checked; arguments as the fields of ``RunSource``, errors as ``read_run``."""
+    from p2ptrain.config.load import parse_run, run_id, run_signature
+    from p2ptrain.identity.authority import check_run
+
     config = parse_run(text, source=name)
     run = run_id(config)
     if config.door.authority:
@@ -77,6 +79,8 @@ def addresses_of(status: object, url: str) -> tuple[str, ...]:
     Raises:
         NetworkSetupError: this is no status page.
     """
+    import urllib.parse
+
     listed = status.get("addresses") if isinstance(status, dict) else None
     found = [a for a in listed if isinstance(a, str) and _ADDRESS.fullmatch(a)] if isinstance(listed, list) else []
     if not found:
@@ -94,6 +98,9 @@ def _kind(host: str) -> str:
 
 
 def _status(url: str) -> object:
+    import urllib.error
+    import urllib.request
+
     page = url.partition("?")[0].rstrip("/") + "/status.json"
     try:
         with urllib.request.urlopen(page, timeout=_URL_TIMEOUT_S) as answer:  # noqa: S310 - http(s), checked by read_run
@@ -106,6 +113,8 @@ def _status(url: str) -> object:
 
 
 def _ask(name: str, addresses: tuple[str, ...]) -> RunSource:
+    import asyncio
+
     from p2ptrain.node.manifest_exchange import fetch_manifest
 
     text = asyncio.run(fetch_manifest(addresses))

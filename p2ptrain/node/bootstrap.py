@@ -18,6 +18,7 @@ from p2ptrain.node.listening import listen_host
 from p2ptrain.node.manifest_exchange import serve_manifest
 from p2ptrain.node.run_watch import NodeStatus, WatchedRun, watch_run
 from p2ptrain.node.status_server import start_status_server
+from p2ptrain.node.upload_probe import serve_upload
 from p2ptrain.swarm.directory import DhtDirectory, is_valid_record
 from p2ptrain.wire.libp2p import Libp2pNode, NodeOptions
 
@@ -67,6 +68,7 @@ async def run_bootstrap(
         undo.push_async_callback(node.stop)
         status = NodeStatus(identity.peer_id, node.addresses, options.run)
         await serve_manifest(node, options.run.manifest if options.run else None)
+        await serve_upload(node)
         url = None
         if options.status:
             runner, url = await start_status_server(*options.status, status.snapshot)

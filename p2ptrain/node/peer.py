@@ -69,6 +69,7 @@ from p2ptrain.node.trainer import (
     Trainer,
     TrainerListener,
 )
+from p2ptrain.node.upload_probe import serve_upload
 from p2ptrain.swarm.acquaintances import Acquaintances
 from p2ptrain.swarm.context import Context, Past, Replica
 from p2ptrain.swarm.coverage import Target
@@ -171,6 +172,7 @@ class Peer:
         node.door.on_cut_off = lambda peer, reason: self._events.emit(Refused(peer=peer, reason=reason))
         try:
             await serve_manifest(node, self._home.manifest_path.read_text(encoding="utf-8"))
+            await serve_upload(node)
             self._events.emit(PeerStarted(peer=self._identity.peer_id, run=self._home.run_id, addresses=node.addresses))
             await self._take_part(node, stop)
         finally:

@@ -209,6 +209,7 @@ def test_doctor_examines_a_running_peer_from_outside(swarm: LiveSwarm) -> None:
     assert "median of" in findings["clock"]["evidence"]
     assert "seen from outside" in findings["directory"]["evidence"]
     assert "is running here" in findings["identity"]["evidence"]
+    assert re.search(r"up [\d.]+ Mbit/s \([\d.]+ MB to a bootstrap\)", findings["link"]["evidence"])
     assert verdicts["reach"] == "not measured"
 
 

@@ -10,7 +10,7 @@ from p2ptrain.cli import main as cli
     [
         ("staus", "there is no command staus; did you mean p2ptrain status?"),
         ("enroll", "there is no command enroll; did you mean p2ptrain control enroll?"),
-        ("xyzzy", "there is no command xyzzy; choose from bench, bootstrap, config"),
+        ("xyzzy", "there is no command xyzzy; choose from bench, bootstrap, "),
         ("run nwe", "run has no command nwe; did you mean p2ptrain run new?"),
         ("--versoin", "there is no option --versoin; did you mean --version?"),
         ("peer --hom x", "peer has no option --hom; did you mean --home?"),
