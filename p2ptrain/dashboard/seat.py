@@ -107,6 +107,8 @@ class Seat:
     commits_s: tuple[float, ...] = ()
     """When the common part was committed, as far as we know, newest last."""
     moved: Mapping[SliceId, Moved] = field(default_factory=dict)
+    told: Mapping[SliceId, Version] = field(default_factory=dict)
+    """Newest commit in the journals, which may be behind what peers answered when a long one is being read."""
     last_contributors: Mapping[SliceId, tuple[str, ...]] = field(default_factory=dict)
     seen: Mapping[str, tuple[float, Version]] = field(default_factory=dict)
     """Peer id -> when, and at which version, it last contributed to a round that we know of."""
@@ -271,17 +273,20 @@ def _stepped(seat: Seat, now_s: float, event: events.InnerStepDone) -> Seat:
 
 
 def _committed(seat: Seat, now_s: float, event: events.RoundCommitted) -> Seat:
-    known = seat.moved.get(event.slice)
-    is_news = known is None or event.version > known.version
+    is_news = event.version > seat.told.get(event.slice, -1)
     me = seat.peer.peer if seat.peer is not None else None
     seen = dict(seat.seen)
     seen.update((peer, (now_s, event.version)) for peer in event.contributors)
     seat = replace(_close(seat, event.slice, now_s), seen=seen)
     if not is_news:
         return seat
-    moved = {**seat.moved, event.slice: Moved(version=event.version, time_s=now_s, is_exact=True)}
+    known = seat.moved.get(event.slice)
+    moved = seat.moved
+    if known is None or event.version >= known.version:
+        moved = {**moved, event.slice: Moved(version=event.version, time_s=now_s, is_exact=True)}
     contributors = {**seat.last_contributors, event.slice: tuple(event.contributors)}
-    seat = replace(seat, moved=moved, last_contributors=contributors)
+    told = {**seat.told, event.slice: event.version}
+    seat = replace(seat, moved=moved, told=told, last_contributors=contributors)
     if event.slice != COMMON:
         return seat
     commits = (*seat.commits_s, now_s)[-_KEPT_COMMITS:]
@@ -302,7 +307,7 @@ def _moved(seat: Seat, slice_id: SliceId, version: Version, now_s: float, *, sta
     fetched = StageSpan(lane=slice_id, stage="fetch", begin_s=now_s - stage_s, end_s=now_s)
     spans = (*seat.spans, fetched)[-_KEPT_SPANS:]
     known = seat.moved.get(slice_id)
-    if known is not None and known.version >= version:
+    if known is not None and (known.version > version or (known.version == version and known.is_exact)):
         return replace(seat, spans=spans)
     return replace(
         seat, spans=spans, moved={**seat.moved, slice_id: Moved(version=version, time_s=now_s, is_exact=True)}

@@ -161,6 +161,16 @@ def test_share_counts_our_tokens_in_committed_rounds_only() -> None:
     assert story.seat.share() == pytest.approx((400 + 800) / 2000)
 
 
+def test_a_past_that_is_read_after_the_others_answered_counts_as_it_would_have_before() -> None:
+    in_order, late = Story().start().rounds(3), Story()
+    late.seat = observe_snapshot(late.seat, snapshot(version=3), 1100.0)
+    late.start().rounds(3)
+    assert late.seat.rounds_contributed == in_order.seat.rounds_contributed == 3
+    assert late.seat.share() == in_order.seat.share()
+    assert late.seat.last_round() == in_order.seat.last_round()
+    assert late.seat.moved == in_order.seat.moved
+
+
 def test_next_commit_is_expected_after_the_median_of_the_last_gaps() -> None:
     story = Story().start().rounds(2)
     assert story.seat.next_commit_in_s(story.now_s) is None
