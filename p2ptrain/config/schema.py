@@ -132,6 +132,10 @@ class ExchangeConfig:
     """Longest wait for a reducer or sender before its parts go elsewhere or are left out."""
     vote_timeout_s: float = 15.0
     """Longest wait for the proposer's proposal and for the votes on it, each."""
+    max_owners: int = 64
+    """Owners of one slice, and of the common part, that average together in a round. If more peers hold it, they take
+    turns by lot, so that messages and bytes of a round do not grow with the swarm. Larger groups waste less of the
+    others' work and send more messages."""
     history: int = 8
     """Versions whose encoded averages and updates an owner keeps for peers that missed them."""
 

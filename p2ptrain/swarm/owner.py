@@ -81,6 +81,7 @@ class SliceOwner:
             claims=context.holders(slice_id),
             accepted=accepted,
             promised=promised,
+            max_owners=exchange.max_owners,
         )
         self._queue: asyncio.Queue[rounds.Event] = asyncio.Queue()
         self._group: asyncio.TaskGroup
@@ -430,6 +431,7 @@ class SliceOwner:
             self._tell_head(peer)
         if steps:
             self._handle(rounds.HeadMoved(head_of(self.replica)))
+            self._context.caller.announce(self.slice)
             self._settle()
 
     def _move(self, certificate: Certificate, replica: Replica, blobs: list[bytes | memoryview]) -> None:

@@ -6,9 +6,13 @@ from dataclasses import dataclass, field
 
 from p2ptrain.ids import Digest, PeerId, RunId, SliceId, Version
 from p2ptrain.swarm.deadlines import Deadline, StageDurations, adaptive_deadline
+from p2ptrain.swarm.electorate import drawn
 from p2ptrain.swarm.head import Head
 from p2ptrain.swarm.round_events import Heard, Staged
 from p2ptrain.wire.messages import Accepted, Ballot, Contribution, PartResult, Plan, Ready, Value, Vote
+
+MAX_OWNERS = 64
+"""``exchange.max_owners`` where nothing else is said."""
 
 
 class Stage(enum.Enum):
@@ -40,6 +44,8 @@ class RoundState:
     head: Head
     ballot: Ballot
     claims: frozenset[PeerId]
+    max_owners: int = MAX_OWNERS
+    """Of a version; who holds the slice beyond that takes turns (swarm/electorate.py)."""
     stage: Stage = Stage.IDLE
     deadline_s: float | None = None
     """When to send Tick; None while there is nothing to wait for."""
@@ -110,6 +116,7 @@ def begin(
     claims: frozenset[PeerId],
     accepted: Accepted | None = None,
     promised: Ballot | None = None,
+    max_owners: int = MAX_OWNERS,
 ) -> RoundState:
     """The state of an owner that holds ``head``.
 
@@ -122,9 +129,10 @@ def begin(
         claims: peers with a live claim that hold the slice.
         accepted: what this peer last voted for at the next version, from its disk.
         promised: the ballot of the next version that it last took part in, from its disk.
+        max_owners: the manifest's bound for a group.
     """
     version = Version(head.version + 1)
-    epoch, members = membership(me, head, claims)
+    epoch, members = membership(me, head, claims, max_owners)
     ballot = Ballot(epoch, 0, members)
     if accepted and accepted.ballot.order >= ballot.order:
         ballot = Ballot(accepted.ballot.epoch, accepted.ballot.attempt + 1, members)
@@ -140,6 +148,7 @@ def begin(
         head=head,
         ballot=ballot,
         claims=claims,
+        max_owners=max_owners,
         accepted=accepted,
     )
 
@@ -149,9 +158,9 @@ def proposer_of(version: Version, ballot: Ballot) -> PeerId:
     return ballot.members[(version + ballot.attempt) % len(ballot.members)]
 
 
-def membership(me: PeerId, head: Head, claims: frozenset[PeerId]) -> tuple[int, tuple[PeerId, ...]]:
+def membership(me: PeerId, head: Head, claims: frozenset[PeerId], max_owners: int) -> tuple[int, tuple[PeerId, ...]]:
     """Epoch and members that decide the next version, by what the directory shows."""
     live = sum(owner in claims or owner == me for owner in head.owners)
     if head.owners and live >= len(head.owners) // 2 + 1:
         return head.epoch, head.owners
-    return head.epoch + 1, tuple(sorted(claims | {me}))
+    return head.epoch + 1, drawn(claims | {me}, present=(), most=max_owners, lot=head.value_hash or "")

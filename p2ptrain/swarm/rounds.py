@@ -26,6 +26,7 @@ from typing import Any
 
 from p2ptrain.ids import Digest, PeerId, short
 from p2ptrain.swarm.deadlines import Deadline
+from p2ptrain.swarm.electorate import drawn
 from p2ptrain.swarm.head import Head
 from p2ptrain.swarm.reduce import planned_transfer_s, share_parts
 from p2ptrain.swarm.round_commands import (
@@ -55,7 +56,7 @@ from p2ptrain.swarm.round_events import (
     Tick,
     Unreachable,
 )
-from p2ptrain.swarm.round_state import RoundState, Stage, Timing, begin, membership, proposer_of
+from p2ptrain.swarm.round_state import MAX_OWNERS, RoundState, Stage, Timing, begin, membership, proposer_of
 from p2ptrain.wire.messages import (
     Accepted,
     Ballot,
@@ -74,6 +75,7 @@ from p2ptrain.wire.messages import (
 )
 
 __all__ = [
+    "MAX_OWNERS",
     "AskCutOff",
     "CatchUp",
     "ClaimsSeen",
@@ -235,7 +237,7 @@ class _Turn:
             else:
                 self._void("the owners are back, and this peer becomes one with their next commit", ballot)
         else:
-            epoch = max(s.ballot.epoch, membership(s.me, s.head, holders)[0])
+            epoch = max(s.ballot.epoch, membership(s.me, s.head, holders, s.max_owners)[0])
             self._enter_ballot(Ballot(epoch, s.ballot.attempt, members))
             self._hear_early()
 
@@ -553,8 +555,10 @@ class _Turn:
         s = self.state
         included = {peer for result in staged.results for peer in result.contributors}
         contributions = tuple(replace(c, parts=(), uplink_mbps=0.0) for c in plan.contributions if c.peer in included)
-        # Whoever holds the slice and has a claim is an owner from the next version on: that is how peers join.
-        owners = ({m for m in s.ballot.members if m in s.ready} | s.claims | {s.me}) - s.suspects
+        # Whoever holds the slice and has a claim is an owner from the next version on, or takes part in the draw: that
+        # is how peers join.
+        present = {m for m in s.ballot.members if m in s.ready} - s.suspects
+        holders = (present | s.claims | {s.me}) - s.suspects
         tokens, weight = s.head.sums_with(contributions)
         return Value(
             run=s.run,
@@ -566,7 +570,7 @@ class _Turn:
             update=staged.update,
             results=staged.results,
             contributions=contributions,
-            owners=tuple(sorted(owners)),
+            owners=drawn(holders, present=present, most=s.max_owners, lot=s.head.value_hash or ""),
             tokens=tokens,
             weight=weight,
         )
@@ -590,7 +594,15 @@ class _Turn:
 
     def _move(self, head: Head) -> None:
         s = self.state
-        self.state = begin(run=s.run, slice_id=s.slice, me=s.me, timing=s.timing, head=head, claims=s.claims)
+        self.state = begin(
+            run=s.run,
+            slice_id=s.slice,
+            me=s.me,
+            timing=s.timing,
+            head=head,
+            claims=s.claims,
+            max_owners=s.max_owners,
+        )
         self._set(early=s.early, durations=s.durations)
         self._hear_early()
 
@@ -655,7 +667,8 @@ class _Turn:
             self.heard(heard.sender, heard.message)
 
     def _target_members(self) -> tuple[PeerId, ...]:
-        return membership(self.state.me, self.state.head, self.state.claims)[1]
+        s = self.state
+        return membership(s.me, s.head, s.claims, s.max_owners)[1]
 
     def _stands_on_a_rival(self, message: RoundMessage) -> bool:
         s, body = self.state, message.body

@@ -117,6 +117,36 @@ def test_when_faults_end_all_owners_soon_commit_again(
     assert_all_commit_twice_more(group)
 
 
+@given(st.integers(0, 2**32), st.integers(4, 9), weathers, faults)
+@settings(deadline=None, max_examples=30)
+def test_where_more_hold_the_slice_than_a_group_may_have_one_value_is_decided_all_the_same(
+    seed: int, count: int, weather: Weather, happenings: list[tuple[str, int, float]]
+) -> None:
+    group = SimulatedGroup(peer_ids(count), seed=seed, weather=weather, lease_s=None, max_owners=3)
+    run_with_faults(group, happenings)
+    group.run(60)
+    assert all(len(values) == 1 for values in group.decided.values())
+    assert all(len(seen.certificate.value.owners) == 3 for seen in group.commits)
+    group.check_agreement()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_whoever_is_not_drawn_follows_and_takes_turns_and_members_may_die(seed: int) -> None:
+    group = SimulatedGroup(peer_ids(9), seed=seed, weather=Weather(lost=0.02), max_owners=3)
+    group.run_until(lambda: max(group.versions().values(), default=0) >= 40, within_s=2000)
+    contributors = {c.peer for seen in group.commits for c in seen.certificate.value.contributions}
+    assert contributors == set(group.nodes)
+    # Both who are certain to have the state die: the rest goes on from the certificate in a higher epoch.
+    owners = group.commits[-1].certificate.value.owners
+    for peer in owners[:2]:
+        group.crash(peer)
+    reached = max(group.versions().values())
+    assert group.run_until(lambda: min(group.versions().values()) >= reached + 3, within_s=ROUND_BOUND_S)
+    for peer in owners[:2]:
+        group.restart(peer)
+    assert_all_commit_twice_more(group)
+
+
 def test_three_hundred_rounds_in_bad_weather_keep_every_law() -> None:
     versions = 0
     for seed in range(12):

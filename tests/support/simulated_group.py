@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from p2ptrain.ids import Digest, PeerId, RunId, SliceId
 from p2ptrain.swarm import rounds
 from p2ptrain.swarm.rounds import Head, RoundState, Stage, Timing
+from p2ptrain.swarm.spread import whom_to_tell
 from p2ptrain.wire.messages import (
     Accepted,
     Ballot,
@@ -121,8 +122,12 @@ class SimulatedGroup:
         weather: Weather | None = None,
         lease_s: float | None = 8.0,
         num_parts: int = 3,
+        max_owners: int | None = None,
     ) -> None:
-        """Start all peers at genesis, each knowing the others' claims; lease_s None: claims never expire."""
+        """Start all peers at genesis, each knowing the others' claims; lease_s None: claims never expire.
+
+        With ``max_owners``, news of commits spread by the tree and by asking, as those that are not drawn need it.
+        """
         self.now_s = 0.0
         self.weather = weather or Weather()
         self.commits: list[CommitSeen] = []
@@ -137,6 +142,11 @@ class SimulatedGroup:
         self._sequence = itertools.count(1)
         self._lease_s = lease_s
         self._num_parts = num_parts
+        self._max_owners = max_owners
+        self.sent: Counter[tuple[PeerId, str]] = Counter()
+        """Messages by sender and kind."""
+        self.served: Counter[PeerId] = Counter()
+        """How often another peer caught up by one."""
         self._sides: list[frozenset[PeerId]] = []
         self._voters: defaultdict[tuple[int, Ballot, Digest], set[PeerId]] = defaultdict(set)
         self._voted: dict[tuple[PeerId, int, tuple[int, int], tuple[PeerId, ...]], Digest] = {}
@@ -230,6 +240,7 @@ class SimulatedGroup:
 
     def _transmit(self, sender: Node, to: PeerId, message: RoundMessage) -> None:
         receiver = self.nodes[to]
+        self.sent[sender.peer, type(message.body).__name__] += 1
         if receiver.state is None or not self._connected(sender.peer, to):
             self._later(sender, self._between((0.01, 1.0)), rounds.Unreachable(to))
             return
@@ -272,7 +283,10 @@ class SimulatedGroup:
             claims=self._look(node),
             accepted=node.disk.accepted,
             promised=node.disk.promised,
+            max_owners=self._max_owners or rounds.MAX_OWNERS,
         )
+        if self._max_owners:
+            self._pull(node, node.life)
         self._train(node)
         self._keep_directory(node, node.life)
 
@@ -431,6 +445,7 @@ class SimulatedGroup:
         assert (value.version, value.previous) == (node.disk.head.version + 1, node.disk.head.value_hash)
         assert {result.average.sha256 for result in value.results} <= node.blobs, "committed what was not staged"
         self._go_to(node, Head.of(certificate), certificate)
+        self._announce(node)
         self.commits.append(CommitSeen(self.now_s, node.peer, certificate))
 
     def _go_to(self, node: Node, head: Head, certificate: Certificate | None) -> None:
@@ -467,10 +482,26 @@ class SimulatedGroup:
                 return
             node.catching_up = False
             if self._answers(node.peer, donor) and head.outranks(node.disk.head):
+                self.served[peer] += 1
                 self._go_to(node, head, certificate)
+                self._announce(node)
                 self._feed(node, life, rounds.HeadMoved(head))
 
         self._after(0.05, told)
+
+    def _announce(self, node: Node) -> None:
+        certificate = node.disk.certificate
+        if self._max_owners and certificate and node.state:
+            voters = [vote.peer for vote in certificate.votes]
+            for peer in whom_to_tell(node.peer, node.state.claims, voters, certificate.value.value_hash):
+                self._tell_head(node, peer)
+
+    def _pull(self, node: Node, life: int) -> None:
+        if node.life != life:
+            return
+        if node.frozen_until_s <= self.now_s and len(self.nodes) > 1:
+            self._catch_up(node, self._random.choice([peer for peer in self.nodes if peer != node.peer]))
+        self._after(2.0, lambda: self._pull(node, life))
 
     def _tell_head(self, node: Node, peer: PeerId) -> None:
         certificate = node.disk.certificate
