@@ -1,13 +1,16 @@
 # One word per habit. `make demo` and `make test` are all that a newcomer needs.
 PYTHON ?= python3
 BIN := .venv/bin
-.PHONY: demo test check test-docker fmt proto docs clean soak
+.PHONY: demo test test-faults-all check test-docker fmt proto docs clean soak
 
 demo: .venv/.installed  ## a real swarm trains a real model; ARGS="--plain --report demo.json"
 	$(BIN)/p2ptrain demo $(ARGS)
 
 test: check  ## everything: lint, types, contracts, unit, properties, then real peers and faults
 	$(BIN)/pytest -m "swarm or faults" $(ARGS)
+
+test-faults-all: .venv/.installed  ## every fault in every stage and role: half an hour; ARGS="-k kill"
+	P2PTRAIN_FAULTS=all $(BIN)/pytest tests/faults/test_fault_matrix.py $(ARGS)
 
 soak: .venv/.installed  ## nightly: 20 minutes of joins, kills, freezes and cuts; ARGS="--seed 7 --minutes 3"
 	$(BIN)/p2ptrain lab soak $(ARGS)

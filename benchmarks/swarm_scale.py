@@ -114,7 +114,9 @@ def main() -> None:
     options = parser.parse_args()
     few = [PeerId(f"P{number}") for number in range(40)]
     assert tree(few, few[:5], "v") == {p: spread.whom_to_tell(p, few, few[:5], "v") for p in few}
-    print("| peers | owners | most group messages | most messages | mean | most fetched from one | s a round | took s |")
+    print(
+        "| peers | owners | most group messages | most messages | mean | most fetched from one | s a round | took s |"
+    )
     print("|---|---|---|---|---|---|---|---|")
     for count in map(int, options.peers.split(",")):
         print(measure(count, options.max_owners, options.rounds, options.seed), flush=True)

@@ -75,7 +75,7 @@ class Acquaintances:
     async def _probe(self) -> None:
         node = self._context.node
         asked = self._whom_to_ask()
-        bootstraps = asyncio.gather(*(self._is_there(address) for address in node.bootstraps))
+        bootstraps = asyncio.gather(*(node.is_there(address, _CALL_TIMEOUT_S) for address in node.bootstraps))
         replies = await asyncio.gather(*map(self._ask, asked))
         seen = [reply.sees_you for reply in replies if reply is not None]
         answers = len(seen) + sum(await bootstraps)
@@ -91,15 +91,6 @@ class Acquaintances:
         if self._evidence.probes_failed:
             return _some([*claimed, *known], _ASKED_WHEN_ALONE)
         return [*_some(claimed, _ASKED_OF_CLAIMS), *_some(known, _ASKED_OF_BOOK)]
-
-    async def _is_there(self, address: str) -> bool:
-        """Whether a bootstrap answers; puts it back into the DHT's table."""
-        node, peer = self._context.node, PeerId(address.rpartition("/p2p/")[2])
-        try:
-            async with asyncio.timeout(_CALL_TIMEOUT_S):
-                return await node.dial(address) and await node.ping(peer)
-        except TimeoutError:
-            return False
 
     async def _ask(self, peer: PeerId) -> pb.AcquaintReply | None:
         node = self._context.node

@@ -98,8 +98,12 @@ class Context:
         return part_bounds(self.numel[slice_id], self.exchange.part_elements)
 
     def holders(self, slice_id: SliceId) -> frozenset[PeerId]:
-        """Peers with a live claim that hold the slice's state as owners."""
-        return frozenset(peer for peer, claim in self.claims.items() if slice_id in claim.ready)
+        """Peers with a live claim that hold the slice's state as owners.
+
+        Not those that we do not listen to at present: whoever waited for them would wait in vain.
+        """
+        is_out = self.node.door.is_out
+        return frozenset(peer for peer, claim in self.claims.items() if slice_id in claim.ready and not is_out(peer))
 
     def donors(self, first: Iterable[PeerId], slice_id: SliceId) -> Sequence[PeerId]:
         """Whom to ask for a slice's bytes: ``first``, then its owners, then everybody else; each once, never us."""

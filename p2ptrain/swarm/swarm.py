@@ -32,6 +32,7 @@ from p2ptrain.swarm.coverage import Change, Coverage, Pace, Target
 from p2ptrain.swarm.directory import Capacity, Claim, Directory
 from p2ptrain.swarm.follower import SliceFollower
 from p2ptrain.swarm.head import Head
+from p2ptrain.swarm.liveness import Liveness
 from p2ptrain.swarm.owner import SliceOwner
 from p2ptrain.swarm.spread import whom_to_tell
 from p2ptrain.swarm.state import OwnedState
@@ -89,6 +90,11 @@ class Swarm:
         """Per owned slice the task that drives its rounds."""
         lease_s = context.exchange.lease_s
         self._look_s = min(_MAX_DIRECTORY_INTERVAL_S, lease_s / 4)
+        self._answer_s = min(CALL_TIMEOUT_S, lease_s / 4)
+        """How long a living peer may take to answer."""
+        self._liveness = Liveness(
+            me=context.me, lease_s=lease_s, answers=self._is_alive, any_bootstrap_answers=self._any_bootstrap_answers
+        )
         self.assignment = Assignment(
             context.me,
             context.run,
@@ -97,6 +103,8 @@ class Swarm:
             pace=Pace.of(lease_s=lease_s, look_s=self._look_s),
             capacity=lambda: condition().capacity,
         )
+        self._holders_told: dict[SliceId, frozenset[PeerId]] = {}
+        """Per owned slice what its machine was last told."""
         self._coverage_seen: dict[SliceId, Coverage] = {}
         self._coverage_said: dict[SliceId, tuple[bool, bool]] = {}
         """Per slice whether it was covered and thin when we last said so."""
@@ -380,23 +388,18 @@ class Swarm:
 
     async def _look(self) -> None:
         """Bring our view of the claims up to date, and tell the owners what changed."""
-        now_s = clock.wall_s()
         known = dict(self._context.claims)
         for peer, claim in (await self._directory.claims()).items():
             if peer not in known or claim.expires_s > known[peer].expires_s:
                 known[peer] = claim
         # A claim holds until it expires even if one look misses it: the DHT answers with what some of its nodes have.
-        expired = [peer for peer, claim in known.items() if claim.expires_s < now_s and peer != self._context.me]
-        answers = await asyncio.gather(*map(self._is_alive, expired))
-        for peer, alive in zip(expired, answers, strict=True):
-            if alive:
-                known[peer] = replace(known[peer], expires_s=now_s + self._context.exchange.lease_s / 2)
-            else:
-                del known[peer]
-        before = {slice_id: self._context.holders(slice_id) for slice_id in self.owners}
-        self._context.claims = known
+        self._context.claims = await self._liveness.living(
+            known, wall_s=clock.wall_s(), monotonic_s=clock.monotonic_s()
+        )
         for slice_id, owner in self.owners.items():
-            if self._context.holders(slice_id) != before[slice_id]:
+            holders = self._context.holders(slice_id)
+            if holders != self._holders_told.get(slice_id):
+                self._holders_told[slice_id] = holders
                 owner.claims_changed()
 
     async def _living_claims(self) -> dict[PeerId, Claim]:
@@ -409,15 +412,16 @@ class Swarm:
 
     async def _is_alive(self, peer: PeerId) -> bool:
         """Whether a peer whose claim expired still answers; then its record is late, and it keeps its place."""
-        request, timeout_s = (
-            pb.StatusRequest(run=self._context.run),
-            min(CALL_TIMEOUT_S, self._context.exchange.lease_s / 4),
-        )
+        request = pb.StatusRequest(run=self._context.run)
         try:
-            await self._context.node.call(peer, STATUS, request, pb.StatusReply, timeout_s=timeout_s)
+            await self._context.node.call(peer, STATUS, request, pb.StatusReply, timeout_s=self._answer_s)
         except PeerUnreachable:
             return False
         return True
+
+    async def _any_bootstrap_answers(self) -> bool:
+        node = self._context.node
+        return any(await asyncio.gather(*(node.is_there(address, self._answer_s) for address in node.bootstraps)))
 
     async def _pull_news(self) -> None:
         while True:

@@ -213,6 +213,14 @@ class Libp2pNode:
         """Whether a peer's DHT answers; if so the DHT knows it from now on, else it forgets it."""
         return await self._dht.protocol.call_ping(_hivemind_id(peer)) is not None
 
+    async def is_there(self, address: str, timeout_s: float = 4.0) -> bool:
+        """Whether the node at an address answers; puts it back into the DHT's table if so."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self.dial(address) and await self.ping(PeerId(address.rpartition("/p2p/")[2]))
+        except TimeoutError:
+            return False
+
     async def serve(
         self, name: str, request_type: type[_Request], handler: Callable[[PeerId, _Request], Awaitable[Message]]
     ) -> None:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from p2ptrain.cli.manifest_commands import ManifestChanges, write_manifest
 from p2ptrain.dashboard.follow import JournalTail
-from p2ptrain.events import Event, PeerStarted, RoundCommitted, StateChanged
+from p2ptrain.events import Event, PeerStarted, Record, RoundCommitted, StateChanged
 from p2ptrain.ids import PeerId, SliceId
 from p2ptrain.node.child_processes import Child, start_child, stop_children
 
@@ -44,12 +44,16 @@ class LivePeer:
         self.home = home
         self._tail = JournalTail(home / "events.jsonl")
         self._tail.new_records()  # a home that was used before has a past
-        self._events: list[Event] = []
+        self._records: list[Record] = []
+
+    def records(self) -> list[Record]:
+        """All that it has recorded so far, in order."""
+        self._records += self._tail.new_records()
+        return self._records
 
     def events(self, kind: type[_E]) -> list[_E]:
         """All events of a kind so far, in order."""
-        self._events += [record.event for record in self._tail.new_records()]
-        return [event for event in self._events if isinstance(event, kind)]
+        return [record.event for record in self.records() if isinstance(record.event, kind)]
 
     def committed(self, slice_id: str) -> list[RoundCommitted]:
         """Versions of a slice that this peer took part in committing."""
@@ -135,14 +139,16 @@ class LiveSwarm:
         home: Path | None = None,
         manifest: Path | None = None,
         environment: Mapping[str, str] | None = None,
+        orders: Path | None = None,
     ) -> LivePeer:
-        """Start a peer; it is up when its journal says so."""
+        """Start a peer, one that goes wrong on ``orders`` (faulty_peer.py); it is up when its journal says so."""
         home = home or self.folder / name
         by = [] if "--bootstrap" in arguments else ["--bootstrap", self.address]
         command = ["peer", "--run", str(manifest or self.manifest), *by, "--home", str(home)]
         starting = [*command, "--threads", "1", "--slices", slices, *arguments]
         peer = LivePeer(name, home)
-        peer.child = self._start(name, starting, environment)
+        program = ["p2ptrain"] if orders is None else ["tests.support.faulty_peer", str(orders)]
+        peer.child = self._start(name, starting, environment, program)
         self.peers[name] = peer
         return peer
 
@@ -171,9 +177,15 @@ class LiveSwarm:
         for (slice_id, version), digests in seen.items():
             assert len(set(digests.values())) == 1, f"slice {slice_id} v{version}: {digests}"
 
-    def _start(self, name: str, arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> Child:
+    def _start(
+        self,
+        name: str,
+        arguments: Sequence[str],
+        environment: Mapping[str, str] | None = None,
+        program: Sequence[str] = ("p2ptrain",),
+    ) -> Child:
         variables = {**os.environ, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1", **(environment or {})}
-        command = [*self._inside.get(name, ()), *p2ptrain(*arguments)]
+        command = [*self._inside.get(name, ()), sys.executable, "-m", *program, *arguments]
         child = start_child(name, command, self.folder / f"{name}.log", variables)
         self.children.append(child)
         return child

@@ -1,0 +1,64 @@
+"""Whose claim counts although it has expired."""
+
+from p2ptrain.ids import PeerId, RunId
+from p2ptrain.swarm.directory import Claim
+from p2ptrain.swarm.liveness import ALONE_LEASES, Liveness
+
+ME, A, B, C = (PeerId(name) for name in "mabc")
+LEASE_S = 30.0
+NOW_S = 1000.0
+
+
+class Surroundings:
+    """Who answers, and one peer's view of them."""
+
+    def __init__(self, *there: PeerId, has_bootstrap: bool = False) -> None:
+        self.there = set(there)
+        self.has_bootstrap = has_bootstrap
+        self.asked: list[PeerId] = []
+        self.liveness = Liveness(me=ME, lease_s=LEASE_S, answers=self.answers, any_bootstrap_answers=self.bootstrap)
+
+    async def answers(self, peer: PeerId) -> bool:
+        self.asked.append(peer)
+        return peer in self.there
+
+    async def bootstrap(self) -> bool:
+        return self.has_bootstrap
+
+    async def living(self, *expired: PeerId, fresh: tuple[PeerId, ...] = (), at_s: float = 0.0) -> set[PeerId]:
+        claims = {p: Claim(run=RunId("r"), peer=p, expires_s=NOW_S + 10) for p in (ME, *fresh)}
+        claims |= {p: Claim(run=RunId("r"), peer=p, expires_s=NOW_S - 1) for p in expired}
+        living = await self.liveness.living(claims, wall_s=NOW_S, monotonic_s=at_s)
+        assert all(claim.expires_s > NOW_S for claim in living.values())
+        return set(living) - {ME}
+
+
+async def test_nobody_is_asked_while_all_claims_are_fresh() -> None:
+    surroundings = Surroundings()
+    assert await surroundings.living(fresh=(A, B)) == {A, B}
+    assert not surroundings.asked
+
+
+async def test_who_is_silent_is_gone_if_anybody_else_answers() -> None:
+    assert await Surroundings(A).living(B, C, fresh=(A,)) == {A}
+    assert await Surroundings(has_bootstrap=True).living(A, B) == set()
+
+
+async def test_who_answers_keeps_its_place_when_its_record_is_late() -> None:
+    assert await Surroundings(B, has_bootstrap=True).living(A, B) == {B}
+
+
+async def test_all_stay_while_nobody_at_all_answers_but_not_for_ever() -> None:
+    surroundings = Surroundings()
+    assert await surroundings.living(A, fresh=(B,)) == {A, B}
+    assert await surroundings.living(A, B, at_s=ALONE_LEASES * LEASE_S - 1) == {A, B}
+    assert await surroundings.living(A, B, at_s=ALONE_LEASES * LEASE_S) == set()
+
+
+async def test_a_cut_that_ends_while_we_ask_drops_nobody_and_the_next_one_counts_from_its_own_beginning() -> None:
+    surroundings = Surroundings()
+    assert await surroundings.living(A, B) == {A, B}
+    surroundings.there = {B}  # it came back after the bootstrap had been asked
+    assert await surroundings.living(A, B, at_s=100.0) == {A, B}
+    surroundings.there = set()
+    assert await surroundings.living(A, B, at_s=ALONE_LEASES * LEASE_S + 50) == {A, B}
