@@ -19,16 +19,23 @@ live claim any more, the peers that hold the slice and have one go on in a highe
 Nothing here reads a clock, a socket or an array: the edge (swarm/owner.py) carries commands out and reports events.
 """
 
-from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
 from p2ptrain.ids import Digest, PeerId, short
 from p2ptrain.swarm.deadlines import Deadline
-from p2ptrain.swarm.electorate import drawn
 from p2ptrain.swarm.head import Head
-from p2ptrain.swarm.reduce import planned_transfer_s, share_parts
+from p2ptrain.swarm.proposing import (
+    binding_value,
+    first_plan,
+    is_staged,
+    missing_parts,
+    plan_without,
+    stands_on_a_rival,
+    value_of,
+)
+from p2ptrain.swarm.reduce import planned_transfer_s
 from p2ptrain.swarm.round_commands import (
     AskCutOff,
     CatchUp,
@@ -180,7 +187,7 @@ class _Turn:
             # Late votes and averages of a round that is over come after every commit and need no answer.
             if not isinstance(message.body, CastVote | PartResult):
                 self._do(TellHead(sender))
-        elif self._stands_on_a_rival(message):
+        elif stands_on_a_rival(s, message):
             # It stands on a rival of our version, so its promise and contribution say nothing about ours. The ballots
             # of two branches need not have a member list, or even an order, in common: whoever notices must look.
             self._do(CatchUp(sender))
@@ -214,7 +221,7 @@ class _Turn:
         if s.proposer == s.me:
             if s.stage is Stage.GATHERING:
                 self._plan_if_possible()
-            elif s.stage is Stage.REDUCING and s.plan and self._missing_parts([peer]):
+            elif s.stage is Stage.REDUCING and s.plan and missing_parts(s, [peer]):
                 self._replace_reducers([peer])
         elif peer == s.proposer and s.stage is not Stage.VOTING:
             self._next_attempt(f"proposer {short(peer)} is gone")
@@ -394,7 +401,7 @@ class _Turn:
     def _heard_committed(self, sender: PeerId, certificate: Certificate) -> None:
         s = self.state
         value = certificate.value
-        if value.version == s.version and value.previous == s.head.value_hash and self._is_staged(value):
+        if value.version == s.version and value.previous == s.head.value_hash and is_staged(self.state, value):
             self._commit(certificate)
         elif Head.of(certificate).outranks(s.head):
             self._do(CatchUp(sender))
@@ -430,52 +437,29 @@ class _Turn:
         waiting = [m for m in s.ballot.members if m not in s.ready and m not in s.suspects and m in s.claims]
         if s.proposer != s.me or s.plan or waiting or len(s.ready) < s.ballot.majority or s.me not in s.ready:
             return
-        accepted = [
-            r.accepted
-            for r in s.ready.values()
-            if r.accepted
-            and r.accepted.ballot.order < s.ballot.order
-            and (r.accepted.value.version, r.accepted.value.previous) == (s.version, s.head.value_hash)
-        ]
-        if accepted:
-            value = max(accepted, key=lambda a: a.ballot.order).value
+        value = binding_value(s)
+        if value is not None:
             self._enter("proposing", "again what an earlier ballot may have decided", s.vote_limit)
             self._propose(value)
             return
-        contributions = tuple(r.contribution for _, r in sorted(s.ready.items()) if r.contribution)
-        if not contributions:
+        plan = first_plan(s)
+        if plan is None:
             self._void("no owner had anything to contribute")
             return
-        # One contribution of another length must not push the right ones out.
-        num_parts = Counter(len(c.parts) for c in contributions).most_common(1)[0][0]
-        contributions = tuple(c for c in contributions if len(c.parts) == num_parts)
-        reducers = sorted(set(s.ready) - s.suspects)
-        uplinks = {c.peer: c.uplink_mbps for c in contributions}
-        plan = Plan(0, contributions, share_parts(num_parts, {peer: uplinks.get(peer, 0.0) for peer in reducers}))
         self._send([m for m in s.ballot.members if m != s.me], plan)
         self._follow(plan)
-
-    def _missing_parts(self, reducers: Collection[PeerId]) -> list[int]:
-        """Parts that these reducers have not delivered."""
-        s = self.state
-        assert s.plan is not None
-        return [j for j, peer in enumerate(s.plan.reducers) if peer in reducers and (j, peer) not in s.reduced]
 
     def _replace_reducers(self, late: Collection[PeerId]) -> None:
         """As the proposer: hand the parts that late reducers have not delivered to the others."""
         s = self.state
         assert s.plan is not None
-        missing = self._missing_parts(late)
-        for peer in {s.plan.reducers[j] for j in missing} - {s.me} - self.state.suspects:
+        missing = missing_parts(s, late)
+        for peer in {s.plan.reducers[j] for j in missing} - {s.me} - s.suspects:
             self._suspect(peer, "reduced nothing in time")
-        others = sorted(set(s.ready) - self.state.suspects)
         if s.plan.revision >= MAX_REVISIONS or not missing:
             self._next_attempt(f"parts {missing} were never averaged" if missing else "staging took too long")
             return
-        reducers = list(s.plan.reducers)
-        for turn, part in enumerate(missing):
-            reducers[part] = others[turn % len(others)]
-        plan = Plan(s.plan.revision + 1, s.plan.contributions, tuple(reducers))
+        plan = plan_without(self.state, missing)
         self._send([m for m in s.ballot.members if m != s.me], plan)
         self._follow(plan)
 
@@ -526,7 +510,7 @@ class _Turn:
         if s.proposal:
             if s.proposal.results != staged.results:
                 return
-            if not self._is_staged(s.proposal):
+            if not is_staged(self.state, s.proposal):
                 # Who of us miscomputed is for the majority to say; a higher ballot would take its round away.
                 theirs = short(s.proposal.digest)
                 self._do(
@@ -539,7 +523,7 @@ class _Turn:
             self._do(SignVote(s.ballot, s.proposal))
             self._commit_if_decided()
         elif s.proposer == s.me and s.stage is Stage.REDUCING and s.plan and s.staging == staged.results:
-            self._propose(self._value_of(staged, s.plan))
+            self._propose(value_of(s, staged, s.plan))
 
     def _propose(self, value: Value) -> None:
         s = self.state
@@ -551,33 +535,9 @@ class _Turn:
         self._send([m for m in s.ballot.members if m != s.me], Propose(value))
         self._heard_proposal(s.me, value)
 
-    def _value_of(self, staged: Staged, plan: Plan) -> Value:
-        s = self.state
-        included = {peer for result in staged.results for peer in result.contributors}
-        contributions = tuple(replace(c, parts=(), uplink_mbps=0.0) for c in plan.contributions if c.peer in included)
-        # Whoever holds the slice and has a claim is an owner from the next version on, or takes part in the draw: that
-        # is how peers join.
-        present = {m for m in s.ballot.members if m in s.ready} - s.suspects
-        holders = (present | s.claims | {s.me}) - s.suspects
-        tokens, weight = s.head.sums_with(contributions)
-        return Value(
-            run=s.run,
-            slice=s.slice,
-            version=s.version,
-            previous=s.head.value_hash,
-            digest=staged.digest,
-            published_digest=staged.published_digest,
-            update=staged.update,
-            results=staged.results,
-            contributions=contributions,
-            owners=drawn(holders, present=present, most=s.max_owners, lot=s.head.value_hash or ""),
-            tokens=tokens,
-            weight=weight,
-        )
-
     def _commit_if_decided(self) -> None:
         s = self.state
-        if s.proposal is None or not self._is_staged(s.proposal):
+        if s.proposal is None or not is_staged(self.state, s.proposal):
             return
         value_hash = s.proposal.value_hash
         votes = tuple(vote for (voted, _), vote in sorted(s.votes.items()) if voted == value_hash)
@@ -670,21 +630,8 @@ class _Turn:
         s = self.state
         return membership(s.me, s.head, s.claims, s.max_owners)[1]
 
-    def _stands_on_a_rival(self, message: RoundMessage) -> bool:
-        s, body = self.state, message.body
-        return message.version == s.version and isinstance(body, Ready) and body.previous != s.head.value_hash
-
     def _my_ready(self) -> Ready:
         return Ready(self.state.contribution, self.state.accepted, self.state.head.value_hash)
-
-    def _is_staged(self, value: Value) -> bool:
-        staged = self.state.staged
-        return staged is not None and (staged.results, staged.digest, staged.published_digest, staged.update) == (
-            value.results,
-            value.digest,
-            value.published_digest,
-            value.update,
-        )
 
     def _suspect(self, peer: PeerId, reason: str) -> None:
         self._set(suspects=self.state.suspects | {peer})

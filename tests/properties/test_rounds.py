@@ -126,7 +126,7 @@ def test_where_more_hold_the_slice_than_a_group_may_have_one_value_is_decided_al
     run_with_faults(group, happenings)
     group.run(60)
     assert all(len(values) == 1 for values in group.decided.values())
-    assert all(len(seen.certificate.value.owners) == 3 for seen in group.commits)
+    assert all(len(seen.certificate.value.owners) <= 3 for seen in group.commits)
     group.check_agreement()
 
 

@@ -145,6 +145,8 @@ class SimulatedGroup:
         self._max_owners = max_owners
         self.sent: Counter[tuple[PeerId, str]] = Counter()
         """Messages by sender and kind."""
+        self._previous: dict[Digest, Digest | None] = {}
+        """Of each committed value the one before it."""
         self.served: Counter[PeerId] = Counter()
         """How often another peer caught up by one."""
         self._sides: list[frozenset[PeerId]] = []
@@ -208,7 +210,7 @@ class SimulatedGroup:
 
     def descends(self, head: Head, ancestor: Head) -> bool:
         """Whether the versions committed one after the other on the way to ``head`` include ``ancestor``."""
-        previous = {c.certificate.value.value_hash: c.certificate.value.previous for c in self.commits}
+        previous = self._previous
         value_hash = head.value_hash
         while value_hash is not None and value_hash != ancestor.value_hash:
             value_hash = previous.get(value_hash)
@@ -446,6 +448,7 @@ class SimulatedGroup:
         assert {result.average.sha256 for result in value.results} <= node.blobs, "committed what was not staged"
         self._go_to(node, Head.of(certificate), certificate)
         self._announce(node)
+        self._previous[value.value_hash] = value.previous
         self.commits.append(CommitSeen(self.now_s, node.peer, certificate))
 
     def _go_to(self, node: Node, head: Head, certificate: Certificate | None) -> None:
