@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, cast
 import typer
 
 from p2ptrain.cli.engine_options import parse_bytes
+from p2ptrain.cli.progress import working
 from p2ptrain.errors import UsageError
 
 if TYPE_CHECKING:
@@ -46,14 +47,16 @@ def memory(
     sizes = named_model(model)
     recomputes = cast("list[Recompute]", _choices(recompute, ("nothing", "mlp", "blocks"), "--recompute"))
     engine = EngineConfig(precision=_precision(precision), lean=True)
-    rows = memory_rows(
-        sizes,
-        slices=_numbers(slices),
-        parts=_parts(parts),
-        batch=micro_batch,
-        recomputes=recomputes,
-        engine=engine,
-    )
+    with working("counting") as report:
+        rows = memory_rows(
+            sizes,
+            slices=_numbers(slices),
+            parts=_parts(parts),
+            batch=micro_batch,
+            recomputes=recomputes,
+            engine=engine,
+            report=report,
+        )
     if as_json:
         config = {"name": model, **dataclasses.asdict(sizes), "precision": precision, **_versions()}
         typer.echo(json.dumps({"config": config, "rows": [dataclasses.asdict(row) for row in rows]}, indent=2))
@@ -95,7 +98,9 @@ def step(
         torch.set_num_threads(threads)
     sizes = named_model(model)
     engine = EngineConfig(device=device, precision=_precision(precision), lean=True, compile=compiled)
-    rows = step_rows(sizes, slices=_numbers(slices), parts=_parts(parts), batch=batch, repeats=repeats, engine=engine)
+    numbers, cut = _numbers(slices), _parts(parts)
+    with working("timing") as report:
+        rows = step_rows(sizes, slices=numbers, parts=cut, batch=batch, repeats=repeats, engine=engine, report=report)
     described = _device_name(device)
     if as_json:
         config = {"name": model, **dataclasses.asdict(sizes), "batch": batch, "precision": precision, **_versions()}
@@ -135,7 +140,8 @@ def fit_command(
     budget = parse_bytes(memory) if memory else device_memory_bytes(device)
     engine = EngineConfig(device=device, precision=_precision(precision), lean=True)
     cut = SlicingConfig(slices=slices, parts=_parts(parts))
-    found = fit(named_model(model), cut, batch=batch, budget_bytes=budget, engine=engine)
+    with working("looking for what fits"):
+        found = fit(named_model(model), cut, batch=batch, budget_bytes=budget, engine=engine)
     if not as_json:
         typer.echo(found.reason)
         return

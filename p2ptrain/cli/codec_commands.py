@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from p2ptrain.cli.progress import working
 from p2ptrain.errors import UsageError
 
 _JSON_HELP = "Print one JSON object instead of a table."
@@ -24,7 +25,8 @@ def codec_speed(
     """
     from p2ptrain.wire.benchmark_codec import codec_speeds
 
-    rows = codec_speeds(numel=numel, repeats=repeats)
+    with working("timing"):
+        rows = codec_speeds(numel=numel, repeats=repeats)
     if as_json:
         typer.echo(json.dumps({"numel": numel, "rows": [dataclasses.asdict(row) for row in rows]}, indent=2))
         return
@@ -65,13 +67,14 @@ def codec_quality(
     from p2ptrain.node.lab_codec import compare_codecs
 
     torch.set_num_threads(1)
-    rows = compare_codecs(
-        base,
-        load_corpus(base.data, base=run.parent if run else Path()),
-        peers=peers,
-        seeds=[int(seed) for seed in seeds.split(",")],
-        report=lambda codec, seed, loss: typer.echo(f"{codec} seed {seed}: {loss:.4f} nats", err=True),
-    )
+    with working("training"):
+        rows = compare_codecs(
+            base,
+            load_corpus(base.data, base=run.parent if run else Path()),
+            peers=peers,
+            seeds=[int(seed) for seed in seeds.split(",")],
+            report=lambda codec, seed, loss: typer.echo(f"{codec} seed {seed}: {loss:.4f} nats", err=True),
+        )
     if as_json:
         listed = [dataclasses.asdict(row) | {"mean_percent": row.mean_percent} for row in rows]
         typer.echo(json.dumps({"peers": peers, "slices": slices, "rounds": rounds, "rows": listed}, indent=2))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from p2ptrain.cli.progress import working
 from p2ptrain.errors import UsageError
 
 if TYPE_CHECKING:
@@ -55,7 +56,8 @@ def doctor(
 
         check_addresses(bootstraps)
         patient = Patient(home=home, run=config, run_id=run_id, bootstraps=bootstraps, device=device)
-        findings = run_loop(examine(patient))
+        with working("examining"):
+            findings = run_loop(examine(patient))
     if as_json:
         typer.echo(json.dumps({"findings": [finding.to_json() for finding in findings]}, indent=2))
     else:

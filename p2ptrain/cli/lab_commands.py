@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 import typer
 
 from p2ptrain.cli.chaos_command import chaos
+from p2ptrain.cli.progress import working
 from p2ptrain.errors import UsageError
 
 if TYPE_CHECKING:
@@ -121,8 +122,13 @@ def quality(
     if out:
         out.mkdir(exist_ok=True)
     corpus = load_corpus(base.data, base=run.parent if run else Path())
-    lab = Lab(base=base, corpus=corpus, folder=out, report=_progress)
-    rows, tuning = lab.study(study)
+    with working("training") as report:
+
+        def tell(trial: "Trial", point: "Point") -> None:
+            report(point.rounds, trial.rounds)
+            _progress(trial, point)
+
+        rows, tuning = Lab(base=base, corpus=corpus, folder=out, report=tell).study(study)
     for sentence in at_the_edge(study, tuning):
         typer.echo(f"note: {sentence}", err=True)
     if plot:

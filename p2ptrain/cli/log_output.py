@@ -1,5 +1,6 @@
 """What a peer prints: a sentence an event for people, or a JSON object a line for whatever collects logs."""
 
+import contextlib
 import json
 import logging
 import sys
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from p2ptrain.cli.progress import Report, working
 from p2ptrain.errors import UsageError
 
 if TYPE_CHECKING:
@@ -39,6 +41,36 @@ def log_form(wish: str, *, is_terminal: bool) -> Literal["human", "json"]:
     if wish == "auto":
         return "human" if is_terminal else "json"
     return "human" if wish == "human" else "json"
+
+
+class JoiningBar:
+    """A sink for ``EventBus`` that shows on a terminal how many slices are here while a peer joins.
+
+    Args:
+        num_slices: of the run, with the common part.
+    """
+
+    def __init__(self, num_slices: int) -> None:
+        self._num_slices = num_slices
+        self._fetched: set[str] = set()
+        self._open = contextlib.ExitStack()
+        self._report: Report = lambda done, of: None
+
+    def __call__(self, record: "Record") -> None:
+        """Take note of ``record``."""
+        from p2ptrain.events import StateChanged, StateFetched
+
+        match record.event:
+            case StateChanged(state=state):
+                self._open.close()
+                if state == "JOINING":
+                    self._fetched.clear()
+                    self._report = self._open.enter_context(working("joining: slices that are here"))
+            case StateFetched(slice=slice_id):
+                self._fetched.add(slice_id)
+                self._report(len(self._fetched), self._num_slices)
+            case _:
+                pass
 
 
 def printer(form: Literal["human", "json"]) -> "Callable[[Record], None]":

@@ -11,9 +11,10 @@ import typer
 from p2ptrain.cli import engine_options
 from p2ptrain.cli.doctor_command import examine_at_start
 from p2ptrain.cli.host_port import host_and_port
-from p2ptrain.cli.log_output import LogOption, is_terminal, log_form, printer
+from p2ptrain.cli.log_output import JoiningBar, LogOption, is_terminal, log_form, printer
 from p2ptrain.cli.processes import quiet_imports, run_loop, run_until_signal
 from p2ptrain.cli.profile import Profile, limit_origins, profile_limits
+from p2ptrain.cli.progress import working
 from p2ptrain.cli.run_source import RunSource, read_run
 from p2ptrain.errors import ConfigError, UsageError
 from p2ptrain.ids import SliceId, short
@@ -114,7 +115,7 @@ def peer(
     plan = SlicePlan.of(config.model, config.slicing)
     wanted = _wanted_slices(slices, plan.slice_ids)
     corpus = load_corpus(config.data, source.folder)
-    with quiet_imports():
+    with working("looking at this machine"), quiet_imports():
         from p2ptrain.node.service import serve_peer
         from p2ptrain.wire.libp2p import check_addresses
 
@@ -135,7 +136,9 @@ def peer(
     )
     findings = examine_at_start(home, config, peer_config.engine.device)
     with Home.open(home, source.text, source.id) as opened, Journal(opened.journal_path) as journal:
-        events = EventBus(sinks=[journal, printer(form)], last_sequence=journal.last_sequence)
+        events = EventBus(
+            sinks=[journal, printer(form), JoiningBar(len(plan.slice_ids))], last_sequence=journal.last_sequence
+        )
         for finding in findings:
             events.emit(finding)
         chosen = engine_options.engine_chosen(choice)
@@ -171,7 +174,9 @@ def swarm(
     ids = [COMMON, *numbered_slices(config.slicing.slices)]
     target = Target(replicas=config.slicing.replicas, quorum=config.slicing.quorum)
     if not every:
-        _print_report(run_loop(observe(source.id, ids, network, target)), as_json=as_json, indent=2)
+        with working("asking the peers"):
+            found = run_loop(observe(source.id, ids, network, target))
+        _print_report(found, as_json=as_json, indent=2)
         return
     if as_json:
         # Whoever reads the lines need not have the manifest.

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from p2ptrain.cli.progress import working
 from p2ptrain.errors import UsageError
 
 
@@ -37,14 +38,15 @@ def robust(
     base = replace(base, slicing=replace(base.slicing, slices=slices))
     corpus = load_corpus(base.data, run.absolute().parent if run else Path.cwd())
     rows = []
-    for seed in map(int, seeds.split(",")):
-        for row in robust_rows(base, corpus, peers=peers, liars=liars, rounds=rounds, seed=seed):
-            rows.append(row)
-            if not as_json:
-                loss = "diverged" if row.val_loss is None else f"{row.val_loss:.4f} nats"
-                change = "" if row.vs_honest_percent is None else f"{row.vs_honest_percent:+8.2f} %"
-                typer.echo(
-                    f"seed {seed}  {row.averaging:8} {row.attack:17} {loss:>12} {change:>11} {row.seconds:6.1f} s"
-                )
+    with working("training"):
+        for seed in map(int, seeds.split(",")):
+            for row in robust_rows(base, corpus, peers=peers, liars=liars, rounds=rounds, seed=seed):
+                rows.append(row)
+                if not as_json:
+                    loss = "diverged" if row.val_loss is None else f"{row.val_loss:.4f} nats"
+                    change = "" if row.vs_honest_percent is None else f"{row.vs_honest_percent:+8.2f} %"
+                    typer.echo(
+                        f"seed {seed}  {row.averaging:8} {row.attack:17} {loss:>12} {change:>11} {row.seconds:6.1f} s"
+                    )
     if as_json:
         typer.echo(json.dumps({"rows": [row.to_json() for row in rows]}, indent=2))

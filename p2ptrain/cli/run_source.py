@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from p2ptrain.cli.progress import working
 from p2ptrain.errors import BadRecord, ConfigError, NetworkSetupError
 from p2ptrain.ids import PeerId, RunId, short
 
@@ -117,5 +118,6 @@ def _ask(name: str, addresses: tuple[str, ...]) -> RunSource:
 
     from p2ptrain.node.manifest_exchange import fetch_manifest
 
-    text = asyncio.run(fetch_manifest(addresses))
+    with working(f"asking {name} for the manifest"):
+        text = asyncio.run(fetch_manifest(addresses))
     return checked_source(text, name=name, folder=Path.cwd(), bootstraps=addresses)

@@ -47,6 +47,7 @@ def step_rows(
     batch: int,
     repeats: int,
     engine: EngineConfig,
+    report: Callable[[int, int], None] = lambda done, of: None,
 ) -> list[StepRow]:
     """Time the plain step and the step of a peer with the common part and one slice, for each N.
 
@@ -57,6 +58,7 @@ def step_rows(
         batch: windows in a step.
         repeats: measured steps of each variant, after two that are not.
         engine: where and how; both variants have its device and precision, and both are compiled or neither.
+        report: told how many of the turns are over.
 
     Raises:
         SlicingError: the model cannot be cut so.
@@ -67,6 +69,7 @@ def step_rows(
     steps += [_sliced_step(model, plan, windows, engine) for plan in plans]
     seconds: list[list[float]] = [[] for _ in steps]
     for turn in range(_WARM_UP + repeats):
+        report(turn, _WARM_UP + repeats)
         for step, measured in zip(steps, seconds, strict=True):
             started_s = clock.monotonic_s()
             step()
