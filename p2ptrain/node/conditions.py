@@ -6,11 +6,16 @@ from typing import Any
 
 import psutil
 
+from p2ptrain import clock
 from p2ptrain.config.schema import LimitsConfig
 from p2ptrain.node.limits import Conditions
 
 _CPU_SENSORS = ("coretemp", "k10temp", "zenpower", "cpu_thermal", "acpitz")
 """Of what psutil lists, those that measure the processor; the first that is there counts."""
+
+_BUSY_PERCENT = 20
+"""Of the GPU's processors: a desktop that draws windows takes a few percent, a game most of them."""
+_BUSY_OVER_S = 2.0
 
 
 class Probe:
@@ -87,12 +92,18 @@ class Probe:
         return found
 
     def _gpu_users(self) -> frozenset[str]:
+        """Programs that compute on it, and those that only draw but keep it busy: games do, desktops do not."""
         if not self._open():
             return frozenset()
-        with contextlib.suppress(self._nvml.NVMLError):
-            pids = {p.pid for p in self._nvml.nvmlDeviceGetComputeRunningProcesses(self._handle)} - {os.getpid()}
-            return frozenset(_name(pid) for pid in pids)
-        return frozenset()
+        nvml, pids = self._nvml, set()
+        with contextlib.suppress(nvml.NVMLError):
+            pids |= {process.pid for process in nvml.nvmlDeviceGetComputeRunningProcesses(self._handle)}
+        with contextlib.suppress(nvml.NVMLError):
+            since_us = int((clock.wall_s() - _BUSY_OVER_S) * 1e6)
+            samples = nvml.nvmlDeviceGetProcessUtilization(self._handle, since_us)
+            pids |= {sample.pid for sample in samples if sample.smUtil >= _BUSY_PERCENT}
+        # In a container the driver tells numbers of processes outside, ours among them, which mean nothing here.
+        return frozenset(name for pid in pids - {os.getpid()} if (name := _name(pid)))
 
     def _open(self) -> bool:
         """Whether the GPU that we train on answers."""
@@ -122,11 +133,11 @@ def _running() -> frozenset[str]:
     return frozenset(process.info["name"] or "" for process in psutil.process_iter(["name"]))
 
 
-def _name(pid: int) -> str:
+def _name(pid: int) -> str | None:
     try:
         return str(psutil.Process(pid).name())
     except psutil.Error:
-        return f"process {pid}"
+        return None
 
 
 def _on_battery() -> bool | None:
