@@ -32,7 +32,8 @@ class HomeNetwork:
         self, hosts: int, *, up_mbit: float = 20, down_mbit: float = 50, rtt_ms: float = 80, queue_kb: float = 256
     ) -> None:
         self.names = [f"home{os.getpid()}-{number}" for number in range(hosts)]
-        self._arguments = [str(up_mbit), str(down_mbit), str(rtt_ms / 4), str(queue_kb)]
+        self._queue_kb = queue_kb
+        self._line = f"{up_mbit}:{down_mbit}:{rtt_ms / 4}:0"
         self._folder = tempfile.TemporaryDirectory(prefix="home-network-")
         self._switch: subprocess.Popen[bytes] | None = None
 
@@ -48,7 +49,7 @@ class HomeNetwork:
                 fds.append(_tap(name, number))
                 _ip("-n", name, "addr", "add", f"{self.address(number)}/24", "dev", "eth0")
                 _ip("-n", name, "link", "set", "eth0", "up")
-            command = [str(program), *self._arguments, *map(str, fds)]
+            command = [str(program), str(self._queue_kb), *(f"{fd}:{self._line}" for fd in fds)]
             self._switch = subprocess.Popen(command, pass_fds=fds, stdout=subprocess.PIPE)
             assert self._switch.stdout
             assert self._switch.stdout.readline() == b"ready\n"

@@ -17,6 +17,7 @@ Admission = Literal["open", "invite", "allowlist"]
 Precision = Literal["float32", "bfloat16"]
 Recompute = Literal["nothing", "mlp", "blocks"]
 Merge = Literal["shift", "mix"]
+ReachWish = Literal["auto", "direct", "relayed"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -213,6 +214,26 @@ class EngineWish:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class RelayLimits:
+    """What a bootstrap node carries for peers that nobody can dial."""
+
+    reservations: int = 512
+    """Peers that can be called through this relay at once."""
+    reservations_per_address: int = 16
+    """Of them, from one IP address: a household or a small office."""
+    circuits: int = 1024
+    """Connections carried at once."""
+    circuits_per_peer: int = 64
+    """Of them, with one peer at either end: a group of owners, and whoever fetches from it."""
+    circuit_bytes: int = 4 * 1024**3
+    """In each direction of one connection; then both ends dial anew. A round of a large model fits many times."""
+    circuit_s: float = 6 * 3600.0
+    """Longest life of one connection."""
+    total_mbps: float = 0.0
+    """Megabits a second for all of them together; 0 is no cap. Set it where traffic is paid for."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class NetworkConfig:
     """Where a peer or bootstrap node listens and whom it calls first."""
 
@@ -222,6 +243,12 @@ class NetworkConfig:
     """Address to listen on. Empty: 127.0.0.1 when every bootstrap is on this machine, otherwise 0.0.0.0."""
     port: int = 0
     """TCP port to listen on; 0 takes any free one."""
+    reach: ReachWish = "auto"
+    """How to be called: ``auto`` asks the bootstraps to call back and decides; ``direct`` and ``relayed`` decide."""
+    map_port: bool = False
+    """Ask the router to forward the port (UPnP, NAT-PMP). Off where the router belongs to somebody else."""
+    announce: tuple[str, ...] = ()
+    """Multiaddresses to announce in place of those that the machine has, without ``/p2p/...``; for forwarded ports."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

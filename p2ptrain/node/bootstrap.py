@@ -8,10 +8,10 @@ seconds, and can show what it sees on a status page.
 import asyncio
 import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from p2ptrain.config.schema import NetworkConfig
+from p2ptrain.config.schema import NetworkConfig, RelayLimits
 from p2ptrain.identity.keys import load_or_create
 from p2ptrain.node.child_processes import die_with_parent_prefix
 from p2ptrain.node.listening import listen_host
@@ -33,6 +33,8 @@ class BootstrapOptions:
     """Where to listen, and other bootstraps to join."""
     run: WatchedRun | None = None
     """The run to hand out and watch."""
+    relay: RelayLimits = field(default_factory=RelayLimits)
+    """What it carries for peers that nobody can dial."""
     status: tuple[str, int] | None = None
     """Host and port of the status page."""
 
@@ -63,6 +65,8 @@ async def run_bootstrap(
                 check_record=is_valid_record,
                 launcher=die_with_parent_prefix(),
                 sockets=options.folder / "sockets",
+                announce=options.network.announce,
+                relay=options.relay,
             )
         )
         undo.push_async_callback(node.stop)

@@ -609,6 +609,9 @@ class Peer:
             check_record=is_valid_record,
             launcher=die_with_parent_prefix(),
             sockets=self._home.path / "sockets",
+            reach=network.reach,
+            map_port=network.map_port,
+            announce=network.announce,
         )
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:

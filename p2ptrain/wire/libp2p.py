@@ -8,16 +8,18 @@ measurements.
 import asyncio
 import contextlib
 import errno
+import ipaddress
 import os
 import shutil
 import socket
 import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+import psutil
 from google.protobuf.message import DecodeError, Message
 from hivemind.dht import DHTNode
 from hivemind.dht.routing import DHTID
@@ -28,15 +30,23 @@ from hivemind.utils import MSGPackSerializer
 from hivemind.utils.multiaddr import Multiaddr
 
 from p2ptrain import clock
+from p2ptrain.config.schema import ReachWish, RelayLimits
 from p2ptrain.errors import BadMessage, NetworkSetupError, NodeDied, PeerUnreachable, WireError
 from p2ptrain.ids import PeerId, short
+from p2ptrain.wire import callback
+from p2ptrain.wire.daemon_options import daemon_options, tcp_address
 from p2ptrain.wire.doorkeeper import Doorkeeper
 from p2ptrain.wire.rate_limit import RateLimit, UplinkMeter
+from p2ptrain.wire.reach import Reach, Sighting, Way, first_guess, is_relayed, judged, planned_relayed_mbps
+from p2ptrain.wire.relay import HOP, STOP, Relay, take_place
 
 _CALL_FAILED = (P2PDaemonError, P2PHandlerError, ControlFailure, OSError, EOFError, TimeoutError)
 _BOOTSTRAP_TIMEOUT_S = 15.0
 """A relayed first contact took up to 3 s in the lab; five times that is somebody who is not there."""
 _WATCH_EVERY_S = 1.0
+_PLACES_EVERY_S = 5.0
+_PLACE_TIMEOUT_S = 4.0
+"""A relay that is lost is known, and another one used, within twice these."""
 _MAX_SOCKET_FOLDER_BYTES = 107 - len("/p2pclient-0123456789a.sock")
 """The path of a Unix socket has at most 107 bytes, unix(7)."""
 _CALLER_CLOSES_WITHIN_S = 60.0
@@ -84,6 +94,16 @@ class NodeOptions:
     """For the daemon's Unix sockets, made and removed by the node; below /tmp if its path is too long for them."""
     serves_dht: bool = True
     """False: reads the DHT without keeping records for others (observers)."""
+    reach: ReachWish = "direct"
+    """``auto`` asks the bootstraps to call back, and takes a place at their relays if they cannot."""
+    map_port: bool = False
+    """Ask the router to forward the port."""
+    announce: Sequence[str] = ()
+    """Announced instead of what the machine has."""
+    also_listen: Sequence[str] = ()
+    """Multiaddresses beside ``host`` and ``port``."""
+    relay: RelayLimits | None = None
+    """To carry connections for peers that nobody can dial, and to call back those that ask; None: neither."""
 
 
 @dataclass(slots=True)
@@ -120,21 +140,30 @@ def record_key(name: str) -> bytes:
 class Libp2pNode:
     """A running libp2p node; ``start`` makes one, ``stop`` ends it and its daemon."""
 
-    def __init__(
-        self, peer: PeerId, p2p: P2P, dht: DHTNode, sockets: Path, addresses: list[str], bootstraps: list[Multiaddr]
-    ) -> None:
-        self.peer = peer
-        self.bootstraps = [str(address) for address in bootstraps]
+    def __init__(self, options: NodeOptions, running: "_Running", sockets: Path, addresses: list[str]) -> None:
+        self.peer = options.peer
+        self.bootstraps = list(options.bootstraps)
         self.addresses = addresses
+        self.reach = running.reach
+        """How others get to us, as measured last."""
+        self.relay: Relay | None = None
+        self.is_relayed = False
+        """Whether some of those that we work with reach us, or are reached, through a relay only."""
+        self.places: list[str] = []
+        """Of the bootstraps, those at whose relay we can be called."""
         self.heard_s = clock.monotonic_s()
         """When somebody else last called us; monotonic."""
         self.traffic = Traffic()
         self.door = Doorkeeper()
         self.upload, self.download = RateLimit(), RateLimit()
         self.meter = UplinkMeter()
-        self._p2p = p2p
-        self._dht = dht
+        self._options = options
+        self._p2p = running.p2p
+        self._dht = running.dht
         self._sockets = sockets
+        self._handlers: list[Callable[[P2P], Awaitable[None]]] = []
+        """What is served, to serve it again after a change of daemons."""
+        self._is_changing = False
 
     @classmethod
     async def start(cls, options: NodeOptions) -> "Libp2pNode":
@@ -143,24 +172,26 @@ class Libp2pNode:
         Raises:
             NetworkSetupError: the address is taken or not ours, a bootstrap's address is malformed, or none answers.
         """
-        bootstraps = [_bootstrap_address(text) for text in options.bootstraps]
+        check_addresses(options.bootstraps)
         _check_can_listen(options)
+        if options.port == 0 and options.reach != "direct":
+            options = replace(options, port=_free_port(options.host))  # the one that was tried is the one we keep
         sockets = options.sockets.absolute()
         if len(os.fsencode(sockets)) > _MAX_SOCKET_FOLDER_BYTES:
             sockets = Path(tempfile.gettempdir()) / f"p2ptrain-{os.getuid()}-{options.peer[-12:]}"
         shutil.rmtree(sockets, ignore_errors=True)
         sockets.mkdir(mode=0o700)
-        daemon: Any = type(
-            "_Daemon", (_Daemon,), {"launcher": options.launcher, "_UNIX_SOCKET_PREFIX": f"/unix{sockets}/"}
-        )
-        listen = f"/{'ip6' if ':' in options.host else 'ip4'}/{options.host}/tcp/{options.port}"
         async with contextlib.AsyncExitStack() as undo:
             undo.callback(shutil.rmtree, sockets, ignore_errors=True)
-            p2p, dht = await _join_by_any(options, daemon, listen, bootstraps)
-            undo.push_async_callback(p2p.shutdown)
-            addresses = [str(address) for address in await p2p.get_visible_maddrs()]
+            running = await _join_as_reachable(options, sockets)
+            undo.push_async_callback(running.p2p.shutdown)
+            addresses = [str(address) for address in await running.p2p.get_visible_maddrs()]
+            node = cls(options, running, sockets, addresses)
+            if options.relay:
+                await node._serve_relay(options.relay)
+            await node.take_places()
             undo.pop_all()
-        return cls(options.peer, p2p, dht, sockets, addresses, bootstraps)
+        return node
 
     async def stop(self) -> None:
         """Leave the DHT and end the daemon."""
@@ -176,6 +207,8 @@ class Libp2pNode:
         """
         while True:
             await asyncio.sleep(_WATCH_EVERY_S)
+            if self._is_changing:
+                continue
             child, reader = self._p2p._child, self._p2p._client.control._read_task
             if child.returncode is not None:
                 raise NodeDied(f"libp2p's daemon p2pd ended with status {child.returncode}; start the peer again")
@@ -208,6 +241,91 @@ class Libp2pNode:
         except _CALL_FAILED:
             return False
         return True
+
+    async def paths(self) -> dict[PeerId, bool]:
+        """The peers that we are connected to, and whether only by a relay."""
+        found: dict[PeerId, bool] = {}
+        with contextlib.suppress(*_CALL_FAILED):
+            for info in await self._p2p._client.list_peers():
+                peer, relayed = PeerId(info.peer_id.to_base58()), all(is_relayed(str(a)) for a in info.addrs)
+                found[peer] = found.get(peer, True) and relayed
+        return found
+
+    async def look_at_reach(self) -> Reach | None:
+        """How we can be reached at this moment, by what the bootstraps see; None if nobody can tell."""
+        if self._options.reach != "auto" or _is_alone(self._options):
+            return None
+        sightings = await _sightings(self._p2p, self._options)
+        return judged(_own_ips(), self._options.port, sightings, self.reach.way) if sightings else None
+
+    async def change_reach(self, reach: Reach) -> None:
+        """Be reached in another way: p2pd starts anew, connections break, and calls that are under way fail.
+
+        Raises:
+            NetworkSetupError: p2pd does not come back.
+        """
+        self._is_changing = True
+        try:
+            await self._dht.shutdown()
+            await self._p2p.shutdown()
+            running = await _join_by_any(self._options, self._sockets, reach)
+            self._p2p, self._dht, self.reach = running.p2p, running.dht, reach
+            for serve in self._handlers:
+                await serve(self._p2p)
+            await self.current_addresses()
+            await self.take_places()
+        finally:
+            self._is_changing = False
+
+    async def keep_places(self) -> None:
+        """Never returns. Keeps our places at the bootstraps' relays, so that peers that cannot dial us reach us."""
+        while True:
+            await self.take_places()
+            await asyncio.sleep(_PLACES_EVERY_S)
+
+    async def take_places(self) -> None:
+        """Ask each bootstrap for a place now, if we need one."""
+        if self.reach.way == "direct" or _is_alone(self._options):
+            self.places = []
+            return
+        taken = await asyncio.gather(*map(self._take_place, self.bootstraps))
+        self.places = [relay for relay, is_taken in zip(self.bootstraps, taken, strict=True) if is_taken]
+
+    async def _take_place(self, relay: str) -> bool:
+        peer = PeerId(relay.rpartition("/p2p/")[2])
+        try:
+            async with asyncio.timeout(_PLACE_TIMEOUT_S):
+                if not await self.dial(relay):
+                    return False
+                async with self.open_stream(peer, HOP) as (reader, writer):
+                    return await take_place(reader, writer)
+        except (TimeoutError, EOFError, WireError):
+            return False
+
+    async def _serve_relay(self, limits: RelayLimits) -> None:
+        async def open_stop(peer: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+            try:
+                _, reader, writer = await self._p2p.call_binary_stream_handler(PeerID(peer), STOP)
+            except _CALL_FAILED as error:
+                raise ConnectionError(f"not connected: {error}") from error
+            return reader, writer
+
+        own = [Multiaddr(address).to_bytes() for address in self.addresses]
+        relay = self.relay = Relay(limits, open_stop, own)
+
+        async def on_hop(info: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            address = str(info.addr).split("/")
+            await relay.on_hop(info.peer_id.to_bytes(), address[2] if len(address) > 2 else "", reader, writer)
+
+        async def on_call_back(info: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await callback.answer(str(info.addr), reader, writer)
+
+        await self._keep(lambda p2p: p2p.add_binary_stream_handler(HOP, on_hop))
+        await self._keep(self._stream_handler(callback.CALL_BACK, on_call_back))
+
+    async def _keep(self, serve: Callable[[P2P], Awaitable[None]]) -> None:
+        self._handlers.append(serve)
+        await serve(self._p2p)
 
     async def ping(self, peer: PeerId) -> bool:
         """Whether a peer's DHT answers; if so the DHT knows it from now on, else it forgets it."""
@@ -242,12 +360,14 @@ class Libp2pNode:
             return reply
 
         # Below hivemind's own wrapper, which hides who sent what cannot be parsed.
-        await self._p2p._client.add_unary_handler(name, handle)
+        await self._keep(lambda p2p: p2p._client.add_unary_handler(name, handle))
 
     @property
     def uplink_mbps(self) -> float:
         """What others may plan with: the cap, or less where less was measured; 0 while nothing is known."""
         caps = [mbps for mbps in (self.upload.mbps or 0.0, self.meter.mbps) if mbps > 0]
+        if self.is_relayed:
+            caps = [planned_relayed_mbps(min(caps, default=0.0))]
         return float(f"{min(caps, default=0.0):.2g}")
 
     def _count_sent(self, num_bytes: int) -> None:
@@ -282,12 +402,20 @@ class Libp2pNode:
         """Hand each incoming stream of ``name`` to ``handler``, which may raise what a broken link raises."""
 
         async def handle(info: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await handler(PeerId(info.peer_id.to_base58()), reader, writer)
+
+        await self._keep(self._stream_handler(name, handle))
+
+    def _stream_handler(
+        self, name: str, handler: Callable[[Any, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+    ) -> Callable[[P2P], Awaitable[None]]:
+        async def handle(info: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             peer = PeerId(info.peer_id.to_base58())
             if not self.door.opens_stream(peer):
                 writer.close()
                 return
             try:
-                await handler(peer, reader, writer)
+                await handler(info, reader, writer)
                 # p2pd resets a stream whose serving end closes first, and what was still on its way is lost (seen in
                 # 1 of 200 small transfers): so the caller closes, when it has everything.
                 async with asyncio.timeout(_CALLER_CLOSES_WITHIN_S):
@@ -298,7 +426,7 @@ class Libp2pNode:
                 self.door.closes_stream(peer)
                 writer.close()
 
-        await self._p2p.add_binary_stream_handler(name, handle)
+        return lambda p2p: p2p.add_binary_stream_handler(name, handle)
 
     @contextlib.asynccontextmanager
     async def open_stream(
@@ -332,14 +460,59 @@ class Libp2pNode:
         return {str(subkey): entry.value for subkey, entry in found.value.items() if isinstance(entry.value, bytes)}
 
 
-async def _join_by_any(
-    options: NodeOptions, daemon: Any, listen: str, bootstraps: Sequence[Multiaddr]
-) -> tuple[P2P, DHTNode]:
+@dataclass(frozen=True, slots=True)
+class _Running:
+    p2p: P2P
+    dht: DHTNode
+    reach: Reach
+
+
+async def _join_as_reachable(options: NodeOptions, sockets: Path) -> _Running:
+    """Join in the way that is likeliest to be right, have the bootstraps look, and join in another way if it was not.
+
+    Raises:
+        NetworkSetupError: see ``_join_by_any``.
+    """
+    if options.reach != "auto" or _is_alone(options):
+        way: Way = "relayed" if options.reach == "relayed" else "direct"
+        return await _join_by_any(options, sockets, Reach(way=way, nat="unknown", reason="as configured"))
+    own_ips = _own_ips()
+    guess = first_guess(own_ips, _hosts(options.bootstraps))
+    running = await _join_by_any(options, sockets, Reach(way=guess, nat="unknown", reason="not asked yet"))
+    found = judged(own_ips, options.port, await _sightings(running.p2p, options), guess)
+    if found.way == guess:
+        return replace(running, reach=found)
+    await running.dht.shutdown()
+    await running.p2p.shutdown()
+    return await _join_by_any(options, sockets, found)
+
+
+async def _sightings(p2p: P2P, options: NodeOptions) -> list[Sighting]:
+    """What those bootstraps that answer see of us."""
+
+    async def ask(address: str) -> Sighting | None:
+        by = PeerId(address.rpartition("/p2p/")[2])
+        try:
+            async with asyncio.timeout(callback.ASK_TIMEOUT_S):
+                _, reader, writer = await p2p.call_binary_stream_handler(_hivemind_id(by), callback.CALL_BACK)
+                try:
+                    return await callback.ask(by, options.port, reader, writer)
+                finally:
+                    writer.close()
+        except (*_CALL_FAILED, WireError):
+            return None
+
+    answers = await asyncio.gather(*map(ask, options.bootstraps))
+    return [answer for answer in answers if answer is not None]
+
+
+async def _join_by_any(options: NodeOptions, sockets: Path, reach: Reach) -> _Running:
     """Start the daemon and join by the bootstraps, or else by somebody whom we once knew.
 
     Raises:
         NetworkSetupError: nobody answers, or the daemon does not start.
     """
+    bootstraps = [_bootstrap_address(text) for text in options.bootstraps]
     known = []
     for text in options.known_addresses:
         with contextlib.suppress(NetworkSetupError):
@@ -350,23 +523,36 @@ async def _join_by_any(
     failure: NetworkSetupError | None = None
     for way in ways:
         try:
-            return await _join(options, daemon, listen, way)
+            return await _join(options, sockets, reach, way)
         except NetworkSetupError as error:
             failure = failure or error
     assert failure is not None
     raise failure
 
 
-async def _join(options: NodeOptions, daemon: Any, listen: str, by: Sequence[Multiaddr]) -> tuple[P2P, DHTNode]:
+async def _join(options: NodeOptions, sockets: Path, reach: Reach, by: Sequence[Multiaddr]) -> _Running:
+    arguments, flags = daemon_options(
+        reach,
+        listen=[tcp_address(options.host, options.port), *options.also_listen],
+        own_ips=_own_ips(),
+        port=options.port,
+        announce=options.announce,
+        relays=options.bootstraps,
+        is_alone=_is_alone(options),
+    )
+    daemon: Any = type(
+        "_Daemon",
+        (_Daemon,),
+        {"launcher": options.launcher, "flags": flags, "_UNIX_SOCKET_PREFIX": f"/unix{sockets}/"},
+    )
     async with contextlib.AsyncExitStack() as undo:
         try:
             p2p = await daemon.create(
                 initial_peers=by,
                 identity_path=str(options.identity),
-                host_maddrs=[listen],
                 check_if_identity_free=False,  # it would start a second daemon, with NAT mapping on
-                nat_port_map=False,
-                auto_nat=False,
+                nat_port_map=options.map_port,
+                **arguments,
             )
         except P2PDaemonError as error:
             raise NetworkSetupError(_start_failure(options, str(error))) from error
@@ -385,17 +571,55 @@ async def _join(options: NodeOptions, daemon: Any, listen: str, by: Sequence[Mul
         except (RuntimeError, TimeoutError) as error:
             raise NetworkSetupError(_no_bootstrap(options, str(error))) from error
         undo.pop_all()
-    return p2p, dht
+    return _Running(p2p, dht, reach)
+
+
+def _hosts(addresses: Sequence[str]) -> list[str]:
+    """IP addresses and names in multiaddresses."""
+    return [parts[2] for parts in (address.split("/") for address in addresses) if len(parts) > 2]
+
+
+def _is_alone(options: NodeOptions) -> bool:
+    """Whether nobody outside this machine is concerned."""
+    if options.relay and not _is_loopback(options.host):
+        return False
+    return all(map(_is_loopback, _hosts(options.bootstraps)))
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _own_ips() -> list[str]:
+    """Of all interfaces but the loopback's."""
+    found = [a.address for addresses in psutil.net_if_addrs().values() for a in addresses]
+    ips = []
+    for text in found:
+        with contextlib.suppress(ValueError):  # hardware addresses
+            ip = ipaddress.ip_address(text)
+            if not ip.is_loopback and not ip.is_link_local:
+                ips.append(text)
+    return ips
+
+
+def _free_port(host: str) -> int:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])
 
 
 class _Daemon(P2P):  # type: ignore[misc]  # hivemind has no type information
-    """hivemind's handle of p2pd, with a launcher before the daemon's command line."""
+    """hivemind's handle of p2pd, with a launcher before the daemon's command line and more flags behind it."""
 
     launcher: Sequence[str] = ()
+    flags: Sequence[str] = ()
 
     @classmethod
     def _make_process_args(cls, *args: Any, **kwargs: Any) -> list[str]:
-        return [*cls.launcher, *P2P._make_process_args(*args, **kwargs)]
+        return [*cls.launcher, *P2P._make_process_args(*args, **kwargs), *cls.flags]
 
 
 class _Answer(asyncio.Future[Any]):
