@@ -547,6 +547,21 @@ class Reconnected(Event):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ReachChanged(Event):
+    """How this peer is connected with the others has changed, or was measured for the first time."""
+
+    reach: str
+    """``direct``, ``hole-punched`` or ``relayed``; ``isolated`` is a state."""
+    nat: str
+    """What the router in between does: ``none``, ``open``, ``cone``, ``symmetric`` or ``unknown``."""
+    reason: str
+
+    def line(self) -> str:
+        """The event as one sentence for people."""
+        return f"reach: {self.reach}: {self.reason}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class PeerStopped(Event):
     """The peer has withdrawn its claims and closed its connections."""
 

@@ -7,8 +7,10 @@ from typing import Annotated
 import typer
 
 from p2ptrain.cli.host_port import host_and_port
+from p2ptrain.cli.network_options import Announce
 from p2ptrain.cli.processes import data_folder, quiet_imports, run_until_signal
 from p2ptrain.cli.run_source import read_run
+from p2ptrain.config.schema import NetworkConfig, RelayLimits
 
 _STABLE_PORT = 31337
 
@@ -25,6 +27,20 @@ def bootstrap(
     ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 serves other machines.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="TCP port; 0 takes any free one.")] = _STABLE_PORT,
+    listen: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ADDRESS", help="Listen there, too, like /ip4/0.0.0.0/udp/31337/quic-v1; repeatable."),
+    ] = None,
+    announce: Announce = None,
+    relay: Annotated[
+        bool, typer.Option("--relay/--no-relay", help="Carry connections for peers that nobody can dial.")
+    ] = True,
+    relay_mbps: Annotated[
+        float, typer.Option(min=0, help="Megabits a second to carry at most, all connections together; 0 is no cap.")
+    ] = 0.0,
+    relay_places: Annotated[
+        int, typer.Option(min=1, help="Peers that can be reached through the relay at once.")
+    ] = RelayLimits().reservations,
     run: Annotated[
         Path | None, typer.Option(help="A run's manifest: handed to newcomers, and watched for the status page.")
     ] = None,
@@ -36,7 +52,6 @@ def bootstrap(
 
     Example: p2ptrain bootstrap --host 0.0.0.0 --run tiny.toml --status 127.0.0.1:8080
     """
-    from p2ptrain.config.schema import NetworkConfig
     from p2ptrain.node.home import FolderLock
 
     page = host_and_port("--status", status, example="127.0.0.1:8080") if status else None
@@ -44,11 +59,14 @@ def bootstrap(
     with quiet_imports():
         from p2ptrain.node.bootstrap import BootstrapOptions, run_bootstrap
         from p2ptrain.node.run_watch import WatchedRun
-        from p2ptrain.wire.libp2p import check_addresses
+        from p2ptrain.wire.libp2p import check_addresses, check_announced
     check_addresses(bootstrap or [])
+    check_announced([*(announce or ()), *(listen or ())])
     options = BootstrapOptions(
         folder=home or data_folder() / "bootstrap",
-        network=NetworkConfig(bootstraps=tuple(bootstrap or ()), host=host, port=port),
+        network=NetworkConfig(bootstraps=tuple(bootstrap or ()), host=host, port=port, announce=tuple(announce or ())),
+        also_listen=tuple(listen or ()),
+        relay=RelayLimits(reservations=relay_places, total_mbps=relay_mbps) if relay else None,
         run=WatchedRun(id=source.id, config=source.config, manifest=source.text) if source else None,
         status=page,
     )

@@ -12,6 +12,7 @@ from p2ptrain.cli import engine_options
 from p2ptrain.cli.doctor_command import examine_at_start
 from p2ptrain.cli.host_port import host_and_port
 from p2ptrain.cli.log_output import JoiningBar, LogOption, is_terminal, log_form, printer
+from p2ptrain.cli.network_options import Announce, Reach
 from p2ptrain.cli.processes import quiet_imports, run_loop, run_until_signal
 from p2ptrain.cli.profile import Profile, limit_origins, profile_limits
 from p2ptrain.cli.progress import working
@@ -66,6 +67,8 @@ def peer(
     compiled: engine_options.Compile = False,
     host: Host = "",
     port: Annotated[int, typer.Option(min=0, max=65535, help="TCP port; 0 takes any free one.")] = 0,
+    reach: Reach = "auto",
+    announce: Announce = None,
     threads: Annotated[int, typer.Option(min=0, help="CPU threads for training; 0 leaves torch's default.")] = 0,
     upload_mbps: Annotated[float, typer.Option(min=0, help="Megabits a second to send at most; 0 is no cap.")] = 0.0,
     download_mbps: Annotated[float, typer.Option(min=0, help="Megabits a second to fetch at most; 0 is no cap.")] = 0.0,
@@ -117,13 +120,14 @@ def peer(
     corpus = load_corpus(config.data, source.folder)
     with working("looking at this machine"), quiet_imports():
         from p2ptrain.node.service import serve_peer
-        from p2ptrain.wire.libp2p import check_addresses
+        from p2ptrain.wire.libp2p import check_addresses, check_announced
 
         check_addresses(bootstraps)
+        check_announced(announce or [])
         choice = engine_options.choose_engine_here(wish, config, wanted, max_slices, threads)
     peer_config = PeerConfig(
         home=home,
-        network=NetworkConfig(bootstraps=bootstraps, host=host, port=port),
+        network=NetworkConfig(bootstraps=bootstraps, host=host, port=port, reach=reach, announce=tuple(announce or ())),
         slices=wanted,
         max_slices=min(max_slices, choice.slices_that_fit),
         threads=threads,
@@ -247,8 +251,8 @@ def _tables(report: "SwarmReport") -> "list[Table]":
             s.verdict if s.verdict in ("", "ok") else Text(s.verdict, "bold red"),
         )
     peers = Table(title="peers", title_justify="left")
-    for column in ("peer", "slices", "state", "tokens", "sent", "validation loss"):
-        peers.add_column(column, justify="left" if column in ("peer", "slices", "state") else "right")
+    for column in ("peer", "slices", "state", "tokens", "sent", "validation loss", "reach"):
+        peers.add_column(column, justify="left" if column in ("peer", "slices", "state", "reach") else "right")
     for p in report.peers:
         peers.add_row(
             short(p.peer),
@@ -257,9 +261,10 @@ def _tables(report: "SwarmReport") -> "list[Table]":
             f"{p.tokens:,}",
             f"{p.sent_bytes / 1e6:.1f} MB",
             _nats(p.validation_loss_nats),
+            p.reach or "not measured",
         )
     for silent in report.silent:
-        peers.add_row(short(silent), "", "has a claim but does not answer", "", "", "")
+        peers.add_row(short(silent), "", "has a claim but does not answer", "", "", "", "")
     return [slices, peers]
 
 

@@ -262,6 +262,7 @@ def _snapshot(reply: Any) -> SwarmSnapshot:
             tokens=one.tokens,
             validation_nats=one.validation_loss_nats if one.HasField("validation_loss_nats") else None,
             software=one.software,
+            reach=one.reach,
         )
         for one in reply.peers
     ]

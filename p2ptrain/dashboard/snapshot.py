@@ -34,6 +34,7 @@ class PeerReport:
     tokens: int
     validation_nats: float | None
     software: str
+    reach: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,6 +99,7 @@ def _peer_report(body: Mapping[str, Any]) -> PeerReport:
         tokens=int(body["tokens"]),
         validation_nats=_number(body["validation_loss"]),
         software=str(body["software"]),
+        reach=str(body.get("reach", "")),
     )
 
 

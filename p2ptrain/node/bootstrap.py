@@ -33,8 +33,10 @@ class BootstrapOptions:
     """Where to listen, and other bootstraps to join."""
     run: WatchedRun | None = None
     """The run to hand out and watch."""
-    relay: RelayLimits = field(default_factory=RelayLimits)
-    """What it carries for peers that nobody can dial."""
+    also_listen: tuple[str, ...] = ()
+    """Multiaddresses beside the TCP port."""
+    relay: RelayLimits | None = field(default_factory=RelayLimits)
+    """What it carries for peers that nobody can dial; None: nothing."""
     status: tuple[str, int] | None = None
     """Host and port of the status page."""
 
@@ -66,6 +68,8 @@ async def run_bootstrap(
                 launcher=die_with_parent_prefix(),
                 sockets=options.folder / "sockets",
                 announce=options.network.announce,
+                also_listen=options.also_listen,
+                calls_back=True,
                 relay=options.relay,
             )
         )

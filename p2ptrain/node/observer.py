@@ -59,6 +59,7 @@ class PeerView:
     tokens: int
     validation_loss_nats: float
     software: str
+    reach: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,6 +101,7 @@ class SwarmReport:
                     "tokens": p.tokens,
                     "validation_loss": _number(p.validation_loss_nats),
                     "software": p.software,
+                    "reach": p.reach,
                 }
                 for p in self.peers
             ],
@@ -217,6 +219,7 @@ def _peer_view(peer: PeerId, reply: pb.StatusReply) -> PeerView:
         tokens=reply.tokens,
         validation_loss_nats=reply.validation_loss_nats,
         software=reply.software[:_MAX_WORDS],
+        reach=reply.reach[:_MAX_WORDS],
     )
 
 

@@ -29,6 +29,7 @@ from p2ptrain.events import (
     PeerStarted,
     PeerStopped,
     ProgressRestored,
+    ReachChanged,
     Reconnected,
     Refused,
     StateChanged,
@@ -45,6 +46,7 @@ from p2ptrain.node.home import Home
 from p2ptrain.node.listening import listen_host
 from p2ptrain.node.local_progress import LocalProgress, Residual, is_due, load_progress, save_progress
 from p2ptrain.node.manifest_exchange import serve_manifest
+from p2ptrain.node.reach_watch import ReachWatch
 from p2ptrain.node.saved_state import (
     load_known_peers,
     load_past,
@@ -143,6 +145,7 @@ class Peer:
         self._book = load_known_peers(home, self._identity.peer_id)
         self._isolation = Verdict(is_isolated=False)
         self._isolated_s = 0.0
+        self._reach = ""
         self._since = Since()
         self._book_saved_s = -_BOOK_EVERY_S
         self._progress_saved_s = (0.0, 0.0)
@@ -207,7 +210,7 @@ class Peer:
         await self._swarm.start()
         acquaintances = Acquaintances(context, self._book, self._seen_or_not, self._save_book)
         await acquaintances.start()
-        self._capacity = Capacity(max_slices=min(self._config.max_slices, self._run.slicing.slices))
+        self._capacity = Capacity(max_slices=min(self._config.max_slices, self._run.slicing.slices), way=node.reach.way)
         owned = await self._swarm.choose(self._wanted_slices(), is_fixed=self._config.slices is not None)
         self._enter("JOINING", "fetching what the others have")
         await self._swarm.join(owned, self._starting_replicas(owned), load_past(self._home, owned))
@@ -229,6 +232,8 @@ class Peer:
                 group.create_task(self._measure_loop_lag()),
                 group.create_task(node.watch()),
                 group.create_task(acquaintances.run()),
+                group.create_task(node.keep_places()),
+                group.create_task(ReachWatch(node, lambda: context.claims, self._reach_changed).run()),
             ]
             self._complete_if_done()
             self._trainer.start()
@@ -493,6 +498,12 @@ class Peer:
 
     # What others and the screen are told.
 
+    def _reach_changed(self, event: ReachChanged) -> None:
+        self._reach = event.reach
+        assert self._node is not None
+        self._capacity = replace(self._capacity, way=self._node.reach.way)
+        self._events.emit(event)
+
     def _seen_or_not(self, verdict: Verdict) -> None:
         was_isolated, self._isolation = self._isolation.is_isolated, verdict
         if verdict.is_isolated == was_isolated:
@@ -524,6 +535,7 @@ class Peer:
             tokens=self._tokens,
             validation_loss_nats=self._validation_loss_nats,
             capacity=self._capacity,
+            reach=_ISOLATED.lower() if self._isolation.is_isolated else self._reach,
             can_vote=not self._saving.failures,
         )
 
@@ -610,7 +622,6 @@ class Peer:
             launcher=die_with_parent_prefix(),
             sockets=self._home.path / "sockets",
             reach=network.reach,
-            map_port=network.map_port,
             announce=network.announce,
         )
 

@@ -54,6 +54,7 @@ def peer_status(home: Home, config: PeerConfig, vitals: Vitals, peer: Peer | Non
             received_bytes=vitals.received_bytes,
             sent_bytes_per_s=vitals.sent_rate.per_s(now_s),
             received_bytes_per_s=vitals.received_rate.per_s(now_s),
+            reach="isolated" if vitals.state == "ISOLATED" else vitals.reach,
         ),
         device=_device(config, probe),
     )
@@ -145,6 +146,7 @@ async def swarm_reply(home: Home, swarm: Swarm, timeout_s: float) -> pb.SwarmRep
                 tokens=p.tokens,
                 validation_loss_nats=None if math.isnan(p.validation_loss_nats) else p.validation_loss_nats,
                 software=p.software,
+                reach=p.reach,
             )
         )
     return reply

@@ -171,6 +171,7 @@ class RunHistory:
             "tokens": view.tokens,
             "validation_loss": _number(view.validation_loss_nats),
             "software": view.software,
+            "reach": view.reach,
             "answered_s_ago": round(now_s - seen_s, 1),
         }
 

@@ -7,6 +7,7 @@ from p2ptrain.events import (
     Evaluated,
     InnerStepDone,
     PeerStarted,
+    ReachChanged,
     Record,
     RoundCommitted,
     StateChanged,
@@ -47,6 +48,7 @@ class Vitals:
     def __init__(self) -> None:
         self.started_s = clock.wall_s()
         self.addresses: list[str] = []
+        self.reach = ""
         self.state = "STARTING"
         self.reason = "loading"
         self.state_since_s = self.started_s
@@ -71,6 +73,8 @@ class Vitals:
             case PeerStarted(addresses=addresses):
                 self.addresses = list(addresses)
                 self._before = (self.sent_bytes, self.received_bytes)
+            case ReachChanged(reach=reach):
+                self.reach = reach
             case StateChanged(state=state, reason=reason):
                 if state != self.state:
                     self.state_since_s = now_s

@@ -21,6 +21,7 @@ from p2ptrain.swarm.coverage import Member
 from p2ptrain.swarm.guests import is_guest_list
 from p2ptrain.wire.libp2p import DirectoryRecord, Libp2pNode, record_key
 from p2ptrain.wire.messages import PROTOCOL
+from p2ptrain.wire.reach import Way
 from p2ptrain.wire.v1 import peer_pb2 as pb
 
 MAX_RECORD_BYTES = 8192
@@ -28,6 +29,7 @@ MAX_RECORD_BYTES = 8192
 MAX_LEASE_S = 600.0
 """Claims further in the future are refused, so that nobody can fill the DHT with records that never expire."""
 _CONTEXT = "claim"
+_WAYS: dict[str, Way] = {"direct": "direct", "mapped": "mapped", "relayed": "relayed"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,6 +43,8 @@ class Capacity:
     """The fastest second of sending so far: a floor of what the line can do."""
     downlink_mbps: float = 0.0
     """The same for receiving."""
+    way: Way | None = None
+    """How others can call it; None is not measured."""
 
     def with_step(self, tokens_per_s: float) -> "Capacity":
         """After an inner step at this speed: a moving average over about ten steps."""
@@ -165,6 +169,7 @@ def _encode(identity: Identity, claim: Claim) -> bytes:
             tokens_per_s=claim.capacity.tokens_per_s,
             uplink_mbps=claim.capacity.uplink_mbps,
             downlink_mbps=claim.capacity.downlink_mbps,
+            way=claim.capacity.way or "",
         ),
         fixed=claim.is_fixed,
         changed_s=claim.changed_s,
@@ -201,6 +206,7 @@ def _decode(value: bytes) -> Claim:
             tokens_per_s=_measured(body.capacity.tokens_per_s),
             uplink_mbps=_measured(body.capacity.uplink_mbps),
             downlink_mbps=_measured(body.capacity.downlink_mbps),
+            way=_WAYS.get(body.capacity.way),
         ),
         is_fixed=body.fixed,
         is_away=body.away,

@@ -68,6 +68,8 @@ class Condition:
     """NaN: not measured."""
     capacity: Capacity
     """What it can give."""
+    reach: str = ""
+    """How it is connected with the others, in a word; empty: not measured."""
     can_vote: bool = True
     """False while the disk takes nothing: the others then go on without us, if there are any."""
 
@@ -344,6 +346,7 @@ class Swarm:
             software=__version__,
             validation_loss_nats=condition.validation_loss_nats,
             time_s=clock.wall_s(),
+            reach=condition.reach,
         )
         for slice_id, part in self._parts():
             head = head_of(part.replica)

@@ -96,14 +96,14 @@ class NodeOptions:
     """False: reads the DHT without keeping records for others (observers)."""
     reach: ReachWish = "direct"
     """``auto`` asks the bootstraps to call back, and takes a place at their relays if they cannot."""
-    map_port: bool = False
-    """Ask the router to forward the port."""
     announce: Sequence[str] = ()
     """Announced instead of what the machine has."""
     also_listen: Sequence[str] = ()
     """Multiaddresses beside ``host`` and ``port``."""
     relay: RelayLimits | None = None
-    """To carry connections for peers that nobody can dial, and to call back those that ask; None: neither."""
+    """To carry connections for peers that nobody can dial."""
+    calls_back: bool = False
+    """Tell those that ask where their calls come from, and whether they can be called there."""
 
 
 @dataclass(slots=True)
@@ -130,6 +130,24 @@ def check_addresses(bootstraps: Sequence[str]) -> None:
     """
     for text in bootstraps:
         _bootstrap_address(text)
+
+
+def check_announced(addresses: Sequence[str]) -> None:
+    """Return if all of them are multiaddresses that can be announced or listened at.
+
+    Raises:
+        NetworkSetupError: naming the first that is not.
+    """
+    for text in addresses:
+        try:
+            is_bare = text.startswith("/") and "p2p" not in Multiaddr(text)
+        except Exception:  # noqa: BLE001 - hivemind's parser raises many types
+            is_bare = False
+        if not is_bare:
+            raise NetworkSetupError(
+                f"{text!r} is not an address to listen at or to announce; it looks like /ip4/203.0.113.7/tcp/31337,"
+                " /dns4/boot.example.org/tcp/31337 or /ip4/0.0.0.0/udp/31337/quic-v1, without /p2p/..."
+            )
 
 
 def record_key(name: str) -> bytes:
@@ -189,6 +207,8 @@ class Libp2pNode:
             node = cls(options, running, sockets, addresses)
             if options.relay:
                 await node._serve_relay(options.relay)
+            if options.calls_back:
+                await node._serve_call_back()
             await node.take_places()
             undo.pop_all()
         return node
@@ -317,10 +337,12 @@ class Libp2pNode:
             address = str(info.addr).split("/")
             await relay.on_hop(info.peer_id.to_bytes(), address[2] if len(address) > 2 else "", reader, writer)
 
+        await self._keep(lambda p2p: p2p.add_binary_stream_handler(HOP, on_hop))
+
+    async def _serve_call_back(self) -> None:
         async def on_call_back(info: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             await callback.answer(str(info.addr), reader, writer)
 
-        await self._keep(lambda p2p: p2p.add_binary_stream_handler(HOP, on_hop))
         await self._keep(self._stream_handler(callback.CALL_BACK, on_call_back))
 
     async def _keep(self, serve: Callable[[P2P], Awaitable[None]]) -> None:
@@ -475,7 +497,7 @@ async def _join_as_reachable(options: NodeOptions, sockets: Path) -> _Running:
     """
     if options.reach != "auto" or _is_alone(options):
         way: Way = "relayed" if options.reach == "relayed" else "direct"
-        return await _join_by_any(options, sockets, Reach(way=way, nat="unknown", reason="as configured"))
+        return await _join_by_any(options, sockets, Reach(way=way, nat="unknown", reason=_unmeasured(options)))
     own_ips = _own_ips()
     guess = first_guess(own_ips, _hosts(options.bootstraps))
     running = await _join_by_any(options, sockets, Reach(way=guess, nat="unknown", reason="not asked yet"))
@@ -551,7 +573,7 @@ async def _join(options: NodeOptions, sockets: Path, reach: Reach, by: Sequence[
                 initial_peers=by,
                 identity_path=str(options.identity),
                 check_if_identity_free=False,  # it would start a second daemon, with NAT mapping on
-                nat_port_map=options.map_port,
+                nat_port_map=False,
                 **arguments,
             )
         except P2PDaemonError as error:
@@ -574,6 +596,10 @@ async def _join(options: NodeOptions, sockets: Path, reach: Reach, by: Sequence[
     return _Running(p2p, dht, reach)
 
 
+def _unmeasured(options: NodeOptions) -> str:
+    return "everybody is on this machine" if _is_alone(options) else "as configured"
+
+
 def _hosts(addresses: Sequence[str]) -> list[str]:
     """IP addresses and names in multiaddresses."""
     return [parts[2] for parts in (address.split("/") for address in addresses) if len(parts) > 2]
@@ -581,7 +607,7 @@ def _hosts(addresses: Sequence[str]) -> list[str]:
 
 def _is_alone(options: NodeOptions) -> bool:
     """Whether nobody outside this machine is concerned."""
-    if options.relay and not _is_loopback(options.host):
+    if options.calls_back and not _is_loopback(options.host):
         return False
     return all(map(_is_loopback, _hosts(options.bootstraps)))
 

@@ -45,7 +45,7 @@ OpenStop = Callable[[bytes], Awaitable[tuple[Reader, Writer]]]
 async def take_place(reader: Reader, writer: Writer) -> bool:
     """Ask the relay at the other end of a HOP stream for a place, or to keep ours; whether we have one.
 
-    p2pd would ask, too, but not again for an hour after a relay that was away for a moment (seen), so it is not told to.
+    p2pd would ask, too, but after a relay was away for a moment it waits for an hour, so it is not told to.
 
     Raises:
         OSError, EOFError, BadMessage: the stream broke, or it is no relay.

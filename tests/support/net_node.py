@@ -117,6 +117,7 @@ async def _main(folder: Path, options: dict[str, Any]) -> None:
     identity = load_or_create(key)
     if "relay" in options:
         options["relay"] = RelayLimits(**options["relay"])
+        options["calls_back"] = True
     began_s = time.monotonic()
     node = await Libp2pNode.start(
         NodeOptions(

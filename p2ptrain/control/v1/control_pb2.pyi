@@ -335,7 +335,7 @@ class SwarmSlice(_message.Message):
     def __init__(self, slice: _Optional[str] = ..., version: _Optional[int] = ..., epoch: _Optional[int] = ..., owners: _Optional[_Iterable[str]] = ..., digests: _Optional[_Mapping[str, str]] = ..., digests_version: _Optional[int] = ..., tokens: _Optional[int] = ..., loss_nats: _Optional[float] = ...) -> None: ...
 
 class SwarmPeer(_message.Message):
-    __slots__ = ("peer", "slices", "state", "reason", "sent_bytes", "received_bytes", "tokens", "validation_loss_nats", "software", "is_away")
+    __slots__ = ("peer", "slices", "state", "reason", "sent_bytes", "received_bytes", "tokens", "validation_loss_nats", "software", "is_away", "reach")
     PEER_FIELD_NUMBER: _ClassVar[int]
     SLICES_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -346,6 +346,7 @@ class SwarmPeer(_message.Message):
     VALIDATION_LOSS_NATS_FIELD_NUMBER: _ClassVar[int]
     SOFTWARE_FIELD_NUMBER: _ClassVar[int]
     IS_AWAY_FIELD_NUMBER: _ClassVar[int]
+    REACH_FIELD_NUMBER: _ClassVar[int]
     peer: str
     slices: _containers.RepeatedScalarFieldContainer[str]
     state: str
@@ -356,4 +357,5 @@ class SwarmPeer(_message.Message):
     validation_loss_nats: float
     software: str
     is_away: bool
-    def __init__(self, peer: _Optional[str] = ..., slices: _Optional[_Iterable[str]] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., sent_bytes: _Optional[int] = ..., received_bytes: _Optional[int] = ..., tokens: _Optional[int] = ..., validation_loss_nats: _Optional[float] = ..., software: _Optional[str] = ..., is_away: _Optional[bool] = ...) -> None: ...
+    reach: str
+    def __init__(self, peer: _Optional[str] = ..., slices: _Optional[_Iterable[str]] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., sent_bytes: _Optional[int] = ..., received_bytes: _Optional[int] = ..., tokens: _Optional[int] = ..., validation_loss_nats: _Optional[float] = ..., software: _Optional[str] = ..., is_away: _Optional[bool] = ..., reach: _Optional[str] = ...) -> None: ...

@@ -45,16 +45,18 @@ class Claim(_message.Message):
     def __init__(self, run: _Optional[str] = ..., peer: _Optional[str] = ..., ready: _Optional[_Iterable[str]] = ..., joining: _Optional[_Iterable[str]] = ..., protocol: _Optional[int] = ..., expires_s: _Optional[float] = ..., leaving: _Optional[_Iterable[str]] = ..., capacity: _Optional[_Union[Capacity, _Mapping]] = ..., fixed: _Optional[bool] = ..., changed_s: _Optional[float] = ..., away: _Optional[bool] = ..., invite: _Optional[str] = ...) -> None: ...
 
 class Capacity(_message.Message):
-    __slots__ = ("max_slices", "tokens_per_s", "uplink_mbps", "downlink_mbps")
+    __slots__ = ("max_slices", "tokens_per_s", "uplink_mbps", "downlink_mbps", "way")
     MAX_SLICES_FIELD_NUMBER: _ClassVar[int]
     TOKENS_PER_S_FIELD_NUMBER: _ClassVar[int]
     UPLINK_MBPS_FIELD_NUMBER: _ClassVar[int]
     DOWNLINK_MBPS_FIELD_NUMBER: _ClassVar[int]
+    WAY_FIELD_NUMBER: _ClassVar[int]
     max_slices: int
     tokens_per_s: float
     uplink_mbps: float
     downlink_mbps: float
-    def __init__(self, max_slices: _Optional[int] = ..., tokens_per_s: _Optional[float] = ..., uplink_mbps: _Optional[float] = ..., downlink_mbps: _Optional[float] = ...) -> None: ...
+    way: str
+    def __init__(self, max_slices: _Optional[int] = ..., tokens_per_s: _Optional[float] = ..., uplink_mbps: _Optional[float] = ..., downlink_mbps: _Optional[float] = ..., way: _Optional[str] = ...) -> None: ...
 
 class BlobRef(_message.Message):
     __slots__ = ("sha256", "size_bytes")
@@ -282,7 +284,7 @@ class SliceStatus(_message.Message):
     def __init__(self, slice: _Optional[str] = ..., version: _Optional[int] = ..., epoch: _Optional[int] = ..., owners: _Optional[_Iterable[str]] = ..., digests: _Optional[_Mapping[int, str]] = ..., tokens: _Optional[int] = ..., loss_nats: _Optional[float] = ..., owned: _Optional[bool] = ...) -> None: ...
 
 class StatusReply(_message.Message):
-    __slots__ = ("refusal", "peer", "state", "reason", "slices", "sent_bytes", "received_bytes", "tokens", "software", "validation_loss_nats", "time_s")
+    __slots__ = ("refusal", "peer", "state", "reason", "slices", "sent_bytes", "received_bytes", "tokens", "software", "validation_loss_nats", "reach", "time_s")
     REFUSAL_FIELD_NUMBER: _ClassVar[int]
     PEER_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -293,6 +295,7 @@ class StatusReply(_message.Message):
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     SOFTWARE_FIELD_NUMBER: _ClassVar[int]
     VALIDATION_LOSS_NATS_FIELD_NUMBER: _ClassVar[int]
+    REACH_FIELD_NUMBER: _ClassVar[int]
     TIME_S_FIELD_NUMBER: _ClassVar[int]
     refusal: str
     peer: str
@@ -304,8 +307,9 @@ class StatusReply(_message.Message):
     tokens: int
     software: str
     validation_loss_nats: float
+    reach: str
     time_s: float
-    def __init__(self, refusal: _Optional[str] = ..., peer: _Optional[str] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., slices: _Optional[_Iterable[_Union[SliceStatus, _Mapping]]] = ..., sent_bytes: _Optional[int] = ..., received_bytes: _Optional[int] = ..., tokens: _Optional[int] = ..., software: _Optional[str] = ..., validation_loss_nats: _Optional[float] = ..., time_s: _Optional[float] = ...) -> None: ...
+    def __init__(self, refusal: _Optional[str] = ..., peer: _Optional[str] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., slices: _Optional[_Iterable[_Union[SliceStatus, _Mapping]]] = ..., sent_bytes: _Optional[int] = ..., received_bytes: _Optional[int] = ..., tokens: _Optional[int] = ..., software: _Optional[str] = ..., validation_loss_nats: _Optional[float] = ..., reach: _Optional[str] = ..., time_s: _Optional[float] = ...) -> None: ...
 
 class ManifestRequest(_message.Message):
     __slots__ = ()
