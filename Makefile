@@ -1,7 +1,7 @@
 # One word per habit. `make demo` and `make test` are all that a newcomer needs.
 PYTHON ?= python3
 BIN := .venv/bin
-.PHONY: demo test test-faults-all check test-docker fmt proto docs clean soak
+.PHONY: demo test test-faults-all check test-docker test-net fmt proto docs clean soak
 
 demo: .venv/.installed  ## a real swarm trains a real model; ARGS="--plain --report demo.json"
 	$(BIN)/p2ptrain demo $(ARGS)
@@ -20,10 +20,13 @@ check: .venv/.installed  ## lint, types, import contracts, fast tests
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -n 2 -m "not swarm and not faults"
+	$(BIN)/pytest -n 2 -m "not swarm and not faults and not net"
 
 test-docker: .venv/.installed  ## the images, built and used for real; starts an engine if none runs
 	P2PTRAIN_TEST_DOCKER=1 $(BIN)/pytest tests/docker $(ARGS)
+
+test-net: .venv/.installed  ## routers of all kinds, relays, slow lines; needs root, else skipped; ten minutes
+	P2PTRAIN_TEST_NET=1 $(BIN)/pytest tests/net $(ARGS)
 
 fmt: .venv/.installed  ## make the tree tidy
 	$(BIN)/ruff check --fix .

@@ -74,7 +74,7 @@ async def run_bootstrap(
             )
         )
         undo.push_async_callback(node.stop)
-        status = NodeStatus(identity.peer_id, node.addresses, options.run)
+        status = NodeStatus(identity.peer_id, node.addresses, options.run, node.relay)
         await serve_manifest(node, options.run.manifest if options.run else None)
         await serve_upload(node)
         url = None

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import logging
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from p2ptrain.node.observer import look
 from p2ptrain.node.run_history import RunHistory
 from p2ptrain.swarm.directory import Directory
 from p2ptrain.wire.libp2p import Libp2pNode
+from p2ptrain.wire.relay import Relay
 
 LOOK_EVERY_S = 5.0
 _SAVE_EVERY_S = 60.0
@@ -42,6 +43,7 @@ class NodeStatus:
     peer: str
     addresses: list[str]
     run: WatchedRun | None
+    relay: Relay | None = None
     started_s: float = field(default_factory=clock.monotonic_s)
     looked_s: float | None = None
     history: RunHistory = field(default_factory=RunHistory)
@@ -59,6 +61,7 @@ class NodeStatus:
             "looked_s_ago": looked_s_ago,
             "healthy": self.run is None or now_s - patience_from_s < _UNHEALTHY_AFTER_S,
             "run": self._run_json(),
+            "relay": asdict(self.relay.usage) if self.relay else None,
             **self.history.to_json(clock.wall_s()),
         }
 

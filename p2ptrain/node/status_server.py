@@ -117,6 +117,12 @@ class _Collector:
         status = self._status
         yield _gauge("p2ptrain_bootstrap_uptime_seconds", "Time since the node started.", [((), status["uptime_s"])])
         yield _gauge("p2ptrain_bootstrap_healthy", "1 if the DHT answers.", [((), int(status["healthy"]))])
+        if relay := status.get("relay"):
+            yield _gauge("p2ptrain_relay_circuits", "Connections carried for peers now.", [((), relay["circuits"])])
+            carried = [((), relay["carried_bytes"])]
+            yield _gauge("p2ptrain_relay_carried_bytes", "Carried since the node started.", carried)
+            refused = [((), relay["refused"])]
+            yield _gauge("p2ptrain_relay_refused", "Requests refused since the node started.", refused)
         if status["run"] is None:
             return
         per_slice = {

@@ -117,10 +117,10 @@ class LiveSwarm:
         self.address = self.start_bootstrap("bootstrap")
         return self
 
-    def start_bootstrap(self, name: str, host: str = "127.0.0.1") -> str:
+    def start_bootstrap(self, name: str, host: str = "127.0.0.1", port: int = 0, *arguments: str) -> str:
         """Start a bootstrap node; returns its address once it listens."""
         home = ["--home", str(self.folder / name)]
-        child = self._start(name, ["bootstrap", *home, "--host", host, "--port", "0"])
+        child = self._start(name, ["bootstrap", *home, "--host", host, "--port", str(port), *arguments])
 
         def printed_address() -> re.Match[str] | None:
             assert child.exit_status() is None, "\n".join(child.last_lines(20))
