@@ -4,6 +4,7 @@ Each host and each router is a network namespace; the internet is a switch (``be
 loses and slows frames, as Linux without netem cannot. Needs root, ``ip``, ``nft``, a C compiler and /dev/net/tun.
 """
 
+import contextlib
 import fcntl
 import itertools
 import os
@@ -60,6 +61,8 @@ class Internet:
         self._public = {name: f"44.77.0.{10 + n}" for n, name in enumerate(hosts)}
         self._folder = tempfile.TemporaryDirectory(prefix="p2ptrain-internet-")
         self._switch: subprocess.Popen[bytes] | None = None
+        self.at_end = contextlib.ExitStack()
+        """What lives on the hosts and must end before them."""
 
     def __enter__(self) -> Self:
         missing = [tool for tool in ("ip", "nft", "cc") if shutil.which(tool) is None]
@@ -89,6 +92,7 @@ class Internet:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.at_end.close()
         for namespace in [name for host in self.hosts for name in (self._host(host), self._router(host))]:
             listed = subprocess.run(["ip", "netns", "pids", namespace], capture_output=True, text=True, check=False)
             for pid in listed.stdout.split():  # they would survive their namespace
@@ -96,7 +100,8 @@ class Internet:
             subprocess.run(["ip", "netns", "del", namespace], check=False, capture_output=True)
         if self._switch:
             self._switch.kill()
-            self._switch.wait()
+            with self._switch:
+                pass
         self._folder.cleanup()
 
     def inside(self, name: str) -> list[str]:

@@ -16,7 +16,7 @@ def start_bootstraps(net: Internet, folder: Path, names: list[str], **relay: Any
     nodes: list[NetNode] = []
     for name in names:
         by = [public_address(net, names[0], nodes[0])] if nodes else []
-        nodes.append(NetNode(net.inside(name), folder / name, port=PORT, relay=relay, bootstraps=by))
+        nodes.append(_start(net, folder, name, port=PORT, relay=relay, bootstraps=by))
     return nodes
 
 
@@ -27,7 +27,13 @@ def public_address(net: Internet, name: str, node: NetNode) -> str:
 
 def start_node(net: Internet, folder: Path, name: str, bootstraps: list[str]) -> NetNode:
     """A peer's node, which finds out itself how it can be called."""
-    return NetNode(net.inside(name), folder / name, reach="auto", bootstraps=bootstraps)
+    return _start(net, folder, name, reach="auto", bootstraps=bootstraps)
+
+
+def _start(net: Internet, folder: Path, name: str, **options: Any) -> NetNode:
+    node = NetNode(net.inside(name), folder / name, **options)
+    net.at_end.callback(node.kill)
+    return node
 
 
 def first_success(attempt: Callable[[], dict[str, Any]], within_s: float) -> tuple[float, dict[str, Any]]:

@@ -30,13 +30,10 @@ class NetNode:
 
     def __init__(self, inside: Sequence[str], folder: Path, **options: Any) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._process = subprocess.Popen(
-            [*inside, sys.executable, "-m", "tests.support.net_node", str(folder), json.dumps(options)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=(folder / "log").open("w"),
-            text=True,
-        )
+        command = [*inside, sys.executable, "-m", "tests.support.net_node", str(folder), json.dumps(options)]
+        pipe = subprocess.PIPE
+        with (folder / "log").open("w") as log:
+            self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=log, text=True)
         up = self._answer()
         self.peer, self.addresses, self.way, self.nat = up["peer"], up["addresses"], up["way"], up["nat"]
         self.up_after_s: float = up["seconds"]
@@ -52,7 +49,8 @@ class NetNode:
     def kill(self) -> None:
         """SIGKILL; its daemon ends with it."""
         self._process.kill()
-        self._process.wait()
+        with self._process:
+            pass
 
     def _answer(self) -> Any:
         assert self._process.stdout
