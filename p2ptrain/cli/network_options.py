@@ -14,6 +14,11 @@ Announce = Annotated[
     ),
 ]
 
+MapPort = Annotated[
+    bool,
+    typer.Option("--map-port/--no-map-port", help="Ask the home router to pass the port on (NAT-PMP, UPnP)."),
+]
+
 Reach = Annotated[
     Literal["auto", "direct", "relayed"],
     typer.Option(

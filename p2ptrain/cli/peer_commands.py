@@ -12,7 +12,7 @@ from p2ptrain.cli import engine_options
 from p2ptrain.cli.doctor_command import examine_at_start
 from p2ptrain.cli.host_port import host_and_port
 from p2ptrain.cli.log_output import JoiningBar, LogOption, is_terminal, log_form, printer
-from p2ptrain.cli.network_options import Announce, Reach
+from p2ptrain.cli.network_options import Announce, MapPort, Reach
 from p2ptrain.cli.processes import quiet_imports, run_loop, run_until_signal
 from p2ptrain.cli.profile import Profile, limit_origins, profile_limits
 from p2ptrain.cli.progress import working
@@ -68,6 +68,7 @@ def peer(
     host: Host = "",
     port: Annotated[int, typer.Option(min=0, max=65535, help="TCP port; 0 takes any free one.")] = 0,
     reach: Reach = "auto",
+    map_port: MapPort = False,
     announce: Announce = None,
     threads: Annotated[int, typer.Option(min=0, help="CPU threads for training; 0 leaves torch's default.")] = 0,
     upload_mbps: Annotated[float, typer.Option(min=0, help="Megabits a second to send at most; 0 is no cap.")] = 0.0,
@@ -127,7 +128,9 @@ def peer(
         choice = engine_options.choose_engine_here(wish, config, wanted, max_slices, threads)
     peer_config = PeerConfig(
         home=home,
-        network=NetworkConfig(bootstraps=bootstraps, host=host, port=port, reach=reach, announce=tuple(announce or ())),
+        network=NetworkConfig(
+            bootstraps=bootstraps, host=host, port=port, reach=reach, map_port=map_port, announce=tuple(announce or ())
+        ),
         slices=wanted,
         max_slices=min(max_slices, choice.slices_that_fit),
         threads=threads,

@@ -245,6 +245,8 @@ class NetworkConfig:
     """TCP port to listen on; 0 takes any free one."""
     reach: ReachWish = "auto"
     """How to be called: ``auto`` asks the bootstraps to call back and decides; ``direct`` and ``relayed`` decide."""
+    map_port: bool = False
+    """Ask the router to pass the port on (NAT-PMP, UPnP). Leave it off where the router belongs to somebody else."""
     announce: tuple[str, ...] = ()
     """Multiaddresses to announce in place of those that the machine has, without ``/p2p/...``; for forwarded ports."""
 

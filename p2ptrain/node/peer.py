@@ -622,6 +622,7 @@ class Peer:
             launcher=die_with_parent_prefix(),
             sockets=self._home.path / "sockets",
             reach=network.reach,
+            map_port=network.map_port,
             announce=network.announce,
         )
 

@@ -36,6 +36,7 @@ from p2ptrain.ids import PeerId, short
 from p2ptrain.wire import callback
 from p2ptrain.wire.daemon_options import daemon_options, tcp_address
 from p2ptrain.wire.doorkeeper import Doorkeeper
+from p2ptrain.wire.port_mapping import RENEW_S, map_port
 from p2ptrain.wire.rate_limit import RateLimit, UplinkMeter
 from p2ptrain.wire.reach import Reach, Sighting, Way, first_guess, is_relayed, judged, planned_relayed_mbps
 from p2ptrain.wire.relay import HOP, STOP, Relay, take_place
@@ -96,6 +97,8 @@ class NodeOptions:
     """False: reads the DHT without keeping records for others (observers)."""
     reach: ReachWish = "direct"
     """``auto`` asks the bootstraps to call back, and takes a place at their relays if they cannot."""
+    map_port: bool = False
+    """Ask the router to pass the port on."""
     announce: Sequence[str] = ()
     """Announced instead of what the machine has."""
     also_listen: Sequence[str] = ()
@@ -299,8 +302,12 @@ class Libp2pNode:
 
     async def keep_places(self) -> None:
         """Never returns. Keeps our places at the bootstraps' relays, so that peers that cannot dial us reach us."""
+        mapped_s = clock.monotonic_s()
         while True:
             await self.take_places()
+            if self._options.map_port and clock.monotonic_s() - mapped_s > RENEW_S:
+                mapped_s = clock.monotonic_s()
+                await map_port(self._options.port)
             await asyncio.sleep(_PLACES_EVERY_S)
 
     async def take_places(self) -> None:
@@ -498,6 +505,8 @@ async def _join_as_reachable(options: NodeOptions, sockets: Path) -> _Running:
     if options.reach != "auto" or _is_alone(options):
         way: Way = "relayed" if options.reach == "relayed" else "direct"
         return await _join_by_any(options, sockets, Reach(way=way, nat="unknown", reason=_unmeasured(options)))
+    if options.map_port:
+        await map_port(options.port)
     own_ips = _own_ips()
     guess = first_guess(own_ips, _hosts(options.bootstraps))
     running = await _join_by_any(options, sockets, Reach(way=guess, nat="unknown", reason="not asked yet"))

@@ -117,3 +117,15 @@ def test_provider_changes_a_router_s_address_in_the_middle(nat: Nat, tmp_path: P
         back_s, result = first_success(lambda: b.ask("send", a.peer, MIB), within_s=120)
         path = "relayed" if result["relayed"][1] else "direct"
         note(OUT, f"address of {nat} changed | transfer after {back_s:.1f} s, {path}")
+
+
+def test_port_that_the_router_passes_on_when_asked_makes_a_peer_behind_it_direct(tmp_path: Path) -> None:
+    with Internet({"boot": "none", "a": "mapping", "b": "symmetric"}) as net:
+        (boot,) = start_bootstraps(net, tmp_path, ["boot"])
+        address = public_address(net, "boot", boot)
+        a = start_node(net, tmp_path, "a", [address], map_port=True)
+        b = start_node(net, tmp_path, "b", [address])
+        assert (a.way, a.nat) == ("mapped", "open")
+        _, result = first_success(lambda: b.ask("send", a.peer, MIB), within_s=30)
+        assert result["relayed"] == [False, False]
+        note(OUT, f"port mapped by NAT-PMP | direct | up {a.up_after_s:.1f} s")

@@ -11,6 +11,7 @@ import os
 import shutil
 import struct
 import subprocess
+import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,9 +20,10 @@ from typing import Literal, Self
 
 import pytest
 
-Nat = Literal["none", "full", "restricted", "symmetric"]
+Nat = Literal["none", "full", "restricted", "symmetric", "mapping"]
 """What stands before a host: nothing; a router that passes all that comes in (full cone); one that passes answers only,
-but keeps the port (port restricted cone); one that takes another port for everybody that is called (symmetric)."""
+but keeps the port (port restricted cone); one that takes another port for everybody that is called (symmetric); one
+that is symmetric, but passes a port on to whoever asks for it by NAT-PMP (mapping)."""
 
 NATS: tuple[Nat, ...] = ("full", "restricted", "symmetric")
 _SWITCH = Path(__file__).parents[2] / "benchmarks" / "home_switch.c"
@@ -161,12 +163,17 @@ class Internet:
         _ip("-n", host, "route", "add", "default", "via", "192.168.1.1")
         _run("ip", "netns", "exec", router, "sysctl", "-qw", "net.ipv4.ip_forward=1")
         self._make_router(name)
+        if nat == "mapping":
+            service = [sys.executable, str(Path(__file__).with_name("nat_pmp_router.py"))]
+            router = subprocess.Popen([*self._in_router(name), *service])
+            self.at_end.callback(router.wait)
+            self.at_end.callback(router.kill)
         return fd
 
     def _make_router(self, name: str) -> None:
         nat = self.hosts[name]
         inward = f"iif wan dnat to {_INSIDE}" if nat == "full" else ""
-        outward = "masquerade fully-random" if nat == "symmetric" else "masquerade"
+        outward = "masquerade fully-random" if nat in ("symmetric", "mapping") else "masquerade"
         rules = f"""flush ruleset
             table ip home {{
               chain inward {{ type nat hook prerouting priority -100; {inward}

@@ -25,9 +25,9 @@ def public_address(net: Internet, name: str, node: NetNode) -> str:
     return f"/ip4/{net.public_address(name)}/tcp/{PORT}/p2p/{node.peer}"
 
 
-def start_node(net: Internet, folder: Path, name: str, bootstraps: list[str]) -> NetNode:
+def start_node(net: Internet, folder: Path, name: str, bootstraps: list[str], **options: Any) -> NetNode:
     """A peer's node, which finds out itself how it can be called."""
-    return _start(net, folder, name, reach="auto", bootstraps=bootstraps)
+    return _start(net, folder, name, reach="auto", bootstraps=bootstraps, **options)
 
 
 def _start(net: Internet, folder: Path, name: str, **options: Any) -> NetNode:
