@@ -212,10 +212,10 @@ class Relay:
             async with asyncio.timeout(self.limits.circuit_s), asyncio.TaskGroup() as group:
                 for way in ways:
                     group.create_task(self._carry_one_way(*way))
+        except* TimeoutError:  # before OSError, which it is, too
+            self.usage.cut += 1
         except* (OSError, EOFError):
             pass
-        except* TimeoutError:
-            self.usage.cut += 1
 
     async def _carry_one_way(self, reader: Reader, writer: Writer) -> None:
         left = self.limits.circuit_bytes

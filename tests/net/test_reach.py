@@ -65,11 +65,13 @@ def test_four_of_four_relayed_transfers_of_64_megabytes_arrive(tmp_path: Path) -
         address = public_address(net, "boot", boot)
         a, b = (start_node(net, tmp_path, name, [address]) for name in ("a", "b"))
         first_success(lambda: a.ask("send", b.peer, MIB), within_s=30)
+        cpu_s = boot.ask("cpu_s")
         for sender, receiver in ((a, b), (b, a)) * 2:
             result = sender.ask("send", receiver.peer, 64 * MIB)
             assert result["arrived"] == 64 * MIB, result
             assert result["relayed"] == [True, True]
             note(OUT, f"64 MiB relayed | {64 * MIB * 8e-6 / result['seconds']:.1f} Mbit/s")
+        note(OUT, f"256 MiB relayed | {boot.ask('cpu_s') - cpu_s:.1f} s of the bootstrap's Python")
 
 
 def test_lost_relay_is_noticed_and_another_one_used(tmp_path: Path) -> None:

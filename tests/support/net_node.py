@@ -104,6 +104,9 @@ class _Inside:
             await self._node.change_reach(reach)
         return {"way": self._node.reach.way, "nat": self._node.reach.nat, "public": self._node.reach.public}
 
+    async def cpu_s(self) -> float:
+        return time.process_time()
+
     async def usage(self) -> dict[str, int]:
         assert self._node.relay
         usage = self._node.relay.usage
