@@ -10,6 +10,7 @@ from p2ptrain.ids import RunId
 from p2ptrain.node import doctor, doctor_probes
 from p2ptrain.node.doctor import Finding
 from p2ptrain.node.doctor_network import NetworkFacts, examine_network
+from p2ptrain.node.doctor_reach import examine_router
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,7 +38,7 @@ async def examine(patient: Patient) -> list[Finding]:
         identity.peer if identity is not None else None,
         is_running=identity is not None and identity.holder is not None,
     )
-    return _with_network(findings, patient, facts)
+    return [*_with_network(findings, patient, facts), await examine_router(patient.bootstraps)]
 
 
 def examine_machine(patient: Patient) -> list[Finding]:

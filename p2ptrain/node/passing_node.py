@@ -14,12 +14,15 @@ from p2ptrain.wire.libp2p import Libp2pNode, NodeOptions
 
 
 @contextlib.asynccontextmanager
-async def passing_node(network: NetworkConfig, errand: str) -> AsyncIterator[tuple[Libp2pNode, Identity]]:
+async def passing_node(
+    network: NetworkConfig, errand: str, *, asks_reach: bool = False
+) -> AsyncIterator[tuple[Libp2pNode, Identity]]:
     """The node and its identity; both are gone at the end of the block.
 
     Args:
         network: whom to call.
         errand: a word for the name of its temporary folder.
+        asks_reach: find out whether others could call it, which takes seconds and most errands do not need.
 
     Raises:
         NetworkSetupError: an address is malformed, or no bootstrap answers.
@@ -37,6 +40,8 @@ async def passing_node(network: NetworkConfig, errand: str) -> AsyncIterator[tup
                 check_record=is_valid_record,
                 launcher=die_with_parent_prefix(),
                 sockets=Path(folder) / "sockets",
+                reach=network.reach if network.reach != "auto" or asks_reach else "direct",
+                map_port=network.map_port,
                 serves_dht=False,
             )
         )

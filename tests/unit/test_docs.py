@@ -39,7 +39,7 @@ def spans(text: str) -> list[str]:
 def all_options(command=None) -> Iterator[str]:
     command = command or get_command(app)
     for parameter in command.params:
-        yield from parameter.opts
+        yield from (*parameter.opts, *parameter.secondary_opts)
     for inner in getattr(command, "commands", {}).values():
         yield from all_options(inner)
 
@@ -52,7 +52,7 @@ def command_problem(line: str, *, complete: bool) -> str | None:
         if not arguments:
             return "names no command" if complete else None
         name = arguments.pop(0)
-        if name in {option for parameter in command.params for option in parameter.opts}:
+        if name in {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}:
             continue
         if name not in command.commands:
             return f"has no command {name}"
@@ -63,7 +63,7 @@ def command_problem(line: str, *, complete: bool) -> str | None:
         except USAGE_ERROR as error:
             return str(error.format_message())
         return None
-    known = {option for parameter in command.params for option in parameter.opts}
+    known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
     unknown = [argument for argument in arguments if argument.startswith("-") and argument not in known]
     return f"has no option {', '.join(unknown)}" if unknown else None
 

@@ -21,6 +21,7 @@ def peer(name: PeerId, *slices: str) -> PeerView:
         tokens=3,
         validation_loss_nats=math.nan,
         software="0.1.0",
+        reach="direct",
     )
 
 
