@@ -26,6 +26,7 @@ from p2ptrain.cli.lab_commands import lab_app
 from p2ptrain.cli.manifest_commands import run_app
 from p2ptrain.cli.model_commands import export, generate
 from p2ptrain.cli.peer_commands import peer, swarm
+from p2ptrain.cli.peers_commands import peers_app
 from p2ptrain.cli.processes import data_folder
 from p2ptrain.cli.profile import ENVIRONMENT
 from p2ptrain.cli.robust_command import robust
@@ -42,6 +43,7 @@ lab_app.command("codec")(codec_quality)
 lab_app.command()(robust)
 lab_app.command("soak")(soak)
 app.add_typer(control_app, name="control")
+app.add_typer(peers_app, name="peers")
 for command in (demo, bootstrap, peer, status, why, pause, resume, finish, leave, limits, health, dash, doctor, swarm):
     app.command()(command)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(config)

@@ -41,6 +41,8 @@ from p2ptrain.ids import COMMON, PeerId, SliceId, short
 from p2ptrain.model.initial_weights import initial_values
 from p2ptrain.model.slicing import SlicePlan
 from p2ptrain.node.admission import check_admitted, keep_guests, open_door
+from p2ptrain.node.ban_list import FILE as BANS_FILE
+from p2ptrain.node.ban_list import BanList, UnbannedDirectory
 from p2ptrain.node.child_processes import die_with_parent_prefix
 from p2ptrain.node.home import Home
 from p2ptrain.node.listening import listen_host
@@ -143,6 +145,10 @@ class Peer:
         self._capacity = Capacity()
         self._saving = Saving(events)
         self._book = load_known_peers(home, self._identity.peer_id)
+        self._bans = BanList(
+            home.path / BANS_FILE,
+            lambda problem: self._events.emit(Refused(peer=self._identity.peer_id, reason=problem)),
+        )
         self._isolation = Verdict(is_isolated=False)
         self._isolated_s = 0.0
         self._reach = ""
@@ -172,6 +178,7 @@ class Peer:
         self._node = node
         self._saving.loop = asyncio.get_running_loop()
         self.set_rates(upload_mbps=self._config.limits.upload_mbps, download_mbps=self._config.limits.download_mbps)
+        node.door.is_banned = self._bans.is_banned
         node.door.on_cut_off = lambda peer, reason: self._events.emit(Refused(peer=peer, reason=reason))
         try:
             await serve_manifest(node, self._home.manifest_path.read_text(encoding="utf-8"))
@@ -195,7 +202,7 @@ class Peer:
             events=self._events,
             listener=self,
         )
-        directory = GuardedDirectory(
+        admitted = GuardedDirectory(
             DhtDirectory(node, self._identity, self._home.run_id),
             DhtGuestRecords(node),
             self._door,
@@ -203,6 +210,9 @@ class Peer:
             invite=self._invite,
             on_refused=lambda peer, reason: self._events.emit(Refused(peer=peer, reason=reason)),
             on_news=self._guests_changed,
+        )
+        directory = UnbannedDirectory(
+            admitted, self._bans, lambda peer, reason: self._events.emit(Refused(peer=peer, reason=reason))
         )
         slicing = self._run.slicing
         target = Target(replicas=slicing.replicas, quorum=slicing.quorum)

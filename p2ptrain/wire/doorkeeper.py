@@ -22,12 +22,14 @@ class Doorkeeper:
     """Admits other peers' calls and streams.
 
     Attributes:
+        is_banned: whom the volunteer does not work with.
         on_cut_off: told of each peer that is not listened to from now on, with the reason.
         refused: calls and streams turned away since the start.
     """
 
     def __init__(self) -> None:
         self.on_cut_off: Callable[[PeerId, str], None] = lambda peer, reason: None
+        self.is_banned: Callable[[PeerId], bool] = lambda peer: False
         self.refused = 0
         self._strikes = StrikeBook()
         self._calls_until_s: dict[PeerId, float] = {}
@@ -42,12 +44,12 @@ class Doorkeeper:
 
     def is_out(self, peer: PeerId) -> bool:
         """Whether a peer is cut off at the moment."""
-        return self._strikes.is_out(peer, clock.monotonic_s())
+        return self._strikes.is_out(peer, clock.monotonic_s()) or self.is_banned(peer)
 
     def admits_call(self, peer: PeerId) -> bool:
         """Whether a call, or a request on a stream, is heard; each one counts."""
         now_s = clock.monotonic_s()
-        if self._strikes.is_out(peer, now_s):
+        if self._strikes.is_out(peer, now_s) or self.is_banned(peer):
             self.refused += 1
             return False
         until_s = max(self._calls_until_s.pop(peer, now_s), now_s) + 1 / CALLS_PER_S

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,8 @@ def test_with_five_public_nodes_holes_are_punched_where_the_routers_allow(
         boots = start_bootstraps(net, tmp_path, names)
         addresses = [public_address(net, name, boot) for name, boot in zip(names, boots, strict=True)]
         a, b = (start_node(net, tmp_path, name, addresses) for name in ("a", "b"))
+        # libp2p tries once for each connection, and only when both have been seen by enough others for a second.
+        time.sleep(5.0)
         assert (a.nat, b.nat) == tuple("cone" if nat == "restricted" else "symmetric" for nat in (nat_a, nat_b))
         first_success(lambda: a.ask("send", b.peer, MIB), within_s=60)
         cones = (nat_a, nat_b) == ("restricted", "restricted")
