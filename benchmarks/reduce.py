@@ -47,6 +47,9 @@ def main() -> None:
         for repeat in range(options.n + 1):
             for variant, group in groups.items():
                 outcome = group.once()
+                sys.stderr.write(
+                    f"{variant}: {outcome[0]:.2f} s, {outcome[1]:.2f} s of CPU{'' if repeat else ', not counted'}\n"
+                )
                 if repeat:
                     measured[variant].append(outcome)
         for group in groups.values():

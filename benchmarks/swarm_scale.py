@@ -51,9 +51,11 @@ def tree(peers: Collection[PeerId], voters: list[PeerId], value_hash: str) -> di
 
     voters = sorted(voters)
     place = {p: hashlib.sha256(f"{value_hash}{p}".encode()).digest() for p in set(peers) - {*voters}}
+    shares: list[list[PeerId]] = [[] for _ in voters]
+    for peer in sorted(place, key=place.__getitem__):
+        shares[place[peer][0] % len(voters)].append(peer)
     tells: dict[PeerId, list[PeerId]] = {}
-    for root, voter in enumerate(voters):
-        share = sorted((p for p, drawn in place.items() if drawn[0] % len(voters) == root), key=place.__getitem__)
+    for voter, share in zip(voters, shares, strict=True):
         for number, peer in enumerate([voter, *share]):
             tells[peer] = share[number * spread.FAN_OUT : (number + 1) * spread.FAN_OUT]
     return tells

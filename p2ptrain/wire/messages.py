@@ -5,6 +5,7 @@ limits on counts); whether a message makes sense now is for the receiver to judg
 proto/p2ptrain/wire/v1/peer.proto.
 """
 
+import functools
 import hashlib
 import math
 from collections.abc import Iterable
@@ -92,7 +93,7 @@ class Ballot:
         return _ballot_from_pb(_parse(pb.Ballot, data))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # no slots: the hash is kept, or each of n votes would encode n contributions again
 class Value:
     """What a commit decides about one slice; ``value_hash`` names it."""
 
@@ -137,7 +138,7 @@ class Value:
             weight=self.weight,
         ).SerializeToString(deterministic=True)
 
-    @property
+    @functools.cached_property
     def value_hash(self) -> Digest:
         """SHA-256 of the encoded value: its name in votes and in the next version's ``previous``."""
         return Digest(hashlib.sha256(self.encode()).hexdigest())

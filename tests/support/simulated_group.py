@@ -502,8 +502,9 @@ class SimulatedGroup:
     def _pull(self, node: Node, life: int) -> None:
         if node.life != life:
             return
-        if node.frozen_until_s <= self.now_s and len(self.nodes) > 1:
-            self._catch_up(node, self._random.choice([peer for peer in self.nodes if peer != node.peer]))
+        peer = self._random.choice(list(self.nodes))
+        if node.frozen_until_s <= self.now_s and peer != node.peer:
+            self._catch_up(node, peer)
         self._after(2.0, lambda: self._pull(node, life))
 
     def _tell_head(self, node: Node, peer: PeerId) -> None:
