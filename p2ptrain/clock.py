@@ -15,3 +15,8 @@ def monotonic_s() -> float:
 def wall_s() -> float:
     """Seconds since 1970 by this machine's clock. For leases and journals only."""
     return time.time()
+
+
+def boot_s() -> float:
+    """Seconds since this machine started, those asleep included, which ``monotonic_s`` leaves out."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)

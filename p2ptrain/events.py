@@ -5,6 +5,7 @@ number, and is one JSON object a line in the journal. ``EventBus`` hands each re
 """
 
 import json
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Self
@@ -559,6 +560,37 @@ class ReachChanged(Event):
     def line(self) -> str:
         """The event as one sentence for people."""
         return f"reach: {self.reach}: {self.reason}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OrderHeard(Event):
+    """The run's authority asks this peer to own certain slices, or no longer does."""
+
+    slices: list[SliceId] = field(default_factory=list)
+    """Empty: there is no order any more."""
+    until_s: float = 0.0
+    """Wall time."""
+    refusal: str = ""
+    """Why the peer does not follow, or not in everything; empty when it does."""
+
+    def line(self) -> str:
+        """The event as one sentence for people."""
+        if not self.slices:
+            return "the run's authority asks for no slices of this peer any more"
+        until = time.strftime("%Y-%m-%d %H:%M", time.localtime(self.until_s))
+        told = f"the run's authority asks this peer to own slices {', '.join(self.slices)} until {until}"
+        return f"{told}; not followed: {self.refusal}" if self.refusal else told
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Redialling(Event):
+    """All connections were dropped, and everybody known is called anew: the machine moved, or slept."""
+
+    reason: str
+
+    def line(self) -> str:
+        """The event as one sentence for people."""
+        return f"calling everybody anew: {self.reason}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

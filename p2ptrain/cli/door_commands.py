@@ -1,4 +1,4 @@
-"""``p2ptrain run sign``, ``invite`` and ``guests``: what the run's authority does; ``identity``: who a peer is."""
+"""What the run's authority does: ``p2ptrain run sign``, ``invite``, ``guests``, ``assign``; and who a peer is."""
 
 import time
 from dataclasses import replace
@@ -9,10 +9,10 @@ import typer
 
 from p2ptrain.cli.processes import quiet_imports, run_loop
 from p2ptrain.errors import UsageError
-from p2ptrain.ids import PeerId, short
+from p2ptrain.ids import PeerId, SliceId, short
 
 if TYPE_CHECKING:
-    from p2ptrain.identity.authority import GuestList
+    from p2ptrain.identity.authority import Door, GuestList
     from p2ptrain.identity.keys import Identity
 
 _Manifest = Annotated[Path, typer.Argument(help="The run's manifest.")]
@@ -108,18 +108,9 @@ def guests(
 
     Example: p2ptrain run guests tiny.toml --key authority.key --ban 12D3Koo... --bootstrap ADDRESS
     """
-    from p2ptrain.cli.run_source import read_run
     from p2ptrain.identity import authority as door
-    from p2ptrain.node.atomic_file import replace_file
 
-    source = read_run(str(manifest))
-    path = manifest.with_suffix(".guests")
-    signer = _load(key)
-    known = door.Door(source.id, PeerId(source.config.door.authority), source.config.door.admission)
-    if path.exists():
-        known.learn(path.read_bytes())
-    if signer.peer_id != known.authority:
-        raise UsageError(f"{key} is {signer.peer_id}, and the run's authority is {known.authority or 'nobody'}")
+    known, signer = _open_list(manifest, key)
     allowed, banned, forgotten = ({_peer(p) for p in names or []} for names in (allow, ban, forget))
     changed = replace(
         known.guests,
@@ -129,15 +120,82 @@ def guests(
     )
     if hand_over:
         heir = _load(hand_over)
-        statement = door.hand_over(signer, source.id, heir.peer_id)
+        statement = door.hand_over(signer, known.guests.run, heir.peer_id)
         changed, signer = replace(changed, handovers=(*changed.handovers, statement)), heir
     if allowed | banned | forgotten or hand_over:
-        packed = door.write_guests(signer, changed)
-        replace_file(path, [packed], len(packed))
-        known.learn(packed)
+        _sign_list(manifest, signer, known, changed)
     _print_guests(known.guests, known.authority)
     if bootstrap and known.packed:
-        _publish(known.packed, source.id, signer, tuple(bootstrap))
+        _publish(known.packed, known.guests.run, signer, tuple(bootstrap))
+
+
+def assign(
+    manifest: _Manifest,
+    key: _Key,
+    peer: Annotated[str, typer.Option(metavar="PEER_ID", help="Whom to ask; `p2ptrain identity` prints it.")],
+    slices: Annotated[str, typer.Option(help="What it shall own: `0`, or `0,3`.")] = "",
+    days: Annotated[float, typer.Option(min=0.001, max=3650, help="For how long.")] = 30,
+    revoke: Annotated[bool, typer.Option("--revoke", help="Ask for nothing any more.")] = False,
+    bootstrap: Annotated[
+        list[str] | None, typer.Option("--bootstrap", help="Address of any node of the run: publish the list there.")
+    ] = None,
+) -> None:
+    """Ask a peer to own certain slices for some time; it follows unless its volunteer chose with --slices.
+
+    The order is part of the authority's guest list. Afterwards the peer chooses as others do.
+
+    Example: p2ptrain run assign tiny.toml --key authority.key --peer 12D3Koo... --slices 0,3 --bootstrap ADDRESS
+    """
+    from p2ptrain.cli.run_source import read_run
+    from p2ptrain.identity.authority import Order
+    from p2ptrain.ids import numbered_slices
+
+    run = read_run(str(manifest)).config
+    known, signer = _open_list(manifest, key)
+    named = tuple(SliceId(one.strip()) for one in slices.split(",") if one.strip())
+    existing = numbered_slices(run.slicing.slices)
+    if unknown := [one for one in named if one not in existing]:
+        raise UsageError(f"--slices {slices}: this run has no slice {unknown[0]}, but 0 to {run.slicing.slices - 1}")
+    if bool(named) == revoke:
+        raise UsageError("say either what the peer shall own, --slices 0,3, or --revoke")
+    orders = {p: order for p, order in known.guests.orders.items() if p != _peer(peer) and order.until_s > time.time()}
+    if named:
+        orders[_peer(peer)] = Order(slices=named, until_s=time.time() + days * _DAY_S)
+    changed = replace(known.guests, serial=known.guests.serial + 1, orders=orders)
+    _sign_list(manifest, signer, known, changed)
+    _print_guests(known.guests, known.authority)
+    if bootstrap and known.packed:
+        _publish(known.packed, known.guests.run, signer, tuple(bootstrap))
+
+
+def _open_list(manifest: Path, key: Path) -> "tuple[Door, Identity]":
+    """The run's door with the list that is kept beside the manifest, and the authority's key.
+
+    Raises:
+        UsageError: the key is not that of the run's authority.
+    """
+    from p2ptrain.cli.run_source import read_run
+    from p2ptrain.identity.authority import Door
+
+    source = read_run(str(manifest))
+    signer = _load(key)
+    known = Door(source.id, PeerId(source.config.door.authority), source.config.door.admission)
+    path = manifest.with_suffix(".guests")
+    if path.exists():
+        known.learn(path.read_bytes())
+    if signer.peer_id != known.authority:
+        raise UsageError(f"{key} is {signer.peer_id}, and the run's authority is {known.authority or 'nobody'}")
+    return known, signer
+
+
+def _sign_list(manifest: Path, signer: "Identity", known: "Door", changed: "GuestList") -> None:
+    """Sign a new list, keep it beside the manifest, and go by it."""
+    from p2ptrain.identity.authority import write_guests
+    from p2ptrain.node.atomic_file import replace_file
+
+    packed = write_guests(signer, changed)
+    replace_file(manifest.with_suffix(".guests"), [packed], len(packed))
+    known.learn(packed)
 
 
 def _publish(packed: bytes, run: str, signer: "Identity", bootstraps: tuple[str, ...]) -> None:
@@ -156,6 +214,9 @@ def _print_guests(found: "GuestList", authority: str) -> None:
     for word, peers in (("allowed", found.allowed), ("banned", found.banned)):
         for peer in sorted(peers):
             typer.echo(f"{word:<8} {peer}")
+    for peer, order in sorted(found.orders.items()):
+        until = time.strftime("%Y-%m-%d %H:%M", time.localtime(order.until_s))
+        typer.echo(f"{'assigned':<8} {peer} slices {', '.join(order.slices)} until {until}")
 
 
 def _load(key: Path) -> "Identity":

@@ -18,6 +18,7 @@ run_app = typer.Typer(
 run_app.command()(door_commands.sign)
 run_app.command()(door_commands.invite)
 run_app.command()(door_commands.guests)
+run_app.command()(door_commands.assign)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

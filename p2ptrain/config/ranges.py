@@ -108,6 +108,7 @@ PEER_RULES: Mapping[str, Rule] = {
     "limits.upload_mbps": _CAP,
     "limits.download_mbps": _CAP,
     "limits.month_gb": _CAP,
+    "limits.disk_gb": _CAP,
     "limits.pause_keeps_claim_s": Rule(lambda value: 0 <= value <= 86400, "0 to 86400 seconds"),
 }
 """Of profiles."""

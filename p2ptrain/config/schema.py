@@ -48,7 +48,9 @@ class SlicingConfig:
     replicas: int = 2
     """Owners that every slice should have: with two, one may die and nothing is lost but its round's work."""
     quorum: int = 1
-    """Owners without whom a slice counts as not covered, which peers close before anything else and say aloud."""
+    """Owners without whom no version of a slice is committed, and whom peers look for before anything else. With 1 a
+    slice goes on as long as one owner is left, also in a part of the swarm that was cut off from the rest; with 2 it
+    waits, loudly, and nothing is decided by one peer alone."""
     parts: tuple[SlicedParts, ...] = ("mlp",)
     """What is cut: ``mlp`` hidden units, attention ``heads`` in whole key/value groups; the rest is the common part."""
 
@@ -279,6 +281,9 @@ class LimitsConfig:
     """Megabits a second that the peer fetches at most."""
     month_gb: float = 0.0
     """Gigabytes a calendar month, both directions; dealt out by the day, after which the peer sleeps."""
+    disk_gb: float = 0.0
+    """Gigabytes that the peer's home may take. Old journals go first, then rounds kept for others, then AdamW's
+    moments; never the last committed state, so a limit below what that needs is refused."""
     pause_keeps_claim_s: float = 1800.0
     """How long a paused peer keeps its place in the swarm; a pause known to be longer gives it up at once."""
 

@@ -108,6 +108,8 @@ class SliceView:
     """All that its committed rounds were trained on."""
     verdict: str = ""
     """What it lacks in owners, by the latest word of any peer; empty when it has enough."""
+    is_covered: bool = True
+    """Whether it has its quorum, by the same word."""
 
     @property
     def version(self) -> Version:
@@ -186,7 +188,8 @@ def fold(view: SwarmView, name: str, record: Record) -> SwarmView:
     elif isinstance(record.event, events.CoverageChanged):
         known = view.slices.get(record.event.slice, SliceView(slice=record.event.slice))
         verdict = "" if record.event.verdict == "ok" else record.event.verdict
-        view = replace(view, slices={**view.slices, known.slice: replace(known, verdict=verdict)})
+        known = replace(known, verdict=verdict, is_covered=record.event.is_covered)
+        view = replace(view, slices={**view.slices, known.slice: known})
     elif isinstance(record.event, events.RoundCommitted | events.RoundVoid | events.BranchLost):
         before = view.slices.get(record.event.slice, SliceView(slice=record.event.slice))
         after = _slice_after(before, peer.peer, record.time_s, record.event)

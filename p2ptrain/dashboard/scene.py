@@ -139,6 +139,8 @@ class SliceRow:
     """Of the round that is going on; empty between rounds."""
     tokens: int | None
     loss_nats: float | None
+    lacks_quorum: bool = False
+    """The last look at the claims found fewer owners than the manifest's quorum."""
 
     @property
     def num_online(self) -> int:
@@ -147,8 +149,8 @@ class SliceRow:
 
     @property
     def is_below_quorum(self) -> bool:
-        """No majority of its owners is online, so nothing can be committed."""
-        return self.is_known and 2 * self.num_online <= len(self.owners)
+        """No majority of its owners is online, or no quorum has a claim, so nothing can be committed."""
+        return self.is_known and (self.lacks_quorum or 2 * self.num_online <= len(self.owners))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -209,6 +211,7 @@ def _slice_row(scene: Scene, slice_id: SliceId) -> SliceRow:
             for owner in owners
         ),
         is_known=bool(owners) or report is not None,
+        lacks_quorum=view is not None and not view.is_covered,
         is_mine=seat.peer is not None and slice_id in seat.peer.slices,
         age_s=max(0.0, scene.now_s - moved.time_s) if moved is not None and version else None,
         is_age_exact=moved is not None and moved.is_exact,

@@ -4,6 +4,9 @@ A run needs no authority; without one everybody may join and nobody can be sent 
 names its key. It signs the run, hands out invitations that are bound to a peer's key and expire, and keeps a guest
 list whose newest serial number counts. It takes no part in training, and may be offline whenever it has nothing to say.
 
+It may also ask peers to own certain slices until a day. Such orders are part of the guest list, so that one serial
+number says which of the authority's words is the last; a peer whose volunteer chose slices does not follow them.
+
 A key that was stolen or is to be retired names its successor in the guest list; from then on only the successor's
 words count, invitations by the former key included.
 """
@@ -12,13 +15,13 @@ import base64
 import binascii
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from p2ptrain.errors import BadRecord
 from p2ptrain.identity.keys import Identity
 from p2ptrain.identity.signing import Signed, sign, verify
-from p2ptrain.ids import PeerId, RunId, short
+from p2ptrain.ids import PeerId, RunId, SliceId, short
 
 Admission = Literal["open", "invite", "allowlist"]
 
@@ -49,14 +52,24 @@ class Invite:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Order:
+    """Slices that a peer is asked to own, for a time."""
+
+    slices: tuple[SliceId, ...]
+    until_s: float
+    """Wall time."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class GuestList:
-    """Who is let in by name, who is sent away, and who decides that."""
+    """Who is let in by name, who is sent away, who is asked to own what, and who decides that."""
 
     run: RunId
     serial: int
     """The highest counts."""
     allowed: frozenset[PeerId] = frozenset()
     banned: frozenset[PeerId] = frozenset()
+    orders: Mapping[PeerId, Order] = field(default_factory=dict)
     handovers: tuple[Signed, ...] = ()
     """From the manifest's authority to whoever signed this list, each signed by the one before."""
 
@@ -111,13 +124,15 @@ def write_guests(authority: Identity, guests: GuestList) -> bytes:
     Raises:
         BadRecord: it is longer.
     """
-    body = {
+    body: dict[str, Any] = {
         "run": guests.run,
         "serial": guests.serial,
         "allowed": sorted(guests.allowed),
         "banned": sorted(guests.banned),
         "handovers": [_pack(handover) for handover in guests.handovers],
     }
+    if guests.orders:
+        body["orders"] = {p: {"slices": o.slices, "until_s": o.until_s} for p, o in sorted(guests.orders.items())}
     packed = _pack(sign(authority, _GUESTS, _json(body))).encode()
     if len(packed) > MAX_GUEST_LIST_BYTES:
         raise BadRecord(
@@ -144,6 +159,7 @@ def read_guests(packed: bytes) -> tuple[GuestList, PeerId]:
         serial=body["serial"],
         allowed=frozenset(PeerId(str(peer)) for peer in body["allowed"]),
         banned=frozenset(PeerId(str(peer)) for peer in body["banned"]),
+        orders=_orders(body.get("orders", {})),
         handovers=handovers,
     )
     return guests, signed.signer
@@ -197,6 +213,11 @@ class Door:
             )
         return self._verdict_on_invite(peer, token, now_s)
 
+    def order_for(self, peer: PeerId, now_s: float) -> Order | None:
+        """The slices that the authority asks ``peer`` to own at wall time ``now_s``; None when it asks for nothing."""
+        order = self.guests.orders.get(peer)
+        return order if order is not None and order.until_s > now_s else None
+
     def _verdict_on_invite(self, peer: PeerId, token: str, now_s: float) -> Verdict:
         if not token:
             return Verdict(admitted=False, reason="this run admits by invitation; ask for: p2ptrain run invite")
@@ -229,6 +250,25 @@ class Door:
                 raise BadRecord("a handover by somebody who has no say in this run")
             authority = body["successor"]
         return authority
+
+
+def _orders(found: object) -> dict[PeerId, Order]:
+    """The orders in a guest list.
+
+    Raises:
+        BadRecord: they have another form.
+    """
+    if not isinstance(found, dict):
+        raise BadRecord("a guest list whose orders have another form")
+    try:
+        return {
+            PeerId(str(peer)): Order(
+                slices=tuple(SliceId(str(one)) for one in order["slices"]), until_s=float(order["until_s"])
+            )
+            for peer, order in found.items()
+        }
+    except (TypeError, KeyError, ValueError) as error:
+        raise BadRecord("a guest list whose orders have another form") from error
 
 
 def _json(body: Mapping[str, Any]) -> bytes:

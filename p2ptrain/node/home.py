@@ -6,6 +6,7 @@
 - ``progress.safetensors``: what training remembers beside it.
 - ``promise-<slice>.bin``, ``accepted-<slice>.bin``: the ballot that the peer last took part in and what it last voted
   for; a crash must not make it vote twice.
+- ``rounds``: the last rounds of every slice, for peers that missed them.
 - ``known_peers.json``: where other peers were last seen.
 - ``events.jsonl``: journal.
 - ``lock``: held while a process uses the folder; names its process id.
@@ -155,6 +156,11 @@ class Home:
     def progress_path(self) -> Path:
         """AdamW's moments, rounded-away rests and the position in the data."""
         return self.path / "progress.safetensors"
+
+    @property
+    def rounds_path(self) -> Path:
+        """Folder of the last rounds of every slice."""
+        return self.path / "rounds"
 
     @property
     def known_peers_path(self) -> Path:

@@ -37,18 +37,21 @@ from p2ptrain.events import (
     Traffic,
 )
 from p2ptrain.identity.keys import load_or_create
-from p2ptrain.ids import COMMON, PeerId, SliceId, short
+from p2ptrain.ids import COMMON, PeerId, SliceId, short, slice_order
 from p2ptrain.model.initial_weights import initial_values
 from p2ptrain.model.slicing import SlicePlan
 from p2ptrain.node.admission import check_admitted, keep_guests, open_door
 from p2ptrain.node.ban_list import FILE as BANS_FILE
 from p2ptrain.node.ban_list import BanList, UnbannedDirectory
 from p2ptrain.node.child_processes import die_with_parent_prefix
+from p2ptrain.node.disk_budget import Worth, check_budget, checkpoint_bytes, keep_within
 from p2ptrain.node.home import Home
 from p2ptrain.node.listening import listen_host
 from p2ptrain.node.local_progress import LocalProgress, Residual, is_due, load_progress, save_progress
 from p2ptrain.node.manifest_exchange import serve_manifest
+from p2ptrain.node.orders import Orders
 from p2ptrain.node.reach_watch import ReachWatch
+from p2ptrain.node.rounds_on_disk import drop_files, load_rounds, round_files, save_rounds
 from p2ptrain.node.saved_state import (
     load_known_peers,
     load_past,
@@ -100,6 +103,7 @@ _TRAFFIC_EVERY_S = 1.0
 _CHECKPOINT_PAUSE_S = 0.5
 _LAG_EVERY_S = 0.25
 _BOOK_EVERY_S = 10.0
+_ORDERS_EVERY_S = 2.0
 _ISOLATED = "ISOLATED"
 
 
@@ -123,6 +127,8 @@ class Peer:
         self._identity = load_or_create(home.identity_path)
         self._door = open_door(home)
         self._invite = check_admitted(home, self._door, self._identity.peer_id, config.invite)
+        numbered = [slice_id for slice_id in self._plan.slice_ids if slice_id != COMMON]
+        self._orders = Orders(self._door, self._identity.peer_id, config, numbered, events)
         self._saved = load_replicas(home, refetch=config.refetch)
         self._state, self._reason = "", ""
         self._has_joined = False
@@ -154,6 +160,11 @@ class Peer:
         self._reach = ""
         self._since = Since()
         self._book_saved_s = -_BOOK_EVERY_S
+        self._disk_budget_bytes = _disk_budget(config)
+        check_budget(self._disk_budget_bytes, self._plan, frozenset([COMMON, *(config.slices or ())]))
+        self._has_room_for_progress = True
+        self._keeps_rounds = True
+        """For others that miss them; not once the disk has refused anything."""
         self._progress_saved_s = (0.0, 0.0)
         """When the last writing of local progress began, and how long it took."""
 
@@ -195,6 +206,7 @@ class Peer:
             run=self._home.run_id,
             identity=self._identity,
             exchange=self._run.exchange,
+            quorum=self._run.slicing.quorum,
             numel={slice_id: self._plan.numel(slice_id) for slice_id in self._plan.slice_ids},
             outer=self._outer_rule,
             node=node,
@@ -218,12 +230,15 @@ class Peer:
         target = Target(replicas=slicing.replicas, quorum=slicing.quorum)
         self._swarm = Swarm(context, directory, self._condition, target)
         await self._swarm.start()
-        acquaintances = Acquaintances(context, self._book, self._seen_or_not, self._save_book)
+        acquaintances = Acquaintances(context, self._book, self._seen_or_not, self._save_book, self._swarm.show_again)
         await acquaintances.start()
         self._capacity = Capacity(max_slices=min(self._config.max_slices, self._run.slicing.slices), way=node.reach.way)
         owned = await self._swarm.choose(self._wanted_slices(), is_fixed=self._config.slices is not None)
         self._enter("JOINING", "fetching what the others have")
-        await self._swarm.join(owned, self._starting_replicas(owned), load_past(self._home, owned))
+        check_budget(self._disk_budget_bytes, self._plan, owned)
+        replicas = self._starting_replicas(owned)
+        histories = await asyncio.to_thread(load_rounds, self._home, replicas)
+        await self._swarm.join(owned, replicas, load_past(self._home, owned), histories)
         values = {slice_id: self._values(slice_id) for slice_id in self._plan.slice_ids}
         inner = InnerLoop(
             self._run, self._plan, owned, values, self._corpus, self._identity.peer_id, engine=self._config.engine
@@ -241,6 +256,7 @@ class Peer:
                 group.create_task(self._watch_trainer()),
                 group.create_task(self._measure_loop_lag()),
                 group.create_task(node.watch()),
+                group.create_task(self._watch_orders()),
                 group.create_task(acquaintances.run()),
                 group.create_task(node.keep_places()),
                 group.create_task(ReachWatch(node, lambda: context.claims, self._reach_changed).run()),
@@ -267,6 +283,18 @@ class Peer:
             return
         self._node.upload.mbps = upload_mbps or None
         self._node.download.mbps = download_mbps or None
+
+    def set_disk_limit(self, disk_gb: float) -> None:
+        """Keep the home to so much from the next save on; 0 is no limit.
+
+        Raises:
+            UsageError: the last committed state would not fit; the limit is as it was.
+        """
+        self._config = replace(self._config, limits=replace(self._config.limits, disk_gb=disk_gb))
+        budget_bytes = _disk_budget(self._config)
+        if self._has_joined:
+            check_budget(budget_bytes, self._plan, frozenset(self._swarm.owners))
+        self._disk_budget_bytes, self._has_room_for_progress = budget_bytes, True
 
     async def rest(self, reason: str) -> None:
         """Compute nothing from the next inner step on, give the device's memory back, and say so to the others."""
@@ -456,12 +484,29 @@ class Peer:
     async def _save(self) -> None:
         self._moved.clear()
         replicas = {slice_id: self._swarm.replica(slice_id) for slice_id in self._plan.slice_ids}
+        histories = {slice_id: self._swarm.history(slice_id).rounds() for slice_id in self._plan.slice_ids}
+        # Rounds first: a chain that leads beyond the checkpoint is cut, one that does not reach it is of no use.
+        if self._keeps_rounds:
+            self._keeps_rounds = await self._saving.attempt(lambda: save_rounds(self._home, histories))
         if not await self._saving.attempt(lambda: save_replicas(self._home, replicas)):
+            # On a full disk they may be what is in the way; they are not worth a vote.
+            self._keeps_rounds = False
+            drop_files(file.path for file in round_files(self._home))
             return
         versions = {slice_id: replica.published.version for slice_id, replica in replicas.items()}
         self._events.emit(CheckpointSaved(versions=versions))
+        await asyncio.to_thread(self._keep_within_budget)
+
+    def _keep_within_budget(self) -> None:
+        owned = frozenset(self._swarm.owners)
+        reserve_bytes = checkpoint_bytes(self._plan, owned)
+        dropped = keep_within(self._home, self._disk_budget_bytes, reserve_bytes)
+        if any(file.worth is Worth.PROGRESS for file in dropped):
+            self._has_room_for_progress = False
 
     async def _save_progress(self, memory: Memory) -> None:
+        if not self._has_room_for_progress:
+            return
         began_s = clock.monotonic_s()
         residuals = {
             slice_id: Residual(version=owner.replica.published.version, values=owner.residual)
@@ -534,6 +579,7 @@ class Peer:
             isolation=self._isolation.reason,
             disk_trouble=self._saving.trouble,
             slices=[owner.situation for owner in owners],
+            order=self._orders.text(),
         )
         return self._since.told(explain(situation), clock.wall_s())
 
@@ -546,6 +592,7 @@ class Peer:
             validation_loss_nats=self._validation_loss_nats,
             capacity=self._capacity,
             reach=_ISOLATED.lower() if self._isolation.is_isolated else self._reach,
+            ordered=self._orders.followed(),
             can_vote=not self._saving.failures,
         )
 
@@ -579,6 +626,11 @@ class Peer:
                 Traffic(sent_bytes=traffic.sent_bytes, received_bytes=traffic.received_bytes, sending=sending)
             )
 
+    async def _watch_orders(self) -> None:
+        while True:
+            self._orders.say()
+            await asyncio.sleep(_ORDERS_EVERY_S)
+
     async def _measure_loop_lag(self) -> None:
         while True:
             due_s = clock.monotonic_s() + _LAG_EVERY_S
@@ -594,6 +646,8 @@ class Peer:
     def _wanted_slices(self) -> list[SliceId] | None:
         if self._config.slices is not None:
             return list(self._config.slices)
+        if ordered := self._orders.followed():
+            return sorted(ordered, key=slice_order)
         return [slice_id for slice_id, r in self._saved.items() if r.owned and slice_id != COMMON] or None
 
     def _starting_replicas(self, owned: frozenset[SliceId]) -> dict[SliceId, Replica]:
@@ -638,3 +692,7 @@ class Peer:
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         self._group.create_task(work)
+
+
+def _disk_budget(config: PeerConfig) -> int | None:
+    return int(config.limits.disk_gb * 1e9) if config.limits.disk_gb else None

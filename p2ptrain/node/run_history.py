@@ -58,7 +58,9 @@ class RunHistory:
     """One run as an observer has seen it since it started to look."""
 
     replicas: int = 1
-    """Owners that a slice should have; fewer is shown, none is an incident."""
+    """Owners that a slice should have; fewer is shown."""
+    quorum: int = 1
+    """Owners that a slice needs; fewer is an incident."""
     loss: list[LossPoint] = field(default_factory=list)
     incidents: deque[Incident] = field(default_factory=lambda: deque(maxlen=MAX_INCIDENTS))
     _slices: dict[SliceId, _Slice] = field(default_factory=dict)
@@ -133,7 +135,7 @@ class RunHistory:
                 now_s, "note", f"slice {view.id} went on in epoch {view.epoch}: a majority of its owners was gone"
             )
         state.view, state.owners = view, tuple(owners)
-        troubles = _troubles(state, now_s)
+        troubles = _troubles(state, self.quorum, now_s)
         for kind, (severity, sentence) in troubles.items():
             if kind not in state.troubles:
                 self._note(now_s, severity, sentence)
@@ -178,17 +180,21 @@ class RunHistory:
 
 _ENDED = {
     "uncovered": "is owned again",
+    "short": "has the owners that it needs, or none",
     "stalled": "commits again",
     "split": "has the same bits at all owners again",
 }
 
 
-def _troubles(state: _Slice, now_s: float) -> dict[str, tuple[str, str]]:
+def _troubles(state: _Slice, quorum: int, now_s: float) -> dict[str, tuple[str, str]]:
     """What is wrong with a slice, with severity and sentence."""
     view, age_s = state.view, now_s - state.moved_s
     found: dict[str, tuple[str, str]] = {}
     if not state.owners and view.version:  # before its first commit nobody has lost anything
         found["uncovered"] = ("alarm", f"slice {view.id} has no owner")
+    elif state.owners and len(state.owners) < quorum and view.version:
+        have = f"{len(state.owners)} of {quorum} owners that it needs"
+        found["short"] = ("alarm", f"slice {view.id} has {have}: nothing is committed")
     if state.owners and age_s > STALLED_AFTER_S:
         found["stalled"] = ("warning", f"slice {view.id} has not committed for {age_s / 60:.0f} minutes")
     if not view.agrees:

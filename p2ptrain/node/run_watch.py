@@ -82,6 +82,7 @@ class NodeStatus:
 async def watch_run(node: Libp2pNode, directory: Directory, run: WatchedRun, status: NodeStatus, saved: Path) -> None:
     """Look at the run until cancelled, and keep the curve and the incidents in the file ``saved``."""
     _restore(status.history, saved)
+    status.history.replicas, status.history.quorum = run.config.slicing.replicas, run.config.slicing.quorum
     slices = (COMMON, *numbered_slices(run.config.slicing.slices))
     saved_s = clock.monotonic_s()
     try:

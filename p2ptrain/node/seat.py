@@ -14,7 +14,7 @@ from p2ptrain import clock
 from p2ptrain.config.limits_text import changed_limits, limit_entries, with_values
 from p2ptrain.config.schema import LimitsConfig, PeerConfig
 from p2ptrain.control.v1 import control_pb2 as pb
-from p2ptrain.errors import ControlError, StorageError
+from p2ptrain.errors import ControlError, StorageError, UsageError
 from p2ptrain.events import (
     EventBus,
     LimitsChanged,
@@ -364,6 +364,11 @@ class Seat:
         self._changed.set()
         if self._peer is not None and {"upload_mbps", "download_mbps"} & set(changed):
             self._peer.set_rates(upload_mbps=self._limits.upload_mbps, download_mbps=self._limits.download_mbps)
+        if self._peer is not None and "disk_gb" in changed:
+            try:
+                self._peer.set_disk_limit(self._limits.disk_gb)
+            except UsageError as error:
+                self._events.emit(LimitsChanged(limits={}, problem=str(error)))
         self._tune_machine({"niceness", "gpu_memory_gib", "gpu_power_w"} & set(changed))
 
     def _tune_machine(self, changed: set[str]) -> None:

@@ -28,6 +28,7 @@ class Assignment:
         target: owners that the run wants of each.
         pace: how eagerly to change.
         capacity: what this peer can give, as measured by now.
+        ordered: slices that the run's authority asks this peer to own now; empty for none.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class Assignment:
         target: Target,
         pace: Pace,
         capacity: Callable[[], Capacity],
+        ordered: Callable[[], frozenset[SliceId]] = frozenset,
     ) -> None:
         self.ready: frozenset[SliceId] = frozenset()
         """Slices whose state we hold as an owner, the common part among them once we have joined."""
@@ -54,7 +56,13 @@ class Assignment:
         self._target = target
         self._pace = pace
         self._capacity = capacity
+        self._ordered = ordered
         self._considered: Considered | None = None
+
+    @property
+    def ordered(self) -> frozenset[SliceId]:
+        """What the run's authority asks of us; nothing if our volunteer chose."""
+        return frozenset() if self.is_fixed else self._ordered()
 
     @property
     def trained(self) -> frozenset[SliceId]:
@@ -71,7 +79,7 @@ class Assignment:
             joining=_sorted(self.joining),
             leaving=_sorted(self.leaving),
             capacity=self._capacity(),
-            is_fixed=self.is_fixed,
+            is_fixed=self.is_fixed or bool(self.ordered),
             changed_s=self.changed_s,
             expires_s=expires_s,
         )
@@ -90,12 +98,24 @@ class Assignment:
         if self.joining or self.leaving or self.is_fixed or not self.ready:
             self._considered = None
             return None
+        if self.ordered:
+            return self._towards_order()
         members = [claim.member() for claim in claims.values()]
         changes = plan(self._slices, members, self._target, pace=self._pace, now_s=wall_s)
         self._considered = consider(self._considered, change_of(self._me, changes), monotonic_s)
         if self._considered and self._considered.is_due(self._pace, monotonic_s):
             change, self._considered = self._considered.change, None
             return change
+        return None
+
+    def _towards_order(self) -> Change | None:
+        """The next step to what the authority asks for: first all that is missing, then out of the rest."""
+        kept = self.ready - {COMMON}
+        reason = f"the run's authority asks this peer to own slices {', '.join(_sorted(self.ordered))}"
+        for gains in _sorted(self.ordered - kept):
+            return Change(peer=self._me, gains=gains, cause="assigned", reason=reason)
+        for yields in _sorted(kept - self.ordered):
+            return Change(peer=self._me, yields=yields, cause="assigned", reason=reason)
         return None
 
     def begin(self, change: Change, wall_s: float) -> None:
@@ -123,6 +143,8 @@ class Assignment:
 
     def stays_after_all(self, slice_id: SliceId) -> bool:
         """Whether to keep a slice that we were leaving when the others turned out to be too few: if there is room."""
+        if self.ordered:
+            return slice_id in self.ordered
         kept = self.ready - self.leaving - {COMMON}
         return len(kept) < self._capacity().max_slices
 

@@ -28,8 +28,13 @@ def check_vote(vote: Vote, ballot: Ballot, value_hash: Digest) -> None:
     verify(Signed(body=_statement(ballot, value_hash), signer=vote.peer, signature=vote.signature), _CONTEXT)
 
 
-def check_certificate(certificate: Certificate, run: RunId, slices: Collection[SliceId]) -> None:
-    """Return if a majority of the ballot's members signed the value, and it is about our run.
+def votes_needed(ballot: Ballot, quorum: int) -> int:
+    """Votes that commit: those of a majority of the ballot's members, and no fewer than the manifest's quorum."""
+    return max(ballot.majority, quorum)
+
+
+def check_certificate(certificate: Certificate, run: RunId, slices: Collection[SliceId], quorum: int) -> None:
+    """Return if a majority of the ballot's members signed the value, a quorum at least, and it is about our run.
 
     Raises:
         BadRecord: another run, an unknown slice, too few votes, or a vote that does not verify.
@@ -37,11 +42,12 @@ def check_certificate(certificate: Certificate, run: RunId, slices: Collection[S
     value, ballot = certificate.value, certificate.ballot
     if value.run != run or value.slice not in slices:
         raise BadRecord(f"certificate of slice {value.slice!a} of run {short(value.run)!a}, which is not ours")
+    needed = votes_needed(ballot, quorum)
     voters = {vote.peer for vote in certificate.votes}
-    if len(voters) != len(certificate.votes) or not voters <= set(ballot.members) or len(voters) < ballot.majority:
+    if len(voters) != len(certificate.votes) or not voters <= set(ballot.members) or len(voters) < needed:
         raise BadRecord(
             f"certificate of slice {value.slice} v{value.version} has {len(voters)} valid voters"
-            f" of {len(ballot.members)} members; {ballot.majority} are needed"
+            f" of {len(ballot.members)} members; {needed} are needed"
         )
     value_hash = value.value_hash
     for vote in certificate.votes:

@@ -76,6 +76,8 @@ class Context:
     run: RunId
     identity: Identity
     exchange: ExchangeConfig
+    quorum: int = 1
+    """Owners without whom no version of a slice is committed."""
     numel: Mapping[SliceId, int]
     """Parameters of every slice of the run."""
     outer: OuterRule

@@ -5,6 +5,8 @@ it is known which they were, so that whoever stood on another can be told that i
 """
 
 from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from p2ptrain.ids import Digest, SliceId, Version
 from p2ptrain.wire.blobs import BlobStore
@@ -12,6 +14,15 @@ from p2ptrain.wire.messages import Certificate
 
 _REMEMBERED = 10_000
 """Versions of which the hash is kept: about 2 MB."""
+
+
+@dataclass(frozen=True, slots=True)
+class PastRound:
+    """One committed version, and of the blobs that its certificate names those that are here."""
+
+    certificate: Certificate
+    blobs: Sequence[bytes | memoryview]
+    """The averages in the order of parts and the update, the update alone, or nothing."""
 
 
 class History:
@@ -42,6 +53,23 @@ class History:
         self._decided.clear()
         while self._certificates:
             self._store.release(self._label(self._certificates.popleft()))
+
+    def restore(self, rounds: Iterable[PastRound]) -> None:
+        """Go on with what ``rounds`` gave before a restart, oldest first."""
+        for one in rounds:
+            self.add(one.certificate, list(one.blobs))
+
+    def rounds(self) -> list[PastRound]:
+        """Everything that is kept, oldest first, for the disk."""
+        kept = []
+        for certificate in self._certificates:
+            value = certificate.value
+            averages = [self._store.get(result.average.sha256) for result in value.results]
+            update = self._store.get(value.update.sha256)
+            whole = [blob for blob in (*averages, update) if blob is not None]
+            alone = [update] if update is not None else []
+            kept.append(PastRound(certificate, whole if len(whole) == len(averages) + 1 else alone))
+        return kept
 
     def since(self, version: Version) -> list[Certificate]:
         """Certificates after ``version``: all of them when they are kept without a gap, else the newest alone."""

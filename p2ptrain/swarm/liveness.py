@@ -30,9 +30,14 @@ class Liveness:
     any_bootstrap_answers: Callable[[], Awaitable[bool]]
     _alone_since_s: float | None = None
 
-    async def living(self, claims: Mapping[PeerId, Claim], *, wall_s: float, monotonic_s: float) -> dict[PeerId, Claim]:
-        """The claims that count now; an expired one that does holds for another half of a lease."""
-        expired = [peer for peer, claim in claims.items() if claim.expires_s < wall_s and peer != self.me]
+    async def living(self, claims: Mapping[PeerId, Claim], *, now_s: float) -> dict[PeerId, Claim]:
+        """The claims that count now; an expired one that does holds for another half of a lease.
+
+        Args:
+            claims: with their expiry by our monotonic clock (``leases``); ours does not matter.
+            now_s: monotonic.
+        """
+        expired = [peer for peer, claim in claims.items() if claim.expires_s < now_s and peer != self.me]
         if not expired:
             return dict(claims)
         # In this order: if our line worked before they were asked, their silence is theirs.
@@ -41,10 +46,10 @@ class Liveness:
         if line_works or any(alive.values()):
             self._alone_since_s = None
         elif self._alone_since_s is None:
-            self._alone_since_s = monotonic_s
-        is_short = self._alone_since_s is None or monotonic_s - self._alone_since_s < ALONE_LEASES * self.lease_s
+            self._alone_since_s = now_s
+        is_short = self._alone_since_s is None or now_s - self._alone_since_s < ALONE_LEASES * self.lease_s
         keeps_all = not line_works and is_short
-        later_s = wall_s + self.lease_s / 2
+        later_s = now_s + self.lease_s / 2
         kept = {p: replace(claims[p], expires_s=later_s) for p in expired if alive[p] or keeps_all}
         return {peer: claim for peer, claim in claims.items() if peer not in alive} | kept
 

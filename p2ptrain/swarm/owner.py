@@ -79,6 +79,7 @@ class SliceOwner:
             ),
             head=head,
             claims=context.holders(slice_id),
+            quorum=context.quorum,
             accepted=accepted,
             promised=promised,
             max_owners=exchange.max_owners,
@@ -116,6 +117,8 @@ class SliceOwner:
             ready=frozenset(s.ready),
             deadline_in_s=deadline_in_s,
             is_pending=self._pending is not None,
+            holders=s.claims | {s.me},
+            quorum=s.quorum,
         )
 
     @property
@@ -153,7 +156,7 @@ class SliceOwner:
                 if sender in message.ballot.members:
                     check_vote(vote, message.ballot, value_hash)
             case Committed(certificate):
-                check_certificate(certificate, self._context.run, [self.slice])
+                check_certificate(certificate, self._context.run, [self.slice], self._context.quorum)
         self._queue.put_nowait(rounds.Heard(sender, message))
 
     def learn(self, certificate: Certificate, peer: PeerId) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from p2ptrain.ids import Digest, PeerId, RunId, SliceId, Version
+from p2ptrain.swarm.certificates import votes_needed
 from p2ptrain.swarm.deadlines import Deadline, StageDurations, adaptive_deadline
 from p2ptrain.swarm.electorate import drawn
 from p2ptrain.swarm.head import Head
@@ -46,6 +47,8 @@ class RoundState:
     claims: frozenset[PeerId]
     max_owners: int = MAX_OWNERS
     """Of a version; who holds the slice beyond that takes turns (swarm/electorate.py)."""
+    quorum: int = 1
+    """Of the manifest: no version is committed by fewer owners."""
     stage: Stage = Stage.IDLE
     deadline_s: float | None = None
     """When to send Tick; None while there is nothing to wait for."""
@@ -91,6 +94,11 @@ class RoundState:
         return proposer_of(self.version, self.ballot)
 
     @property
+    def needed(self) -> int:
+        """Members that must be ready, and vote: a majority, and no fewer than the quorum."""
+        return votes_needed(self.ballot, self.quorum)
+
+    @property
     def gather_limit(self) -> Deadline:
         """How long a ready owner waits for the others' inner steps."""
         return adaptive_deadline(self.durations.gather, self.timing.gather_s, self.failures)
@@ -114,6 +122,7 @@ def begin(
     timing: Timing,
     head: Head,
     claims: frozenset[PeerId],
+    quorum: int = 1,
     accepted: Accepted | None = None,
     promised: Ballot | None = None,
     max_owners: int = MAX_OWNERS,
@@ -127,12 +136,13 @@ def begin(
         timing: deadlines of the run.
         head: newest version that this peer holds.
         claims: peers with a live claim that hold the slice.
+        quorum: of the manifest.
         accepted: what this peer last voted for at the next version, from its disk.
         promised: the ballot of the next version that it last took part in, from its disk.
         max_owners: the manifest's bound for a group.
     """
     version = Version(head.version + 1)
-    epoch, members = membership(me, head, claims, max_owners)
+    epoch, members = membership(me, head, claims, max_owners, quorum)
     ballot = Ballot(epoch, 0, members)
     if accepted and accepted.ballot.order >= ballot.order:
         ballot = Ballot(accepted.ballot.epoch, accepted.ballot.attempt + 1, members)
@@ -149,6 +159,7 @@ def begin(
         ballot=ballot,
         claims=claims,
         max_owners=max_owners,
+        quorum=quorum,
         accepted=accepted,
     )
 
@@ -158,9 +169,14 @@ def proposer_of(version: Version, ballot: Ballot) -> PeerId:
     return ballot.members[(version + ballot.attempt) % len(ballot.members)]
 
 
-def membership(me: PeerId, head: Head, claims: frozenset[PeerId], max_owners: int) -> tuple[int, tuple[PeerId, ...]]:
-    """Epoch and members that decide the next version, by what the directory shows."""
+def membership(
+    me: PeerId, head: Head, claims: frozenset[PeerId], max_owners: int, quorum: int
+) -> tuple[int, tuple[PeerId, ...]]:
+    """Epoch and members that decide the next version, by what the directory shows.
+
+    Owners of whom too few for the quorum are left could never commit, so whoever joins them is a member at once.
+    """
     live = sum(owner in claims or owner == me for owner in head.owners)
-    if head.owners and live >= len(head.owners) // 2 + 1:
+    if head.owners and live >= max(len(head.owners) // 2 + 1, quorum):
         return head.epoch, head.owners
     return head.epoch + 1, drawn(claims | {me}, present=(), most=max_owners, lot=head.value_hash or "")

@@ -244,7 +244,7 @@ class _Turn:
             else:
                 self._void("the owners are back, and this peer becomes one with their next commit", ballot)
         else:
-            epoch = max(s.ballot.epoch, membership(s.me, s.head, holders, s.max_owners)[0])
+            epoch = max(s.ballot.epoch, membership(s.me, s.head, holders, s.max_owners, s.quorum)[0])
             self._enter_ballot(Ballot(epoch, s.ballot.attempt, members))
             self._hear_early()
 
@@ -280,7 +280,7 @@ class _Turn:
         s = self.state
         if s.deadline_s is None or self.now_s < s.deadline_s:
             return
-        if s.stage is Stage.GATHERING and len(s.ready) < s.ballot.majority and self._may_wait_longer():
+        if s.stage is Stage.GATHERING and len(s.ready) < s.needed and self._may_wait_longer():
             return
         silent = [m for m in s.ballot.members if m not in s.ready and m != s.me and m not in s.suspects]
         match s.stage:
@@ -290,7 +290,7 @@ class _Turn:
                 self._plan_if_possible()
                 if self.state.stage is Stage.GATHERING:
                     have, members = len(self.state.ready), len(s.ballot.members)
-                    self._void(f"{have} of {members} owners are ready, {s.ballot.majority} are needed")
+                    self._void(f"{have} of {members} owners are ready, {s.needed} are needed")
             case Stage.REDUCING if s.proposer == s.me:
                 self._replace_reducers(s.ballot.members)
             case Stage.GATHERING | Stage.REDUCING:
@@ -435,7 +435,7 @@ class _Turn:
         """As the proposer: when every member is ready or given up, and a majority is ready, fix who contributes."""
         s = self.state
         waiting = [m for m in s.ballot.members if m not in s.ready and m not in s.suspects and m in s.claims]
-        if s.proposer != s.me or s.plan or waiting or len(s.ready) < s.ballot.majority or s.me not in s.ready:
+        if s.proposer != s.me or s.plan or waiting or len(s.ready) < s.needed or s.me not in s.ready:
             return
         value = binding_value(s)
         if value is not None:
@@ -529,7 +529,7 @@ class _Turn:
         s = self.state
         self._enter(
             "voting",
-            f"digest {short(value.digest)}, {s.ballot.majority} of {len(s.ballot.members)} must agree",
+            f"digest {short(value.digest)}, {s.needed} of {len(s.ballot.members)} must agree",
             s.vote_limit,
         )
         self._send([m for m in s.ballot.members if m != s.me], Propose(value))
@@ -541,7 +541,7 @@ class _Turn:
             return
         value_hash = s.proposal.value_hash
         votes = tuple(vote for (voted, _), vote in sorted(s.votes.items()) if voted == value_hash)
-        if len(votes) >= s.ballot.majority:
+        if len(votes) >= s.needed:
             self._commit(Certificate(s.proposal, s.ballot, votes))
 
     def _commit(self, certificate: Certificate) -> None:
@@ -562,6 +562,7 @@ class _Turn:
             head=head,
             claims=s.claims,
             max_owners=s.max_owners,
+            quorum=s.quorum,
         )
         self._set(early=s.early, durations=s.durations)
         self._hear_early()
@@ -628,7 +629,7 @@ class _Turn:
 
     def _target_members(self) -> tuple[PeerId, ...]:
         s = self.state
-        return membership(s.me, s.head, s.claims, s.max_owners)[1]
+        return membership(s.me, s.head, s.claims, s.max_owners, s.quorum)[1]
 
     def _my_ready(self) -> Ready:
         return Ready(self.state.contribution, self.state.accepted, self.state.head.value_hash)

@@ -5,6 +5,7 @@ by everybody from one random peer every few seconds, which covers whatever the p
 """
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -32,6 +33,8 @@ from p2ptrain.swarm.coverage import Change, Coverage, Pace, Target
 from p2ptrain.swarm.directory import Capacity, Claim, Directory
 from p2ptrain.swarm.follower import SliceFollower
 from p2ptrain.swarm.head import Head
+from p2ptrain.swarm.history import History, PastRound
+from p2ptrain.swarm.leases import Leases
 from p2ptrain.swarm.liveness import Liveness
 from p2ptrain.swarm.owner import SliceOwner
 from p2ptrain.swarm.spread import whom_to_tell
@@ -53,6 +56,7 @@ _MAX_DIRECTORY_INTERVAL_S = 2.0
 """Longest pause between looks at the directory; a look costs a few milliseconds."""
 _STATE_ATTEMPTS = 10
 """Times that an owners' state is asked for, each time at the then newest version, before a change is abandoned."""
+_BY_ORDER = "the run's authority asks this peer to"
 _SETTLE_S = 1.0
 """Pause between announcing that we are undecided and choosing, so that peers that start together see each other."""
 
@@ -70,6 +74,8 @@ class Condition:
     """What it can give."""
     reach: str = ""
     """How it is connected with the others, in a word; empty: not measured."""
+    ordered: frozenset[SliceId] = frozenset()
+    """Slices that the run's authority asks this peer to own now."""
     can_vote: bool = True
     """False while the disk takes nothing: the others then go on without us, if there are any."""
 
@@ -88,9 +94,13 @@ class Swarm:
         self._condition = condition
         self._group: asyncio.TaskGroup | None = None
         self._is_away = False
+        self._hurry = asyncio.Event()
         self._running: dict[SliceId, asyncio.Task[None]] = {}
         """Per owned slice the task that drives its rounds."""
         lease_s = context.exchange.lease_s
+        self._leases = Leases(lease_s)
+        self._changed_s = float("-inf")
+        """When we last began to change slices; monotonic."""
         self._look_s = min(_MAX_DIRECTORY_INTERVAL_S, lease_s / 4)
         self._answer_s = min(CALL_TIMEOUT_S, lease_s / 4)
         """How long a living peer may take to answer."""
@@ -104,6 +114,7 @@ class Swarm:
             target=target,
             pace=Pace.of(lease_s=lease_s, look_s=self._look_s),
             capacity=lambda: condition().capacity,
+            ordered=lambda: condition().ordered,
         )
         self._holders_told: dict[SliceId, frozenset[PeerId]] = {}
         """Per owned slice what its machine was last told."""
@@ -134,11 +145,15 @@ class Swarm:
             await self._publish()
             await asyncio.sleep(_SETTLE_S)
             await self._look()
-            choice = mine.first_choice(await self._living_claims(), clock.wall_s())
-            assert choice.gains is not None
-            wanted, reason = [choice.gains], choice.reason
+            if mine.ordered:
+                wanted, reason = _sorted(mine.ordered), _BY_ORDER
+            else:
+                choice = mine.first_choice(await self._living_claims(), clock.wall_s())
+                assert choice.gains is not None
+                wanted, reason = [choice.gains], choice.reason
         else:
-            reason = "as you asked" if is_fixed else "its state is on our disk"
+            by_order = mine.ordered and mine.ordered == frozenset(wanted)
+            reason = "as you asked" if is_fixed else _BY_ORDER if by_order else "its state is on our disk"
         mine.joining = frozenset([COMMON, *wanted])
         mine.changed_s = clock.wall_s()
         await self._publish()
@@ -146,7 +161,11 @@ class Swarm:
         return mine.joining
 
     async def join(
-        self, owned: frozenset[SliceId], replicas: Mapping[SliceId, Replica], pasts: Mapping[SliceId, Past]
+        self,
+        owned: frozenset[SliceId],
+        replicas: Mapping[SliceId, Replica],
+        pasts: Mapping[SliceId, Past],
+        histories: Mapping[SliceId, Sequence[PastRound]],
     ) -> None:
         """Bring every slice to the newest version that the others have, and become their owner or follower.
 
@@ -154,12 +173,14 @@ class Swarm:
             owned: the slices that this peer owns.
             replicas: what it holds of every slice: from disk, or version 0.
             pasts: what it said as an owner before it was stopped, from disk.
+            histories: rounds that led to these replicas, from disk, to pass on.
         """
         await self._look()
         orphans = {s for s in owned if not self._context.holders(s) - {self._context.me}}
         # Nobody can give us an orphan's state, so we follow its published weights, which every peer holds.
         current = {s: replace(r, owned=None) if s in orphans else r for s, r in replicas.items()}
-        while moved := await self._catch_up_all(current):
+        chains = {slice_id: list(rounds) for slice_id, rounds in histories.items()}
+        while moved := await self._catch_up_all(current, chains):
             current |= moved
         for slice_id in orphans:
             # Our own state is as good as any if nobody went on after it.
@@ -171,6 +192,10 @@ class Swarm:
                 self.owners[slice_id] = SliceOwner(self._context, slice_id, current[slice_id], past)
             else:
                 self.followers[slice_id] = SliceFollower(self._context, slice_id, current[slice_id])
+        for slice_id, part in self._parts():
+            chain = chains.get(slice_id, [])
+            if chain and Head.of(chain[-1].certificate) == head_of(part.replica):
+                part.history.restore(chain)
         self.assignment.ready, self.assignment.joining = owned, frozenset()
         await self._publish()
         # Peers that become ready together should find each other before one of them founds the group alone.
@@ -201,6 +226,14 @@ class Swarm:
     def replica(self, slice_id: SliceId) -> Replica:
         """What this peer holds of a slice."""
         return (self.owners.get(slice_id) or self.followers[slice_id]).replica
+
+    def show_again(self) -> None:
+        """Publish our claim and read the others' now: what we knew of each other may be stale."""
+        self._hurry.set()
+
+    def history(self, slice_id: SliceId) -> History:
+        """The last rounds of a slice as this peer can pass them on."""
+        return (self.owners.get(slice_id) or self.followers[slice_id]).history
 
     async def be_away(self, is_away: bool) -> None:
         """Tell the others that this peer keeps its place but computes nothing, or that it is back."""
@@ -244,7 +277,7 @@ class Swarm:
                 reply = await self._context.node.call(peer, HEADS, request, pb.HeadsReply, timeout_s=CALL_TIMEOUT_S)
                 page = [Certificate.decode(c.SerializeToString()) for c in reply.certificates]
                 for certificate in page:
-                    check_certificate(certificate, self._context.run, self._context.numel)
+                    check_certificate(certificate, self._context.run, self._context.numel, self._context.quorum)
                 certificates += page
                 versions |= {c.value.slice: c.value.version for c in page}
                 if not reply.more or not page:
@@ -293,7 +326,7 @@ class Swarm:
                 owner.heard(sender, message)
             elif isinstance(message.body, Committed):
                 certificate = message.body.certificate
-                check_certificate(certificate, self._context.run, self._context.numel)
+                check_certificate(certificate, self._context.run, self._context.numel, self._context.quorum)
                 follower = self.followers.get(message.slice)
                 if follower and self._group:  # before run() we are joining, and ask for ourselves
                     self._spawn(self._follow(follower, certificate, sender))
@@ -377,8 +410,11 @@ class Swarm:
         lease_s = self._context.exchange.lease_s
         published_s = clock.monotonic_s()
         while True:
-            await asyncio.sleep(self._look_s)
-            if clock.monotonic_s() - published_s > lease_s / 3:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._look_s):
+                    await self._hurry.wait()
+            if self._hurry.is_set() or clock.monotonic_s() - published_s > lease_s / 3:
+                self._hurry.clear()
                 published_s = clock.monotonic_s()
                 await self._publish()
             await self._look()
@@ -386,19 +422,17 @@ class Swarm:
             await self._release_what_others_own()
             now_s, wall_s = clock.monotonic_s(), clock.wall_s()
             if change := self.assignment.due(self._context.claims, monotonic_s=now_s, wall_s=wall_s):
+                self._changed_s = now_s
                 self.assignment.begin(change, wall_s)
                 self._spawn(self._carry_out(change))
 
     async def _look(self) -> None:
         """Bring our view of the claims up to date, and tell the owners what changed."""
-        known = dict(self._context.claims)
-        for peer, claim in (await self._directory.claims()).items():
-            if peer not in known or claim.expires_s > known[peer].expires_s:
-                known[peer] = claim
+        found = dict(await self._directory.claims())
+        found.pop(self._context.me, None)  # of ours we know better what it says
+        newer = self._leases.renewed(found, monotonic_s=clock.monotonic_s(), wall_s=clock.wall_s())
         # A claim holds until it expires even if one look misses it: the DHT answers with what some of its nodes have.
-        self._context.claims = await self._liveness.living(
-            known, wall_s=clock.wall_s(), monotonic_s=clock.monotonic_s()
-        )
+        self._context.claims = await self._liveness.living({**self._context.claims, **newer}, now_s=clock.monotonic_s())
         for slice_id, owner in self.owners.items():
             holders = self._context.holders(slice_id)
             if holders != self._holders_told.get(slice_id):
@@ -450,8 +484,10 @@ class Swarm:
     async def _tell(self, peer: PeerId, message: RoundMessage) -> None:
         await self.deliver(peer, message)
 
-    async def _catch_up_all(self, replicas: Mapping[SliceId, Replica]) -> dict[SliceId, Replica]:
-        """One pass over all slices; empty when nobody knows anything newer."""
+    async def _catch_up_all(
+        self, replicas: Mapping[SliceId, Replica], chains: dict[SliceId, list[PastRound]] | None = None
+    ) -> dict[SliceId, Replica]:
+        """One pass over all slices; empty when nobody knows anything newer. What it went through is added to chains."""
         others = [peer for peer in self._context.claims if peer != self._context.me]
         have = {slice_id: replica.published.version for slice_id, replica in replicas.items()}
         answers = await asyncio.gather(*(self.newer_certificates(peer, have) for peer in others))
@@ -463,6 +499,8 @@ class Swarm:
                 if certificates and (best is None or Head.of(certificates[-1]).outranks(best[0])):
                     best = (Head.of(certificates[-1]), certificates, peer)
             steps = await catch_up(self._context, slice_id, replica, best[1], best[2]) if best else []
+            if chains is not None:
+                chains.setdefault(slice_id, []).extend(PastRound(step.certificate, step.blobs) for step in steps)
             return steps[-1].replica if steps else None
 
         # All at once: small slices do not wait for large ones, and the line is never idle between two of them.
@@ -534,7 +572,7 @@ class Swarm:
     async def _release_what_others_own(self) -> None:
         """End our part in slices that we leave, once others are owners by certificate and nothing of ours is open."""
         mine = self.assignment
-        if clock.wall_s() - mine.changed_s < self._context.exchange.lease_s:
+        if clock.monotonic_s() - self._changed_s < self._context.exchange.lease_s:
             return  # two owners that leave together must have seen each other's claims say so: one of them stays
         for slice_id in _sorted(mine.leaving):
             owner = self.owners[slice_id]

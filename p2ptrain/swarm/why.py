@@ -7,7 +7,7 @@ then whom a round waits for, and only then that all is well.
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from p2ptrain.ids import PeerId, SliceId, Version, short, slice_order
 
@@ -25,17 +25,21 @@ class SliceSituation:
     """Who decides."""
     living: frozenset[PeerId]
     """Members with a live claim that nobody suspects, ourselves included."""
+    holders: frozenset[PeerId]
+    """Peers with a live claim that hold the slice, ourselves included; members or not."""
     ready: frozenset[PeerId] = frozenset()
     """Members whose contribution has been announced."""
     deadline_in_s: float | None = None
     """Until it goes on in another way."""
     is_pending: bool = True
     """Whether this peer waits for the round."""
+    quorum: int = 1
+    """Of the manifest."""
 
     @property
     def needed(self) -> int:
-        """Members that must vote: a majority."""
-        return len(self.members) // 2 + 1
+        """Members that must vote: a majority, and no fewer than the quorum."""
+        return max(len(self.members) // 2 + 1, self.quorum)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,6 +56,11 @@ class Situation:
     """Why nothing is saved; empty when it is."""
     slices: Sequence[SliceSituation] = ()
     """Those that this peer owns."""
+    order: str = ""
+    """What the run's authority asks this peer to own, and whether it does; empty: nothing."""
+
+
+SINCE = "{since}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +69,11 @@ class Answer:
 
     state: str
     sentence: str
+    """Where ``SINCE`` stands in it, the time at which the matter began belongs; else at its end."""
     topic: str
     """The same for as long as the same thing is the matter; empty when all is well."""
+    note: str = ""
+    """What else there is to say."""
 
 
 @dataclass(slots=True)
@@ -76,13 +88,19 @@ class Since:
         """State and sentence at wall time ``now_s``, with the time at which the matter began, if there is one."""
         if answer.topic != self.topic:
             self.topic, self.wall_s = answer.topic, now_s
-        if not answer.topic:
-            return answer.state, answer.sentence
-        return answer.state, f"{answer.sentence} (since {self.clock_text(self.wall_s)})"
+        sentence = answer.sentence
+        if answer.topic:
+            since = self.clock_text(self.wall_s)
+            sentence = sentence.replace(SINCE, since) if SINCE in sentence else f"{sentence} (since {since})"
+        return answer.state, f"{sentence}; {answer.note}" if answer.note else sentence
 
 
 def explain(situation: Situation) -> Answer:
     """The one sentence."""
+    return replace(_explain(situation), note=situation.order)
+
+
+def _explain(situation: Situation) -> Answer:
     if situation.isolation:
         return Answer("ISOLATED", situation.isolation, "isolated")
     if situation.disk_trouble:
@@ -90,8 +108,10 @@ def explain(situation: Situation) -> Answer:
         return Answer(situation.state, sentence, "disk")
     slices = sorted(situation.slices, key=lambda s: slice_order(s.slice))
     for one in slices:
+        if situation.state in ("TRAINING", "AVERAGING") and len(one.holders) < one.quorum:
+            return _below_quorum(one, situation)
         if one.is_pending and len(one.living) < one.needed:
-            return _no_quorum(one)
+            return _no_majority(one)
     if situation.state != "AVERAGING":
         return Answer(situation.state, situation.reason, "")
     waiting = [one for one in slices if one.is_pending]
@@ -100,14 +120,25 @@ def explain(situation: Situation) -> Answer:
     return Answer(situation.state, "; ".join(map(_waiting, waiting)), f"averaging {[s.version for s in waiting]}")
 
 
-def _no_quorum(one: SliceSituation) -> Answer:
+def _below_quorum(one: SliceSituation, situation: Situation) -> Answer:
+    have = len(one.holders)
+    sentence = (
+        f"not averaging: slice {one.slice} has {have} of {one.quorum} owners it needs; waiting for {one.quorum - have}"
+        f" more since {SINCE}"
+    )
+    if situation.state == "TRAINING":
+        return Answer(situation.state, f"{sentence}; what is trained meanwhile is kept for then", f"quorum {one.slice}")
+    return Answer("WAITING", sentence, f"quorum {one.slice}")
+
+
+def _no_majority(one: SliceSituation) -> Answer:
     missing = one.needed - len(one.living)
     gone = ", ".join(short(peer) for peer in sorted(one.members - one.living))
     sentence = (
         f"not averaging: slice {one.slice} has {len(one.living)} of {one.needed} owners it needs; waiting for"
-        f" {missing} more ({gone}), or until the claims of the absent have expired"
+        f" {missing} more since {SINCE} ({gone}), or until the claims of the absent have expired"
     )
-    return Answer("WAITING", sentence, f"quorum {one.slice}")
+    return Answer("WAITING", sentence, f"majority {one.slice}")
 
 
 def _waiting(one: SliceSituation) -> str:

@@ -265,6 +265,13 @@ class Libp2pNode:
             return False
         return True
 
+    async def hang_up(self, *peers: PeerId) -> None:
+        """Close every connection to these peers, or to everybody; the next call dials anew."""
+        with contextlib.suppress(*_CALL_FAILED):
+            named = [_hivemind_id(peer) for peer in peers]
+            for peer in named or [info.peer_id for info in await self._p2p.list_peers()]:
+                await self._p2p._client.disconnect(peer)
+
     async def paths(self) -> dict[PeerId, bool]:
         """The peers that we are connected to, and whether only by a relay."""
         found: dict[PeerId, bool] = {}

@@ -106,12 +106,17 @@ def test_whatever_is_lost_late_or_crashed_one_member_list_decides_one_value(
     group.check_agreement()
 
 
-@given(st.integers(0, 2**32), st.integers(1, 6), weathers, faults, st.sampled_from([8.0, None]))
+@given(st.integers(0, 2**32), st.integers(1, 6), weathers, faults, st.sampled_from([8.0, None]), st.integers(1, 3))
 @settings(deadline=None, max_examples=40)
 def test_when_faults_end_all_owners_soon_commit_again(
-    seed: int, count: int, weather: Weather, happenings: list[tuple[str, int, float]], lease_s: float | None
+    seed: int,
+    count: int,
+    weather: Weather,
+    happenings: list[tuple[str, int, float]],
+    lease_s: float | None,
+    quorum: int,
 ) -> None:
-    group = SimulatedGroup(peer_ids(count), seed=seed, weather=weather, lease_s=lease_s)
+    group = SimulatedGroup(peer_ids(count), seed=seed, weather=weather, lease_s=lease_s, quorum=min(quorum, count))
     run_with_faults(group, happenings)
     end_all_faults(group)
     assert_all_commit_twice_more(group)
@@ -159,6 +164,24 @@ def test_three_hundred_rounds_in_bad_weather_keep_every_law() -> None:
         group.check_agreement()
         versions += max(node.disk.head.version for node in group.nodes.values())
     assert versions >= 300
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_below_the_quorum_nothing_commits_until_there_are_enough_owners_again(seed: int) -> None:
+    group = SimulatedGroup(peer_ids(3), seed=seed, lease_s=8, quorum=2)
+    a, b, c = group.nodes
+    group.run(20 + seed)
+    group.crash(b)
+    group.crash(c)
+    group.run(5)  # what was decided before they went may still arrive
+    before = group.versions()[a]
+    group.run(120)
+    assert group.versions()[a] == before, "one owner alone commits nothing, however long it waits"
+    group.restart(c)
+    assert group.run_until(
+        lambda: min(group.versions().get(p, 0) for p in (a, c)) >= before + 2, within_s=ROUND_BOUND_S
+    )
+    group.check_agreement()
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -189,7 +189,7 @@ def _check_signatures(sender: PeerId, message: RoundMessage) -> None:
                 raise BadRecord("a vote that another peer cast")
             check_vote(vote, message.ballot, value_hash)
         case Committed(certificate):
-            check_certificate(certificate, RUN, [SLICE])
+            check_certificate(certificate, RUN, [SLICE], 1)
 
 
 def attack(count: int, seed: int) -> Victim:

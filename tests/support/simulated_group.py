@@ -123,6 +123,7 @@ class SimulatedGroup:
         lease_s: float | None = 8.0,
         num_parts: int = 3,
         max_owners: int | None = None,
+        quorum: int = 1,
     ) -> None:
         """Start all peers at genesis, each knowing the others' claims; lease_s None: claims never expire.
 
@@ -149,6 +150,7 @@ class SimulatedGroup:
         """Of each committed value the one before it."""
         self.served: Counter[PeerId] = Counter()
         """How often another peer caught up by one."""
+        self._quorum = quorum
         self._sides: list[frozenset[PeerId]] = []
         self._voters: defaultdict[tuple[int, Ballot, Digest], set[PeerId]] = defaultdict(set)
         self._voted: dict[tuple[PeerId, int, tuple[int, int], tuple[PeerId, ...]], Digest] = {}
@@ -283,6 +285,7 @@ class SimulatedGroup:
             timing=TIMING,
             head=node.disk.head,
             claims=self._look(node),
+            quorum=self._quorum,
             accepted=node.disk.accepted,
             promised=node.disk.promised,
             max_owners=self._max_owners or rounds.MAX_OWNERS,

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from p2ptrain.events import Refused
-from tests.support.live_swarm import LiveSwarm, eventually, p2ptrain, stop_gently
+from p2ptrain.events import OrderHeard, Refused, SliceGained, SliceGivenUp, SlicesClaimed
+from tests.support.live_swarm import START_S, LiveSwarm, eventually, p2ptrain, stop_gently
 
-pytestmark = [pytest.mark.swarm, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.swarm, pytest.mark.timeout(300)]
 
 
 def say(*arguments: str, status: int = 0) -> str:
@@ -51,3 +51,36 @@ def test_an_invited_peer_trains_until_it_is_banned(tmp_path: Path) -> None:
         assert stop_gently([good], within_s=10) == {"good": 0}
         again = say(*stranger[:-1], str(tmp_path / "bad"), status=2)
         assert "has banned this peer" in again, "and it remembers when it starts again"
+
+
+def test_the_authority_asks_a_peer_to_own_another_slice_and_it_does_unless_its_volunteer_chose(tmp_path: Path) -> None:
+    key = tmp_path / "authority.key"
+    with LiveSwarm(tmp_path, authority=key) as swarm:
+        chose = swarm.start_peer("chose", "0,1")
+        follows = swarm.start_peer("follows")
+        chose.wait_for_version("common", 1)
+        first = eventually(lambda: follows.events(SlicesClaimed), within_s=START_S, what="it chooses")[0].slices
+        wanted = "1" if "0" in first else "0"
+
+        def ask(peer: str, *what: str) -> None:
+            order = ["run", "assign", str(swarm.manifest), "--key", str(key), "--peer", peer, *what]
+            assert "published" in say(*order, "--bootstrap", swarm.address)
+
+        ask(follows.id, "--slices", wanted)
+        ask(chose.id, "--slices", "0")
+        gained = eventually(lambda: follows.events(SliceGained), within_s=2 * START_S, what=follows.log())[0]
+        assert (gained.slice, "authority" in gained.reason) == (wanted, True)
+        refused = eventually(lambda: chose.events(OrderHeard), within_s=START_S, what=chose.log())[0]
+        assert "you chose" in refused.refusal
+        assert "not followed: you chose this peer's slices" in " ".join(say("why", "--home", str(chose.home)).split())
+        eventually(lambda: follows.events(SliceGivenUp), within_s=2 * START_S, what=f"it leaves {first}")
+        assert stop_gently([follows], within_s=20) == {"follows": 0}
+
+        again = swarm.start_peer("again", home=follows.home)
+        claims = eventually(lambda: again.events(SlicesClaimed), within_s=START_S, what="the order outlives a restart")
+        assert claims[0].slices == ["common", wanted]
+        assert "authority" in claims[0].reason
+        ask(again.id, "--revoke")
+        eventually(
+            lambda: any(not event.slices for event in again.events(OrderHeard)), within_s=2 * START_S, what=again.log()
+        )

@@ -53,6 +53,14 @@ def test_bootstrap_address_that_nobody_listens_on(swarm: LiveSwarm, tmp_path: Pa
     assert "p2ptrain bootstrap" in said
 
 
+def test_disk_limit_that_the_last_committed_state_does_not_fit(swarm: LiveSwarm, tmp_path: Path) -> None:
+    profile = tmp_path / "peer.toml"
+    profile.write_text("[limits]\ndisk_gb = 0.0001\n")
+    said = refused(*start(swarm, tmp_path / "home", profile=str(profile)))
+    assert "limits.disk_gb = 0.0001 is too small" in said
+    assert "needs 0.00" in said
+
+
 def test_bootstrap_address_that_is_incomplete(swarm: LiveSwarm, tmp_path: Path) -> None:
     said = refused(*start(swarm, tmp_path / "home", bootstrap="/ip4/127.0.0.1/tcp/31337"))
     assert "is not complete" in said

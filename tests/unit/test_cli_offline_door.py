@@ -120,3 +120,20 @@ def test_admission_that_cannot_work_is_refused_and_nothing_written(tmp_path: Pat
 def test_what_is_no_peer_id_is_refused(run: Path, capsys) -> None:
     assert cli.main(["run", "invite", *door(run), "--peer", "bob"]) == 2
     assert "bob is not a peer id" in capsys.readouterr().err
+
+
+def test_an_order_is_signed_into_the_list_beside_the_manifest_until_it_is_revoked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = new_run(tmp_path, "open")
+    assign = ["run", "assign", *door(run), "--peer", PEER]
+    assert cli.main([*assign, "--slices", "0,1", "--days", "1"]) == 0
+    assert f"assigned {PEER} slices 0, 1 until" in capsys.readouterr().out
+    assert cli.main(["run", "guests", *door(run), "--ban", PEER]) == 0
+    assert f"assigned {PEER}" in capsys.readouterr().out, "a change of the guests keeps the orders"
+    assert cli.main([*assign, "--revoke"]) == 0
+    said = capsys.readouterr().out
+    assert "assigned" not in said
+    assert f"banned   {PEER}" in said
+    for wrong in (["--slices", "7"], [], ["--slices", "0", "--revoke"]):
+        assert cli.main([*assign, *wrong]) == 2

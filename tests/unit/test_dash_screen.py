@@ -16,6 +16,7 @@ from p2ptrain.dashboard.seat import Seat, observe_record, observe_snapshot
 from p2ptrain.dashboard.snapshot import SwarmSnapshot
 from p2ptrain.dashboard.ui import Prompt, Ui
 from p2ptrain.events import (
+    CoverageChanged,
     Evaluated,
     Event,
     InnerStepDone,
@@ -207,6 +208,20 @@ def test_slice_below_quorum_has_an_exclamation_mark_and_words() -> None:
     assert "! 1 of 3 online" in shown
     assert "! 1 below quorum" in shown
     assert "1 below quorum" in text_of(story.scene(), glyphs=ASCII)
+
+
+def test_slice_below_the_quorum_of_the_manifest_is_loud_although_its_only_owner_is_there() -> None:
+    story = Story().start()
+    story.commit("0", 1, [ME])
+    assert not slice_rows(story.scene())[1].is_below_quorum
+    lacking = CoverageChanged(
+        slice=SliceId("0"), owners=1, replicas=2, is_covered=False, verdict="NOT COVERED: 1 of 2 owners that it needs"
+    )
+    story.tell(lacking)
+    assert slice_rows(story.scene())[1].is_below_quorum
+    assert "! 1 below quorum" in text_of(story.scene())
+    story.tell(replace(lacking, owners=2, is_covered=True, verdict="ok"))
+    assert not slice_rows(story.scene())[1].is_below_quorum
 
 
 def test_sixty_four_slices_fit_as_a_map_of_cells() -> None:

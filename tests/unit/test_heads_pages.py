@@ -62,7 +62,7 @@ class Wire:
 
 def party(wire: Wire) -> Swarm:
     node: Any = wire
-    context: Any = SimpleNamespace(run=RUN, me=OWNER.peer_id, node=node, numel={SLICE: 1}, claims={})
+    context: Any = SimpleNamespace(run=RUN, me=OWNER.peer_id, node=node, numel={SLICE: 1}, claims={}, quorum=1)
     context.exchange = ExchangeConfig()
     nothing: Any = None
     return Swarm(context, nothing, nothing, Target(replicas=2, quorum=1))

@@ -1,5 +1,7 @@
 """Who may take part in a run: its authority's signature, invitations and guest list."""
 
+import base64
+import json
 from dataclasses import replace
 
 import pytest
@@ -10,14 +12,17 @@ from p2ptrain.identity.authority import (
     Door,
     GuestList,
     Invite,
+    Order,
     check_run,
     hand_over,
+    read_guests,
     sign_run,
     write_guests,
     write_invite,
 )
 from p2ptrain.identity.keys import Identity
-from p2ptrain.ids import PeerId, RunId
+from p2ptrain.identity.signing import sign
+from p2ptrain.ids import PeerId, RunId, SliceId
 
 RUN = RunId("ab" * 32)
 OWNER, HEIR, PEER, THIEF = (Identity.from_seed(bytes([i]) * 32) for i in range(4))
@@ -55,6 +60,29 @@ def test_an_open_run_admits_whoever_is_not_banned() -> None:
     assert found.learn(write_guests(OWNER, GuestList(run=RUN, serial=1, banned=frozenset([PEER.peer_id]))))
     assert refusal(found) == "the run's authority has banned this peer"
     assert refusal(found, peer=THIEF) == ""
+
+
+def test_an_order_holds_until_its_time_and_until_a_newer_list_says_otherwise() -> None:
+    order = Order(slices=(SliceId("0"), SliceId("3")), until_s=1000.0)
+    found, me = door(), PEER.peer_id
+    assert found.learn(write_guests(OWNER, GuestList(run=RUN, serial=1, orders={me: order})))
+    assert found.order_for(me, 999.0) == order
+    assert found.order_for(me, 1000.0) is None, "it has run out"
+    assert found.order_for(THIEF.peer_id, 1.0) is None
+    with pytest.raises(BadRecord):
+        found.learn(write_guests(THIEF, GuestList(run=RUN, serial=9, orders={THIEF.peer_id: order})))
+    assert found.learn(write_guests(OWNER, GuestList(run=RUN, serial=2)))
+    assert found.order_for(me, 999.0) is None, "revoked"
+
+
+def test_orders_of_another_form_make_no_guest_list() -> None:
+    body = {"run": RUN, "serial": 1, "allowed": [], "banned": [], "handovers": []}
+    for orders in ([], "0", {"p": 3}, {"p": {"slices": 3, "until_s": 1}}, {"p": {"slices": ["0"], "until_s": "soon"}}):
+        signed = sign(OWNER, "guest list", json.dumps({**body, "orders": orders}).encode())
+        parts = (signed.body, signed.signer.encode(), signed.signature)
+        packed = ".".join(base64.urlsafe_b64encode(part).decode().rstrip("=") for part in parts).encode()
+        with pytest.raises(BadRecord):
+            read_guests(packed)
 
 
 def test_an_invitation_admits_its_peer_to_its_run_until_it_expires() -> None:

@@ -26,10 +26,11 @@ class Surroundings:
         return self.has_bootstrap
 
     async def living(self, *expired: PeerId, fresh: tuple[PeerId, ...] = (), at_s: float = 0.0) -> set[PeerId]:
-        claims = {p: Claim(run=RunId("r"), peer=p, expires_s=NOW_S + 10) for p in (ME, *fresh)}
-        claims |= {p: Claim(run=RunId("r"), peer=p, expires_s=NOW_S - 1) for p in expired}
-        living = await self.liveness.living(claims, wall_s=NOW_S, monotonic_s=at_s)
-        assert all(claim.expires_s > NOW_S for claim in living.values())
+        now_s = NOW_S + at_s
+        claims = {p: Claim(run=RunId("r"), peer=p, expires_s=now_s + 10) for p in (ME, *fresh)}
+        claims |= {p: Claim(run=RunId("r"), peer=p, expires_s=now_s - 1) for p in expired}
+        living = await self.liveness.living(claims, now_s=now_s)
+        assert all(claim.expires_s > now_s for claim in living.values())
         return set(living) - {ME}
 
 

@@ -64,6 +64,16 @@ def test_a_slice_that_loses_its_last_owner_is_an_alarm_until_somebody_owns_it() 
     assert said(history)[-1] == "slice 0 is owned again"
 
 
+def test_a_slice_below_the_quorum_is_an_alarm_until_it_has_enough_owners() -> None:
+    history = RunHistory(quorum=2)
+    history.observe(report(1, peer(A, "0"), peer(B, "0")), 0.0)
+    history.observe(report(1, peer(A, "0")), 5.0)
+    alarms = [i.text for i in history.incidents if i.severity == "alarm"]
+    assert "slice 0 has 1 of 2 owners that it needs: nothing is committed" in alarms
+    history.observe(report(2, peer(A, "0"), peer(B, "0")), 10.0)
+    assert "slice 0 has the owners that it needs, or none" in said(history)
+
+
 def test_peers_that_come_and_go_are_named() -> None:
     history = RunHistory()
     history.observe(report(1, peer(A, "0")), 0.0)
@@ -118,7 +128,10 @@ def test_a_flood_of_identities_does_not_grow_the_node() -> None:
     history = RunHistory()
     for start in range(0, 3 * MAX_PEERS, 500):
         crowd = [peer(PeerId(f"{number}")) for number in range(start, start + 500)]
-        history.observe(report(1, *crowd, silent=tuple(PeerId(str(n)) for n in range(start))), 1.0 + start)
+        # All within a moment, and their claims still stand: none of them is old enough to be forgotten.
+        now_s = 1.0 + start / MAX_PEERS
+        history.observe(report(1, *crowd, silent=tuple(PeerId(str(n)) for n in range(start))), now_s)
+    assert now_s < FORGET_AFTER_S
     state = history.to_json(0.0)
     assert len(state["peers"]) <= MAX_PEERS
     assert len(state["incidents"]) <= MAX_INCIDENTS

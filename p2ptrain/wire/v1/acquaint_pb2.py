@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fp2ptrain/wire/v1/acquaint.proto\x12\x10p2ptrain.wire.v1\"*\n\x07\x43ontact\x12\x0c\n\x04peer\x18\x01 \x01(\t\x12\x11\n\taddresses\x18\x02 \x03(\t\"1\n\x0f\x41\x63quaintRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x11\n\taddresses\x18\x02 \x03(\t\"r\n\rAcquaintReply\x12\x0f\n\x07refusal\x18\x01 \x01(\t\x12\x10\n\x08sees_you\x18\x02 \x01(\x08\x12\x11\n\taddresses\x18\x03 \x03(\t\x12+\n\x08\x63ontacts\x18\x04 \x03(\x0b\x32\x19.p2ptrain.wire.v1.Contactb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fp2ptrain/wire/v1/acquaint.proto\x12\x10p2ptrain.wire.v1\"*\n\x07\x43ontact\x12\x0c\n\x04peer\x18\x01 \x01(\t\x12\x11\n\taddresses\x18\x02 \x03(\t\"B\n\x0f\x41\x63quaintRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x11\n\taddresses\x18\x02 \x03(\t\x12\x0f\n\x07hang_up\x18\x03 \x01(\x08\"r\n\rAcquaintReply\x12\x0f\n\x07refusal\x18\x01 \x01(\t\x12\x10\n\x08sees_you\x18\x02 \x01(\x08\x12\x11\n\taddresses\x18\x03 \x03(\t\x12+\n\x08\x63ontacts\x18\x04 \x03(\x0b\x32\x19.p2ptrain.wire.v1.Contactb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,7 +34,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CONTACT']._serialized_start=53
   _globals['_CONTACT']._serialized_end=95
   _globals['_ACQUAINTREQUEST']._serialized_start=97
-  _globals['_ACQUAINTREQUEST']._serialized_end=146
-  _globals['_ACQUAINTREPLY']._serialized_start=148
-  _globals['_ACQUAINTREPLY']._serialized_end=262
+  _globals['_ACQUAINTREQUEST']._serialized_end=163
+  _globals['_ACQUAINTREPLY']._serialized_start=165
+  _globals['_ACQUAINTREPLY']._serialized_end=279
 # @@protoc_insertion_point(module_scope)

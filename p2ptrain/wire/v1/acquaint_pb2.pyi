@@ -15,12 +15,14 @@ class Contact(_message.Message):
     def __init__(self, peer: _Optional[str] = ..., addresses: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class AcquaintRequest(_message.Message):
-    __slots__ = ("run", "addresses")
+    __slots__ = ("run", "addresses", "hang_up")
     RUN_FIELD_NUMBER: _ClassVar[int]
     ADDRESSES_FIELD_NUMBER: _ClassVar[int]
+    HANG_UP_FIELD_NUMBER: _ClassVar[int]
     run: str
     addresses: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, run: _Optional[str] = ..., addresses: _Optional[_Iterable[str]] = ...) -> None: ...
+    hang_up: bool
+    def __init__(self, run: _Optional[str] = ..., addresses: _Optional[_Iterable[str]] = ..., hang_up: _Optional[bool] = ...) -> None: ...
 
 class AcquaintReply(_message.Message):
     __slots__ = ("refusal", "sees_you", "addresses", "contacts")

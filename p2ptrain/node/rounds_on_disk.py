@@ -1,0 +1,135 @@
+"""The last rounds of every slice on disk, so that a peer that restarts can pass on rounds and not only states.
+
+One file a version, ``rounds/<slice>.<version>.bin``: the length of the certificate (8 bytes, little endian), the
+certificate, and the blobs that it names as far as the peer has them: averages in the order of parts, then the update.
+Not synced: whatever a crash leaves is checked against the certificate's hashes, and a damaged file is dropped, because
+all of it can be had from others.
+"""
+
+import contextlib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from p2ptrain.errors import BadMessage, StorageError
+from p2ptrain.ids import SliceId, Version
+from p2ptrain.node.atomic_file import replace_file
+from p2ptrain.node.home import Home
+from p2ptrain.swarm.context import Replica
+from p2ptrain.swarm.history import PastRound
+from p2ptrain.wire.messages import BlobRef, Certificate
+
+_LENGTH_BYTES = 8
+_NAME = re.compile(r"(?P<slice>[a-z0-9]+)\.(?P<version>\d{1,12})\.bin")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RoundFile:
+    """A file of this folder."""
+
+    path: Path
+    slice: SliceId
+    version: Version
+
+
+def round_files(home: Home) -> list[RoundFile]:
+    """All rounds on disk, oldest version first."""
+    found = []
+    for path in home.rounds_path.glob("*.bin"):
+        if match := _NAME.fullmatch(path.name):
+            version = Version(int(match["version"]))
+            found.append(RoundFile(path=path, slice=SliceId(match["slice"]), version=version))
+    return sorted(found, key=lambda file: (file.version, file.slice))
+
+
+def save_rounds(home: Home, rounds: Mapping[SliceId, Sequence[PastRound]]) -> None:
+    """Bring the folder up to date: write what is newer than its newest file, drop what the histories have dropped.
+
+    What lies between, and is gone, was dropped for want of room, and is not written again.
+
+    Raises:
+        StorageError: the disk is full or failing.
+    """
+    try:
+        home.rounds_path.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"{home.rounds_path} cannot be made: {error.strerror}; check the disk") from error
+    on_disk = round_files(home)
+    for slice_id, past in rounds.items():
+        files = {file.version: file.path for file in on_disk if file.slice == slice_id}
+        kept = {one.certificate.value.version for one in past}
+        drop_files(files.pop(version) for version in set(files) - kept)
+        newest = max(files, default=0)
+        for one in past:
+            if one.certificate.value.version > newest:
+                _write(home, slice_id, one)
+
+
+def load_rounds(home: Home, replicas: Mapping[SliceId, Replica]) -> dict[SliceId, list[PastRound]]:
+    """By slice the unbroken chain of rounds that led to the version of our replica, oldest first; else nothing.
+
+    Files that are damaged, or belong to another branch or a later version, are removed.
+    """
+    drop_files(home.rounds_path.glob(".*"))  # what a crash left unfinished
+    chains: dict[SliceId, list[PastRound]] = {}
+    for file in reversed(round_files(home)):
+        replica, chain = replicas.get(file.slice), chains.setdefault(file.slice, [])
+        wanted = chain[0].certificate.value.previous if chain else _newest_hash(replica)
+        one = _read(file.path)
+        if one is None or one.certificate.value.value_hash != wanted:
+            drop_files([file.path])
+        else:
+            chain.insert(0, one)
+    return {slice_id: chain for slice_id, chain in chains.items() if chain}
+
+
+def drop_files(paths: Iterable[Path]) -> None:
+    """Remove files as far as the disk lets us."""
+    for path in paths:
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+def _newest_hash(replica: Replica | None) -> str | None:
+    return replica.certificate.value.value_hash if replica and replica.certificate else None
+
+
+def _write(home: Home, slice_id: SliceId, one: PastRound) -> None:
+    certificate = one.certificate.encode()
+    chunks = [len(certificate).to_bytes(_LENGTH_BYTES, "little"), certificate, *one.blobs]
+    path = home.rounds_path / f"{slice_id}.{one.certificate.value.version}.bin"
+    replace_file(path, chunks, size_bytes=sum(map(len, chunks)), is_synced=False)
+
+
+def _read(path: Path) -> PastRound | None:
+    """The round in a file; None if it is damaged."""
+    try:
+        view = memoryview(path.read_bytes())
+        length = int.from_bytes(view[:_LENGTH_BYTES], "little")
+        certificate = Certificate.decode(bytes(view[_LENGTH_BYTES:][:length]))
+        value = certificate.value
+        blobs = _split(view[_LENGTH_BYTES:][length:], [r.average for r in value.results], value.update)
+    except (OSError, BadMessage):
+        return None
+    return PastRound(certificate, blobs)
+
+
+def _split(rest: memoryview, averages: Iterable[BlobRef], update: BlobRef) -> list[memoryview]:
+    """The blobs that follow a certificate: all, the update alone, or none.
+
+    Raises:
+        BadMessage: they are not those that the certificate names.
+    """
+    if not rest:
+        return []
+    refs = [update] if len(rest) == update.size_bytes else [*averages, update]
+    blobs = []
+    for ref in refs:
+        blob, rest = rest[: ref.size_bytes], rest[ref.size_bytes :]
+        if BlobRef.of(blob) != ref:
+            raise BadMessage("a blob is not the one that its certificate names")
+        blobs.append(blob)
+    if rest:
+        raise BadMessage(f"{len(rest)} bytes too many")
+    return blobs

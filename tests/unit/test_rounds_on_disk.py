@@ -1,0 +1,170 @@
+"""The last rounds of a slice on disk: written once, checked when read, and given up before anything that matters."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from p2ptrain.config.load import parse_run, run_id
+from p2ptrain.config.presets import preset_text
+from p2ptrain.errors import UsageError
+from p2ptrain.ids import Digest, PeerId, SliceId, Version
+from p2ptrain.model.slicing import SlicePlan
+from p2ptrain.node.disk_budget import StoredFile, Worth, check_budget, keep_within, least_bytes, to_drop
+from p2ptrain.node.home import Home
+from p2ptrain.node.rounds_on_disk import load_rounds, round_files, save_rounds
+from p2ptrain.swarm.context import Replica
+from p2ptrain.swarm.history import History, PastRound
+from p2ptrain.swarm.state import PublishedState
+from p2ptrain.wire.blobs import BlobStore
+from p2ptrain.wire.messages import Ballot, BlobRef, Certificate, PartResult, Value
+
+A = PeerId("12D3KooWaaaaaa")
+ZERO = SliceId("0")
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    text = preset_text("nano")
+    return Home.open(tmp_path / "home", text, run_id(parse_run(text, "nano")))
+
+
+def rounds(count: int, *, is_owner: bool = True) -> list[PastRound]:
+    """A chain from version 1 on, with two averages and an update each."""
+    chain: list[PastRound] = []
+    for version in range(1, count + 1):
+        blobs = [bytes([version, kind]) * (100 + kind) for kind in range(3)]
+        value = Value(
+            run="ab" * 32,
+            slice=ZERO,
+            version=Version(version),
+            previous=chain[-1].certificate.value.value_hash if chain else None,
+            digest=Digest("0" * 64),
+            published_digest=Digest("1" * 64),
+            update=BlobRef.of(blobs[2]),
+            results=tuple(PartResult(part, BlobRef.of(blobs[part]), (A,)) for part in range(2)),
+            contributions=(),
+            owners=(A,),
+            tokens=version,
+            weight=version,
+        )
+        chain.append(PastRound(Certificate(value, Ballot(1, 0, (A,)), ()), blobs if is_owner else blobs[2:]))
+    return chain
+
+
+def at(one: PastRound) -> dict[SliceId, Replica]:
+    """Our replica at the version of a round."""
+    version = one.certificate.value.version
+    return {ZERO: Replica(one.certificate, PublishedState.of(version, np.zeros(4, np.uint16)), None)}
+
+
+def bytes_of(found: list[PastRound]) -> list[list[bytes]]:
+    return [[bytes(blob) for blob in one.blobs] for one in found]
+
+
+@pytest.mark.parametrize("is_owner", [True, False])
+def test_what_was_kept_is_passed_on_after_a_restart(home: Home, is_owner: bool) -> None:
+    chain = rounds(5, is_owner=is_owner)
+    save_rounds(home, {ZERO: chain[1:]})
+    found = load_rounds(home, at(chain[-1]))[ZERO]
+    assert [one.certificate for one in found] == [one.certificate for one in chain[1:]]
+    assert bytes_of(found) == bytes_of(chain[1:])
+    store = BlobStore()
+    history = History(ZERO, store, 8)
+    history.restore(found)
+    assert [c.value.version for c in history.since(Version(1))] == [2, 3, 4, 5]
+    assert bytes_of(history.rounds()) == bytes_of(chain[1:]), "and can be saved again"
+
+
+def test_a_chain_that_leads_beyond_our_checkpoint_is_cut_and_another_branch_is_dropped(home: Home) -> None:
+    chain = rounds(4)
+    save_rounds(home, {ZERO: chain})
+    found = load_rounds(home, at(chain[2]))[ZERO]
+    assert [one.certificate.value.version for one in found] == [1, 2, 3]
+    assert [file.version for file in round_files(home)] == [1, 2, 3]
+    assert load_rounds(home, {ZERO: Replica(None, at(chain[0])[ZERO].published, None)}) == {}
+    assert round_files(home) == []
+
+
+def test_a_damaged_file_ends_the_chain_and_nothing_older_is_passed_on(home: Home) -> None:
+    chain = rounds(4)
+    save_rounds(home, {ZERO: chain})
+    victim = round_files(home)[1].path
+    data = bytearray(victim.read_bytes())
+    for position in (3, 40, len(data) // 2, len(data) - 1):
+        save_rounds(home, {ZERO: []})
+        save_rounds(home, {ZERO: chain})
+        damaged = bytearray(data)
+        damaged[position] ^= 0x40
+        victim.write_bytes(damaged)
+        found = load_rounds(home, at(chain[-1])).get(ZERO, [])
+        assert [one.certificate.value.version for one in found] == [3, 4], position
+    save_rounds(home, {ZERO: []})
+    assert load_rounds(home, at(chain[-1])) == {}
+
+
+def test_rounds_are_written_once_and_go_when_the_history_drops_them(home: Home) -> None:
+    chain = rounds(6)
+    save_rounds(home, {ZERO: chain[:3]})
+    written = {file.version: file.path.stat().st_mtime_ns for file in round_files(home)}
+    save_rounds(home, {ZERO: chain[1:5]})
+    now = {file.version: file.path.stat().st_mtime_ns for file in round_files(home)}
+    assert list(now) == [2, 3, 4, 5]
+    assert (now[2], now[3]) == (written[2], written[3])
+    round_files(home)[0].path.unlink()  # for want of room
+    save_rounds(home, {ZERO: chain[1:6]})
+    assert [file.version for file in round_files(home)] == [3, 4, 5, 6], "what was given up is not written again"
+
+
+def stored(name: str, size_bytes: int, worth: Worth, age_rank: int = 0) -> StoredFile:
+    return StoredFile(path=Path(name), size_bytes=size_bytes, worth=worth, age_rank=age_rank)
+
+
+def test_what_is_least_missed_goes_first_and_what_is_needed_never() -> None:
+    files = [
+        stored("checkpoint", 100, Worth.NEEDED),
+        stored("progress", 50, Worth.PROGRESS),
+        stored("round 8", 10, Worth.ROUND, 8),
+        stored("round 7", 10, Worth.ROUND, 7),
+        stored("old journal", 30, Worth.OLD_JOURNAL),
+        stored("corrupt", 100, Worth.DAMAGED),
+    ]
+
+    def dropped(budget_bytes: int) -> list[str]:
+        return [str(file.path) for file in to_drop(files, budget_bytes, reserve_bytes=100)]
+
+    assert dropped(400) == []
+    assert dropped(399) == ["corrupt"]
+    assert dropped(265) == ["corrupt", "old journal", "round 7"]
+    assert dropped(200) == ["corrupt", "old journal", "round 7", "round 8", "progress"]
+    assert "checkpoint" not in dropped(0)
+
+
+def test_a_home_is_kept_to_its_budget_and_keeps_its_checkpoint(home: Home) -> None:
+    save_rounds(home, {ZERO: rounds(5)})
+    home.checkpoint_path.write_bytes(bytes(5000))
+    home.path.joinpath("checkpoint.corrupt-1").write_bytes(bytes(5000))
+    home.progress_path.write_bytes(bytes(300))
+
+    def total_bytes() -> int:
+        return sum(path.stat().st_size for path in home.path.rglob("*") if path.is_file())
+
+    assert keep_within(home, None, 5000) == []
+    budget_bytes = total_bytes() - 5000 + 5000 - 700
+    removed = keep_within(home, budget_bytes, reserve_bytes=5000)
+    assert [file.worth for file in removed][:2] == [Worth.DAMAGED, Worth.ROUND]
+    assert total_bytes() + 5000 <= budget_bytes
+    assert round_files(home)[-1].version == 5, "the oldest rounds went"
+    keep_within(home, 0, reserve_bytes=5000)
+    assert home.checkpoint_path.exists()
+    assert home.manifest_path.exists()
+
+
+def test_a_budget_below_what_the_last_state_takes_is_refused_with_what_is_needed(home: Home) -> None:
+    plan, owned = SlicePlan.of(home.run.model, home.run.slicing), frozenset([ZERO, SliceId("common")])
+    needed = least_bytes(plan, owned)
+    check_budget(None, plan, owned)
+    check_budget(needed, plan, owned)
+    with pytest.raises(UsageError, match=r"disk_gb = .* is too small: with slices 0, common .* needs"):
+        check_budget(needed - 1, plan, owned)
+    assert least_bytes(plan, frozenset([ZERO])) < needed
