@@ -41,6 +41,9 @@ def bootstrap(
     relay_places: Annotated[
         int, typer.Option(min=1, help="Peers that can be reached through the relay at once.")
     ] = RelayLimits().reservations,
+    drain: Annotated[
+        bool, typer.Option("--drain", help="Start nothing: have the node of --home end once it carries nothing.")
+    ] = False,
     run: Annotated[
         Path | None, typer.Option(help="A run's manifest: handed to newcomers, and watched for the status page.")
     ] = None,
@@ -54,6 +57,12 @@ def bootstrap(
     """
     from p2ptrain.node.home import FolderLock
 
+    if drain:
+        with quiet_imports():
+            from p2ptrain.node.bootstrap import ask_to_drain
+        pid = ask_to_drain(home or data_folder() / "bootstrap")
+        typer.echo(f"process {pid} takes no new connections, and ends within a minute")
+        return
     page = host_and_port("--status", status, example="127.0.0.1:8080") if status else None
     source = read_run(str(run)) if run else None
     with quiet_imports():

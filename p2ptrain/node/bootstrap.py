@@ -7,13 +7,17 @@ seconds, and can show what it sees on a status page.
 
 import asyncio
 import contextlib
+import os
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from p2ptrain.config.schema import NetworkConfig, RelayLimits
+from p2ptrain.errors import HomeError
 from p2ptrain.identity.keys import load_or_create
 from p2ptrain.node.child_processes import die_with_parent_prefix
+from p2ptrain.node.home import FolderLock
 from p2ptrain.node.listening import listen_host
 from p2ptrain.node.manifest_exchange import serve_manifest
 from p2ptrain.node.run_watch import NodeStatus, WatchedRun, watch_run
@@ -21,6 +25,10 @@ from p2ptrain.node.status_server import start_status_server
 from p2ptrain.node.upload_probe import serve_upload
 from p2ptrain.swarm.directory import DhtDirectory, is_valid_record
 from p2ptrain.wire.libp2p import Libp2pNode, NodeOptions
+
+_DRAIN_S = 60.0
+"""Peers ask for their place every 5 s, and use another relay when they are refused; this is ample."""
+_DRAIN = signal.SIGUSR1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,6 +96,38 @@ async def run_bootstrap(
                 directory = DhtDirectory(node, identity, options.run.id)
                 saved = options.folder / "status.json"
                 tasks.append(group.create_task(watch_run(node, directory, options.run, status, saved)))
+            tasks.append(group.create_task(_drain_when_asked(node, stop)))
             await stop.wait()
             for task in tasks:
                 task.cancel()
+
+
+def ask_to_drain(folder: Path) -> int:
+    """Have the bootstrap node of a folder end as soon as it carries nothing, a minute later at most.
+
+    Returns:
+        Its process id.
+
+    Raises:
+        HomeError: no node of this folder is running.
+    """
+    try:
+        with FolderLock.acquire(folder):
+            pass
+    except HomeError:
+        pid = int((folder / "lock").read_text())
+        os.kill(pid, _DRAIN)
+        return pid
+    raise HomeError(f"no bootstrap node of {folder} is running; nothing to drain")
+
+
+async def _drain_when_asked(node: Libp2pNode, stop: asyncio.Event) -> None:
+    asked = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(_DRAIN, asked.set)
+    await asked.wait()
+    if node.relay:
+        node.relay.places.is_open = False
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_DRAIN_S):
+                await node.relay.is_idle.wait()
+    stop.set()

@@ -83,7 +83,7 @@ class Places:
 
     limits: RelayLimits
     is_open: bool = True
-    """False: those who have a place keep it, nobody gets one or renews it."""
+    """False: nobody gets or renews a place, and no circuit begins; those that are open go on."""
     held: dict[bytes, tuple[str, float]] = field(default_factory=dict)
     """By peer id: the address it came from, and the end of its reservation."""
 
@@ -115,6 +115,9 @@ class Relay:
         self.limits = limits
         self.places = Places(limits)
         self.usage = Usage()
+        self.is_idle = asyncio.Event()
+        """No circuit is open."""
+        self.is_idle.set()
         self._open_stop = open_stop
         self._addresses = list(addresses)
         self._circuits: Counter[bytes] = Counter()
@@ -169,11 +172,12 @@ class Relay:
     async def _connect(self, caller: bytes, callee: bytes, reader: Reader, writer: Writer) -> None:
         if not self.places.has(callee, clock.monotonic_s()):
             raise _Refused(NO_RESERVATION)
-        if self.usage.circuits >= self.limits.circuits:
+        if not self.places.is_open or self.usage.circuits >= self.limits.circuits:
             raise _Refused(RESOURCE_LIMIT_EXCEEDED)
         if max(self._circuits[caller], self._circuits[callee]) >= self.limits.circuits_per_peer:
             raise _Refused(RESOURCE_LIMIT_EXCEEDED)
         self.usage.circuits += 1
+        self.is_idle.clear()
         ends = Counter((caller, callee))
         self._circuits += ends
         try:
@@ -186,6 +190,8 @@ class Relay:
                 far_writer.close()
         finally:
             self.usage.circuits -= 1
+            if not self.usage.circuits:
+                self.is_idle.set()
             self._circuits -= ends
 
     async def _reach(self, caller: bytes, callee: bytes) -> tuple[Reader, Writer]:

@@ -98,3 +98,16 @@ def test_a_node_without_a_run_says_so_to_a_newcomer(tmp_path: Path) -> None:
     assert done.returncode == 2, done.stderr
     assert "knows the manifest of none" in done.stderr
     assert not (tmp_path / "p").exists()
+
+
+def test_drained_node_ends_by_itself(tmp_path: Path) -> None:
+    node = Node(tmp_path, run=False)
+    try:
+        drain = p2ptrain("bootstrap", "--drain", "--home", str(tmp_path / "boot"))
+        subprocess.run(drain, check=True, timeout=START_S)
+        eventually(lambda: node.child.exit_status() == 0, within_s=START_S, what="it ends once it carries nothing")
+        nobody = subprocess.run(drain, capture_output=True, text=True, timeout=START_S, check=False)
+        assert nobody.returncode != 0
+        assert "nothing to drain" in nobody.stderr
+    finally:
+        stop_children([node.child], grace_s=5.0)

@@ -179,6 +179,18 @@ def test_place_ends_unless_it_is_renewed() -> None:
     assert A not in places.held
 
 
+async def test_draining_relay_begins_no_circuit_and_is_idle_when_the_last_one_has_ended(net: Net) -> None:
+    await net.place(B)
+    await net.place(C)
+    _, a = await net.call(A, B)
+    assert not net.relay.is_idle.is_set()
+    net.relay.places.is_open = False
+    assert (await net.call(b"peer d", C))[0] == RESOURCE_LIMIT_EXCEEDED
+    assert not await net.place(b"peer d")
+    a.writer.close()
+    await net.relay.is_idle.wait()
+
+
 def test_closed_relay_gives_no_places_and_keeps_those_it_gave() -> None:
     places = Places(LIMITS)
     places.reserve(A, "192.0.2.1", 0.0)
