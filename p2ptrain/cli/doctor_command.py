@@ -1,6 +1,7 @@
 """``p2ptrain doctor``: what of this machine and its network works, and what to do about the rest."""
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -48,6 +49,8 @@ def doctor(
     """
     from p2ptrain.cli.processes import quiet_imports, run_loop
 
+    if re.fullmatch(r"cpu|mps|cuda(:\d+)?", device) is None:
+        raise UsageError(f"--device {device} is no device; choose cpu, cuda, cuda:1 and so on, or mps on an Apple GPU")
     config, run_id, bootstraps = _run_of(home, run, bootstrap or [])
     with quiet_imports():
         from p2ptrain.node.doctor import has_failed

@@ -46,7 +46,7 @@ def _link(scene: Scene, glyphs: Glyphs) -> Line:
     if link.word in ("still", "replay"):
         return [(f" {link.detail} ", "quiet")]
     style = "quiet" if link.word == "opening" else "trouble"
-    word = {"opening": "connecting", "lost": "not connected", "ended": "not running"}[link.word]
+    word = {"opening": link.detail or "connecting", "lost": "not connected", "ended": "not running"}[link.word]
     return [(f" {glyphs.lost} {word} ", style)]
 
 

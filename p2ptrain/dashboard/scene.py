@@ -55,7 +55,7 @@ class Link:
 
     word: LinkWord = "opening"
     detail: str = ""
-    """A sentence with the remedy when the link is not live."""
+    """A sentence with the remedy when the link is lost or ended; what is being done while it is opening."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

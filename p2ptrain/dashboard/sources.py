@@ -87,8 +87,13 @@ class HomeSource:
     async def _follow(self, inbox: Inbox) -> None:
         while True:
             self._read_facts(inbox)
+            read_bytes = 0
             while records := self._tail.new_records(_CHUNK_BYTES):
                 inbox.records([(self.mine, record) for record in records])
+                read_bytes += _CHUNK_BYTES
+                if not inbox.caught_up.is_set():
+                    percent = 100 * read_bytes / (read_bytes + self._tail.unread_bytes())
+                    inbox.link(Link(detail=f"reading its past, {percent:.0f} %"))
                 await asyncio.sleep(0)
             inbox.caught_up.set()
             pid = pid_in_lock(self._home / "lock")

@@ -183,6 +183,18 @@ async def test_home_is_followed_across_the_peers_restart(tmp_path: Path) -> None
         reading.cancel()
 
 
+async def test_how_much_of_a_long_past_is_read_is_told(tmp_path: Path) -> None:
+    write(tmp_path / "events.jsonl", records(8000))
+    source = HomeSource(tmp_path)
+    dashboard = Dashboard(source, None, [], Ui())
+    reading = asyncio.create_task(source.run(dashboard.inbox))
+    try:
+        await until(lambda: "reading its past" in dashboard.lines(80, 24, UNICODE)[0][-1][0])
+        await until(lambda: dashboard.link.word == "ended")
+    finally:
+        reading.cancel()
+
+
 async def test_replay_shows_the_end_and_scrubs(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
     write(path, records(101))

@@ -137,7 +137,7 @@ def test_this_processor_computes_the_known_result() -> None:
     finding = judge_step(measure_step("cpu"), KNOWN_LOSSES)
     assert finding.verdict == "ok", finding
     assert float(finding.evidence.split(", ")[-1].split()[0]) < 1e-5
-    assert judge_step(measure_step("no such device"), KNOWN_LOSSES).verdict == "fail"
+    assert judge_step(measure_step("cuda:63"), KNOWN_LOSSES).verdict == "fail"
 
 
 def test_packages_here_fit_and_are_named() -> None:
@@ -174,7 +174,7 @@ def test_doctor_without_network_ends_with_status_0_and_says_what_it_did_not_meas
 
 def test_doctor_ends_with_status_1_when_something_must_be_repaired(capsys) -> None:
     address = "/ip4/127.0.0.1/tcp/9/p2p/12D3KooWAXkmV83p8CnNiht3G2rriH1CYMgpxo8hXmuXruipXQ7N"
-    assert main(["doctor", "--device", "no such device", "--bootstrap", address]) == 1
+    assert main(["doctor", "--device", "cuda:63", "--bootstrap", address]) == 1
     printed = capsys.readouterr().out
     assert "127.0.0.1:9: " in printed
     assert "or train on the CPU" in printed
