@@ -11,6 +11,7 @@ from statistics import median
 from typing import Literal
 
 from p2ptrain.ids import PeerId, short
+from p2ptrain.wire.reach import Sighting
 
 STEP = "training step"
 """Name of the check whose failure keeps a peer from starting."""
@@ -340,29 +341,39 @@ def judge_bootstraps(dialled: Sequence[DialledBootstrap]) -> Finding:
     return Finding(check="bootstraps", verdict="ok", evidence=evidence)
 
 
-def judge_reach(addresses: Sequence[str], dialled_back: int | None, asked: int) -> Finding:
-    """Whether others can call this peer.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReachFacts:
+    """What others saw of the port at which the peer listens, or of one opened to ask, when none runs here."""
 
-    Args:
-        addresses: multiaddresses that the node knows itself by.
-        dialled_back: how many of those that were asked could call us; None when nobody can be asked.
-        asked: how many were.
-    """
-    if dialled_back is not None and asked:
-        evidence = f"{dialled_back} of {_count(asked, 'peer')} could call back"
-        if dialled_back:
-            return Finding(check="reach", verdict="ok", evidence=evidence)
-        return Finding(
-            check="reach",
-            verdict="warn",
-            evidence=evidence,
-            remedy="forward a TCP port on your router and start the peer with --port; training goes on meanwhile",
-        )
-    public = [address for address in addresses if _is_public(address)]
-    if not addresses:
+    port: int
+    is_peers: bool
+    """The running peer's own."""
+    sightings: Sequence[Sighting]
+    """Of the bootstraps that were asked to call back and answered."""
+
+
+def judge_reach(facts: ReachFacts | None) -> Finding:
+    """Whether others can call this peer; None: no node could be started."""
+    if facts is None:
         return not_measured("reach", "no node was started, so nobody could be asked")
-    kind = f"it has the public address {public[0]}" if public else "none of its addresses is public"
-    return not_measured("reach", f"no peer can be asked to call back; {kind}")
+    whose = "the running peer's" if facts.is_peers else "a newly opened"
+    if not facts.sightings:
+        return not_measured("reach", f"no bootstrap could be asked to call back {whose} port {facts.port}")
+    seen = ", ".join(sorted({sighting.ip for sighting in facts.sightings}))
+    reached = sum(sighting.could_dial for sighting in facts.sightings)
+    asked = _count(len(facts.sightings), "bootstrap")
+    evidence = f"{reached} of {asked} could call {whose} port {facts.port} at {seen}"
+    if reached:
+        return Finding(check="reach", verdict="ok", evidence=evidence)
+    remedy = f"forward TCP {facts.port} on your router, or let it through this machine's firewall"
+    if not facts.is_peers:
+        remedy = "forward a TCP port on your router, and start the peer with it as --port"
+    return Finding(
+        check="reach",
+        verdict="warn",
+        evidence=evidence,
+        remedy=f"{remedy}; training goes on meanwhile, by a relay if there is one",
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

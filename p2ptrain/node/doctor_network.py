@@ -17,7 +17,8 @@ from p2ptrain.config.schema import NetworkConfig, RunConfig
 from p2ptrain.errors import BlobUnavailable, NetworkSetupError, PeerUnreachable, WireError
 from p2ptrain.identity.keys import Identity
 from p2ptrain.ids import PeerId, RunId
-from p2ptrain.node.doctor import ClockOffset, DialledBootstrap, DirectoryFacts, LinkFacts
+from p2ptrain.node.doctor import ClockOffset, DialledBootstrap, DirectoryFacts, LinkFacts, ReachFacts
+from p2ptrain.node.doctor_probes import tcp_port
 from p2ptrain.node.passing_node import passing_node
 from p2ptrain.node.upload_probe import measure_upload
 from p2ptrain.swarm.directory import Claim, DhtDirectory
@@ -45,8 +46,7 @@ class NetworkFacts:
 
     names: Mapping[str, Sequence[str] | str]
     dialled: Sequence[DialledBootstrap]
-    addresses: Sequence[str] = ()
-    """Of a node started here."""
+    reach: ReachFacts | None = None
     directory: DirectoryFacts | None = None
     offsets: Sequence[ClockOffset] = ()
     versions: Mapping[PeerId, str] = field(default_factory=dict)
@@ -57,7 +57,13 @@ class NetworkFacts:
 
 
 async def examine_network(
-    network: NetworkConfig, run: RunConfig | None, run_id: RunId | None, own: PeerId | None, *, is_running: bool
+    network: NetworkConfig,
+    run: RunConfig | None,
+    run_id: RunId | None,
+    own: PeerId | None,
+    *,
+    is_running: bool,
+    peers_port: int | None,
 ) -> NetworkFacts:
     """Measure, in some ten seconds.
 
@@ -67,6 +73,7 @@ async def examine_network(
         run_id: of ``run``.
         own: the id of the home's peer, if it has one.
         is_running: whether that peer is running here.
+        peers_port: TCP, at which it listens; None when it does not run.
     """
     names = await _resolved(network.bootstraps)
     dialled = await asyncio.gather(*(_dial(address) for address in network.bootstraps))
@@ -75,7 +82,7 @@ async def examine_network(
         return facts
     try:
         async with passing_node(network, "doctor") as (first, identity), passing_node(network, "doctor") as (second, _):
-            facts = replace(facts, addresses=first.addresses)
+            facts = replace(facts, reach=await _ask_to_be_called(first, peers_port))
             facts = replace(facts, directory=await _store_and_find(first, identity, second))
             if run is not None and run_id is not None:
                 facts = await _ask_swarm(facts, second, identity, run_id, own, is_running=is_running)
@@ -118,6 +125,13 @@ async def _dial(address: str) -> DialledBootstrap:
         return DialledBootstrap(address=f"{host}:{port}", seconds=None, error=reason)
     writer.close()
     return DialledBootstrap(address=f"{host}:{port}", seconds=clock.monotonic_s() - started_s)
+
+
+async def _ask_to_be_called(node: Libp2pNode, peers_port: int | None) -> ReachFacts | None:
+    port = peers_port or tcp_port(node.addresses)
+    if port is None:
+        return None
+    return ReachFacts(port=port, is_peers=peers_port is not None, sightings=await node.seen_by_bootstraps(port))
 
 
 async def _store_and_find(first: Libp2pNode, identity: Identity, second: Libp2pNode) -> DirectoryFacts:

@@ -7,12 +7,13 @@ import contextlib
 import fcntl
 import os
 import shutil
+from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 
 from p2ptrain import clock
 from p2ptrain.config.schema import InnerConfig, ModelConfig, OuterConfig, RunConfig, SlicingConfig
-from p2ptrain.errors import DoesNotFit, IdentityError, NonFiniteUpdate
+from p2ptrain.errors import ControlError, DoesNotFit, IdentityError, NonFiniteUpdate, NoPeerRunning
 from p2ptrain.ids import COMMON, Digest, PeerId, SliceId, Version
 from p2ptrain.node.doctor import (
     DiskFacts,
@@ -25,6 +26,7 @@ from p2ptrain.node.doctor import (
     judge_step,
     judge_versions,
 )
+from p2ptrain.wire.reach import is_relayed
 
 KNOWN_LOSSES = (5.576097, 5.444674, 5.522793)
 """Of the tiny step's inner steps, in nats; measured on a CPU with and without AVX2, which agree to 1e-6."""
@@ -185,6 +187,27 @@ def measure_identity(home: Path) -> IdentityFacts:
     except (IdentityError, OSError) as error:
         return IdentityFacts(peer=None, holder=None, answers_elsewhere=None, error=str(error))
     return IdentityFacts(peer=peer, holder=lock_holder(home), answers_elsewhere=None)
+
+
+def listening_port(home: Path) -> int | None:
+    """TCP port of the peer that runs in ``home``, as it says itself; None when none does."""
+    from p2ptrain.control.address import target_of_home
+    from p2ptrain.control.client import ControlClient
+
+    try:
+        with ControlClient(target_of_home(home)) as client:
+            return tcp_port(client.status().network.addresses)
+    except (NoPeerRunning, ControlError):
+        return None
+
+
+def tcp_port(addresses: Iterable[str]) -> int | None:
+    """Of the first multiaddress that has one and leads through no relay."""
+    for address in addresses:
+        parts = address.split("/")
+        if len(parts) > 4 and parts[3] == "tcp" and parts[4].isdecimal() and not is_relayed(address):
+            return int(parts[4])
+    return None
 
 
 def lock_holder(home: Path) -> int | None:

@@ -31,12 +31,15 @@ async def examine(patient: Patient) -> list[Finding]:
         reason = "no bootstrap is given; add --bootstrap ADDRESS"
         return [*findings, *(doctor.not_measured(check, reason) for check in ("directory", "reach", "link"))]
     identity = doctor_probes.measure_identity(patient.home) if patient.home is not None else None
+    # In a thread: the peer that answers may be in this very event loop.
+    peers_port = await asyncio.to_thread(doctor_probes.listening_port, patient.home) if patient.home else None
     facts = await examine_network(
         NetworkConfig(bootstraps=patient.bootstraps),
         patient.run,
         patient.run_id,
         identity.peer if identity is not None else None,
         is_running=identity is not None and identity.holder is not None,
+        peers_port=peers_port,
     )
     return [*_with_network(findings, patient, facts), await examine_router(patient.bootstraps)]
 
@@ -81,6 +84,6 @@ def _with_network(findings: list[Finding], patient: Patient, facts: NetworkFacts
         doctor.judge_names(facts.names),
         doctor.judge_bootstraps(facts.dialled),
         directory,
-        doctor.judge_reach(facts.addresses, None, 0),
+        doctor.judge_reach(facts.reach),
         doctor.judge_link(facts.link),
     ]

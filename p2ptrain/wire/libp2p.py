@@ -288,6 +288,10 @@ class Libp2pNode:
         sightings = await _sightings(self._p2p, self._options)
         return judged(_own_ips(), self._options.port, sightings, self.reach.way) if sightings else None
 
+    async def seen_by_bootstraps(self, port: int) -> list[Sighting]:
+        """What the bootstraps that answer see of this machine, and whether they can call ``port`` on it."""
+        return await _sightings(self._p2p, replace(self._options, port=port))
+
     async def change_reach(self, reach: Reach) -> None:
         """Be reached in another way: p2pd starts anew, connections break, and calls that are under way fail.
 

@@ -19,6 +19,7 @@ from p2ptrain.node.doctor import (
     IdentityFacts,
     LinkFacts,
     MemoryFacts,
+    ReachFacts,
     StepFacts,
     has_failed,
     judge_bootstraps,
@@ -42,9 +43,11 @@ from p2ptrain.node.doctor_probes import (
     measure_disk,
     measure_identity,
     measure_step,
+    tcp_port,
     version_conflicts,
 )
 from p2ptrain.node.home import FolderLock
+from p2ptrain.wire.reach import Sighting
 
 ME, OTHER = PeerId("12D3KooWxxxxxxxxaaaaaa"), PeerId("12D3KooWxxxxxxxxbbbbbb")
 MEMORY = MemoryFacts(device="cpu", free_bytes=2 << 30, needed_bytes=None, reason="2 of 2 slices")
@@ -53,6 +56,11 @@ STORED = DirectoryFacts(is_stored=True, is_found=True, seconds=0.2, is_own_claim
 
 def offsets(*ahead_s: float, uncertainty_s: float = 0.05) -> list[ClockOffset]:
     return [ClockOffset(peer=OTHER, ahead_s=ahead, uncertainty_s=uncertainty_s) for ahead in ahead_s]
+
+
+def called_back(*could_dial: bool) -> ReachFacts:
+    sightings = [Sighting(by=OTHER, ip="8.8.8.8", port=9, could_dial=could) for could in could_dial]
+    return ReachFacts(port=4001, is_peers=True, sightings=sightings)
 
 
 @pytest.mark.parametrize(
@@ -107,10 +115,19 @@ def offsets(*ahead_s: float, uncertainty_s: float = 0.05) -> list[ClockOffset]:
             "warn",
             "1 of 2",
         ),
-        (judge_reach(["/ip4/8.8.8.8/tcp/1"], None, 0), "not measured", "public address /ip4/8.8.8.8"),
-        (judge_reach(["/ip4/192.168.1.2/tcp/1"], None, 0), "not measured", "none of its addresses is public"),
-        (judge_reach([], 2, 3), "ok", "2 of 3 peers"),
-        (judge_reach([], 0, 3), "warn", "0 of 3 peers"),
+        (judge_reach(None), "not measured", "no node was started"),
+        (
+            judge_reach(called_back()),
+            "not measured",
+            "no bootstrap could be asked to call back the running peer's port",
+        ),
+        (
+            judge_reach(called_back(True, False)),
+            "ok",
+            "1 of 2 bootstraps could call the running peer's port 4001 at 8.8.8.8",
+        ),
+        (judge_reach(called_back(False)), "warn", "0 of 1 bootstrap could call"),
+        (judge_reach(replace(called_back(True), is_peers=False)), "ok", "could call a newly opened port"),
         (judge_directory(STORED), "ok", "found by another node in 0.2 s"),
         (judge_directory(replace(STORED, is_own_claim_seen=True)), "ok", "seen from outside"),
         (judge_directory(replace(STORED, is_own_claim_seen=False)), "fail", "not seen from outside"),
@@ -178,3 +195,15 @@ def test_doctor_ends_with_status_1_when_something_must_be_repaired(capsys) -> No
     printed = capsys.readouterr().out
     assert "127.0.0.1:9: " in printed
     assert "or train on the CPU" in printed
+
+
+@pytest.mark.parametrize(
+    ("addresses", "port"),
+    [
+        (["/ip4/10.0.0.1/tcp/4001/p2p/x"], 4001),
+        (["/ip4/1.2.3.4/tcp/5/p2p/relay/p2p-circuit/p2p/x", "/ip6/::1/tcp/7"], 7),
+        (["/ip4/10.0.0.1/udp/4001", "nonsense"], None),
+    ],
+)
+def test_port_is_that_of_an_address_that_leads_straight_to_us(addresses: list[str], port: int | None) -> None:
+    assert tcp_port(addresses) == port
