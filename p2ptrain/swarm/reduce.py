@@ -10,6 +10,8 @@ from p2ptrain.ids import PeerId
 from p2ptrain.wire.codec import Float32
 from p2ptrain.wire.messages import Contribution
 
+_SLOWEST_MBPS, _FASTEST_MBPS = 1e-3, 1e6
+"""Between these an announced uplink is believed; numbers far outside would leave no finite shares."""
 _MOST_UPLINK_RATIO = 64.0
 """Between the fastest and the slowest uplink that is planned with: announcements are believed, within reason."""
 
@@ -53,7 +55,10 @@ def share_parts(num_parts: int, uplinks: Mapping[PeerId, float]) -> tuple[PeerId
         One peer a part, each peer's spread over the slice.
     """
     peers = sorted(uplinks)
-    known = [uplink for uplink in uplinks.values() if uplink > 0]
+    uplinks = {
+        peer: min(max(uplink, _SLOWEST_MBPS), _FASTEST_MBPS) if uplink else 0.0 for peer, uplink in uplinks.items()
+    }
+    known = [uplink for uplink in uplinks.values() if uplink]
     if not known or len(peers) <= 2:
         shares = dict.fromkeys(peers, 1 / len(peers))
     else:

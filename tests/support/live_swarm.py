@@ -17,7 +17,7 @@ from p2ptrain.events import Event, PeerStarted, Record, RoundCommitted, StateCha
 from p2ptrain.ids import PeerId, SliceId
 from p2ptrain.node.child_processes import Child, start_child, stop_children
 
-START_S = 40.0
+START_S = 60.0
 """A peer is up in 5 s on 2 idle cores, 4 of them imports; several start at once, and machines are shared."""
 _E = TypeVar("_E", bound=Event)
 

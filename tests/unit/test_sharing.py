@@ -3,7 +3,7 @@
 from collections import Counter
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from p2ptrain.ids import Digest, PeerId
@@ -45,7 +45,9 @@ def test_an_unknown_uplink_counts_as_the_usual_one() -> None:
     assert Counter(share_parts(300, {A: 20.0, B: 0.0, C: 20.0})) == {A: 100, B: 100, C: 100}
 
 
-@given(st.integers(1, 200), st.dictionaries(st.integers(0, 99), st.floats(0, 1e9), min_size=1, max_size=12))
+@given(st.integers(1, 200), st.dictionaries(st.integers(0, 99), st.floats(0, 1.7e308), min_size=1, max_size=12))
+@example(10, {0: 2.2e-311, 1: 5e-324, 2: 0.0})
+@example(10, {0: 1.7e308, 1: 1.7e308, 2: 1.0})
 def test_every_part_has_one_reducer_whatever_is_announced(num_parts: int, announced: dict[int, float]) -> None:
     uplinks = {PeerId(str(number)): uplink for number, uplink in announced.items()}
     reducers = share_parts(num_parts, uplinks)
