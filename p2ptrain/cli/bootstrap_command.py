@@ -58,8 +58,8 @@ def bootstrap(
     from p2ptrain.node.home import FolderLock
 
     if drain:
-        with quiet_imports():
-            from p2ptrain.node.bootstrap import ask_to_drain
+        from p2ptrain.node.draining import ask_to_drain
+
         pid = ask_to_drain(home or data_folder() / "bootstrap")
         typer.echo(f"process {pid} takes no new connections, and ends within a minute")
         return

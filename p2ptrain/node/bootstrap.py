@@ -7,17 +7,14 @@ seconds, and can show what it sees on a status page.
 
 import asyncio
 import contextlib
-import os
-import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from p2ptrain.config.schema import NetworkConfig, RelayLimits
-from p2ptrain.errors import HomeError
 from p2ptrain.identity.keys import load_or_create
 from p2ptrain.node.child_processes import die_with_parent_prefix
-from p2ptrain.node.home import FolderLock
+from p2ptrain.node.draining import DRAIN
 from p2ptrain.node.listening import listen_host
 from p2ptrain.node.manifest_exchange import serve_manifest
 from p2ptrain.node.run_watch import NodeStatus, WatchedRun, watch_run
@@ -28,7 +25,6 @@ from p2ptrain.wire.libp2p import Libp2pNode, NodeOptions
 
 _DRAIN_S = 60.0
 """Peers ask for their place every 5 s, and use another relay when they are refused; this is ample."""
-_DRAIN = signal.SIGUSR1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -102,28 +98,9 @@ async def run_bootstrap(
                 task.cancel()
 
 
-def ask_to_drain(folder: Path) -> int:
-    """Have the bootstrap node of a folder end as soon as it carries nothing, a minute later at most.
-
-    Returns:
-        Its process id.
-
-    Raises:
-        HomeError: no node of this folder is running.
-    """
-    try:
-        with FolderLock.acquire(folder):
-            pass
-    except HomeError:
-        pid = int((folder / "lock").read_text())
-        os.kill(pid, _DRAIN)
-        return pid
-    raise HomeError(f"no bootstrap node of {folder} is running; nothing to drain")
-
-
 async def _drain_when_asked(node: Libp2pNode, stop: asyncio.Event) -> None:
     asked = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(_DRAIN, asked.set)
+    asyncio.get_running_loop().add_signal_handler(DRAIN, asked.set)
     await asked.wait()
     if node.relay:
         node.relay.places.is_open = False
