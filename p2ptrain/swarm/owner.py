@@ -100,7 +100,7 @@ class SliceOwner:
         self._serve_state()
         if accepted:
             for average in past.averages:
-                context.blobs.store.hold(self._round_label, average)
+                context.blobs.store.hold(self._vote_label, average)
 
     @property
     def situation(self) -> SliceSituation:
@@ -262,6 +262,9 @@ class SliceOwner:
             case rounds.SignVote(ballot, value):
                 assert self._staged is not None
                 assert self._staged[0] == value.results
+                # The round may be void and this value be proposed again: its averages stay until a version is decided.
+                for result in value.results:
+                    self._context.blobs.store.keep(self._vote_label, result.average.sha256)
                 self._spawn(self._vote(ballot, value, self._staged[2]))
             case rounds.Commit(certificate):
                 self._commit(certificate)
@@ -442,6 +445,7 @@ class SliceOwner:
         self.loss_nats = certificate.value.loss_nats
         self.history.add(certificate, blobs)
         self._serve_state()
+        self._context.blobs.store.release(self._vote_label)
         self._staged = None
         self._computed.clear()
         self._context.listener.slice_moved(self.slice)
@@ -494,3 +498,7 @@ class SliceOwner:
     @property
     def _round_label(self) -> str:
         return f"slice {self.slice} round"
+
+    @property
+    def _vote_label(self) -> str:
+        return f"slice {self.slice} vote"

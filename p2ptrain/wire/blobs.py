@@ -64,6 +64,11 @@ class BlobStore:
         self._labels.setdefault(ref.sha256, set()).add(label)
         return ref
 
+    def keep(self, label: str, sha256: Digest) -> None:
+        """Hold a blob that is here under one more label."""
+        if sha256 in self._labels:
+            self._labels[sha256].add(label)
+
     def get(self, sha256: Digest) -> memoryview | None:
         """The blob's bytes, if they are here."""
         return self._data.get(sha256)

@@ -150,3 +150,19 @@ def test_running_swarm_does_not_notice_that_the_bootstrap_died(tmp_path: Path) -
         eventually(still_together, within_s=RECOVERY_S, what="a and b average on")
         assert a.committed("0")[-1].epoch == 1
         swarm.assert_same_digests()
+
+
+def test_what_was_voted_for_can_be_fetched_after_its_round_was_void(tmp_path: Path) -> None:
+    with LiveSwarm(tmp_path, slices=1) as swarm:
+        stays, returns = swarm.start_peer("stays", "0"), swarm.start_peer("returns", "0")
+        stays.wait_for_version("0", 3, within_s=START_S)
+        slice_id, version = kill_in_the_middle_of("voting", returns)
+
+        def is_settled() -> bool:
+            committed = any(event.version >= version for event in stays.committed(slice_id))
+            return committed or any(e.slice == slice_id and e.version >= version for e in stays.events(RoundVoid))
+
+        eventually(is_settled, within_s=60.0, what=f"the other gives v{version} of slice {slice_id} up\n{stays.log()}")
+        again = swarm.start_peer("again", "0", home=returns.home)
+        again.wait_for_version(slice_id, version + 3, within_s=2 * START_S)
+        swarm.assert_same_digests()

@@ -22,6 +22,17 @@ def test_a_blob_stays_until_its_last_label_is_released() -> None:
     assert store.get(ref.sha256) is None
 
 
+def test_a_blob_that_is_here_can_be_kept_under_one_more_label() -> None:
+    store = BlobStore()
+    ref = store.hold("round", b"abc")
+    store.keep("vote", ref.sha256)
+    store.release("round")
+    assert store.get(ref.sha256) == b"abc"
+    store.release("vote")
+    store.keep("vote", ref.sha256)
+    assert store.get(ref.sha256) is None, "what is gone is not brought back"
+
+
 def test_releasing_a_label_drops_all_that_it_alone_held_and_nothing_else() -> None:
     store = BlobStore()
     first, second, other = store.hold("round", b"1"), store.hold("round", b"2"), store.hold("state", b"3")
