@@ -61,17 +61,10 @@ def test_a_virtual_peer_without_a_slice_computes_with_it_as_a_real_one_does(tmp_
 
 
 def _real_run(folder: Path, owned: Mapping[str, str], rounds: int) -> list[LivePeer]:
-    swarm = LiveSwarm(folder)
-    text = swarm.manifest.read_text()
-    changes = {
-        "rounds = 1000 ": f"rounds = {rounds} ",
-        "steps = 4 ": f"steps = {INNER_STEPS} ",
-        "gather_timeout_s = 6": "gather_timeout_s = 60",
-    }
-    for before, after in changes.items():
-        assert text.count(before) == 1
-        text = text.replace(before, after)
-    swarm.manifest.write_text(text)
+    swarm = LiveSwarm(folder, rounds=rounds, inner_steps=INNER_STEPS)
+    text, patience = swarm.manifest.read_text(), "gather_timeout_s = 6"
+    assert text.count(patience) == 1
+    swarm.manifest.write_text(text.replace(patience, f"{patience}0"))
     with swarm:
         peers = [swarm.start_peer(name, slices) for name, slices in owned.items()]
 
