@@ -1,11 +1,15 @@
 """Bringing the authority's guest list to the directory, from a machine that takes no part in the run."""
 
+import asyncio
 from collections.abc import Sequence
 
 from p2ptrain.config.schema import NetworkConfig
 from p2ptrain.ids import PeerId, RunId
 from p2ptrain.node.passing_node import passing_node
 from p2ptrain.swarm.guests import DhtGuestRecords
+
+_ATTEMPTS = 5
+_PAUSE_S = 2.0
 
 
 async def publish_guests(run: RunId, signer: PeerId, packed: bytes, bootstraps: Sequence[str]) -> bool:
@@ -17,5 +21,11 @@ async def publish_guests(run: RunId, signer: PeerId, packed: bytes, bootstraps: 
     network = NetworkConfig(bootstraps=tuple(bootstraps))
     async with passing_node(network, "authority") as (node, _):
         records = DhtGuestRecords(node)
-        # Storing says True too easily; what can be read back somebody else keeps.
-        return await records.publish(run, signer, packed) and packed in await records.find(run)
+        # Storing says True too easily; what can be read back somebody else keeps. While a node that has just left is
+        # still asked, either can fail.
+        for attempt in range(_ATTEMPTS):
+            if attempt:
+                await asyncio.sleep(_PAUSE_S)
+            if await records.publish(run, signer, packed) and packed in await records.find(run):
+                return True
+        return False

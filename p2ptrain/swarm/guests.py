@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from p2ptrain.swarm.directory import Claim, Directory
 
 GUESTS_LEASE_S = 600.0
+_RENEWED_LEASE_S = 540.0
+"""Shorter, since the DHT keeps what expires last: a list renewed by who has not heard of a newer one yet must lose."""
 _RENEW_EVERY_S = 150.0
 _LOOK_EVERY_S = 10.0
 
@@ -26,8 +28,8 @@ _LOOK_EVERY_S = 10.0
 class GuestRecords(Protocol):
     """Where guest lists are kept: the DHT."""
 
-    async def publish(self, run: RunId, signer: PeerId, packed: bytes) -> bool:
-        """Keep the list for ``GUESTS_LEASE_S``; False when nobody took it."""
+    async def publish(self, run: RunId, signer: PeerId, packed: bytes, lease_s: float = GUESTS_LEASE_S) -> bool:
+        """Keep the list for so long; False when nobody took it."""
 
     async def find(self, run: RunId) -> list[bytes]:
         """All lists that somebody keeps; whether their signers have a say is not checked."""
@@ -39,9 +41,9 @@ class DhtGuestRecords:
     def __init__(self, node: Libp2pNode) -> None:
         self._node = node
 
-    async def publish(self, run: RunId, signer: PeerId, packed: bytes) -> bool:
-        """Keep the list for ``GUESTS_LEASE_S``; False when nobody took it."""
-        expires_s = clock.wall_s() + GUESTS_LEASE_S
+    async def publish(self, run: RunId, signer: PeerId, packed: bytes, lease_s: float = GUESTS_LEASE_S) -> bool:
+        """Keep the list for so long; False when nobody took it."""
+        expires_s = clock.wall_s() + lease_s
         return await self._node.store(_record_name(run), subkey=signer, value=packed, expires_s=expires_s)
 
     async def find(self, run: RunId) -> list[bytes]:
@@ -127,7 +129,8 @@ class GuardedDirectory:
                 self._on_news(packed)
         if self._door.packed and now_s > self._renewed_s + _RENEW_EVERY_S:
             self._renewed_s = now_s
-            await self._records.publish(self._run, PeerId(self._door.authority), self._door.packed)
+            authority, packed = PeerId(self._door.authority), self._door.packed
+            await self._records.publish(self._run, authority, packed, _RENEWED_LEASE_S)
 
 
 def _record_name(run: RunId) -> str:

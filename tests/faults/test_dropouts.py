@@ -10,6 +10,7 @@ import pytest
 from p2ptrain.events import (
     Evaluated,
     Event,
+    PeerStarted,
     RoundCommitted,
     RoundStage,
     RoundVoid,
@@ -162,6 +163,8 @@ def test_what_was_voted_for_can_be_fetched_after_its_round_was_void(tmp_path: Pa
     with LiveSwarm(tmp_path, slices=1) as swarm:
         stays, returns = swarm.start_peer("stays", "0"), swarm.start_peer("returns", "0")
         stays.wait_for_version("0", 3, within_s=START_S)
+        address = stays.events(PeerStarted)[0].addresses[0]
+        swarm.children[0].kill()  # whoever hears nobody waits long before it goes on alone (decision 0013)
         # The one that stays is the proposer: it votes for what it proposes, and the other's vote never comes.
         turn = sorted([stays.id, returns.id]).index(stays.id)
         slice_id, version = kill_in_the_middle_of("reducing", returns, lambda version: version % 2 == turn)
@@ -171,6 +174,6 @@ def test_what_was_voted_for_can_be_fetched_after_its_round_was_void(tmp_path: Pa
             return committed or any(e.slice == slice_id and e.version >= version for e in stays.events(RoundVoid))
 
         eventually(is_settled, within_s=60.0, what=f"the other gives v{version} of slice {slice_id} up\n{stays.log()}")
-        again = swarm.start_peer("again", "0", home=returns.home)
+        again = swarm.start_peer("again", "0", "--bootstrap", address, home=returns.home)
         again.wait_for_version(slice_id, version + 3, within_s=2 * START_S)
         swarm.assert_same_digests()
