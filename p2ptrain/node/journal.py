@@ -24,9 +24,10 @@ _TAIL_BYTES = 1 << 16
 class Journal:
     """A sink for ``EventBus`` that appends each record to a file before it returns.
 
-    A killed process loses nothing that it had recorded, a power cut perhaps the last seconds (no fsync: the journal is
-    not state). A disk that is full costs records and never the process: whoever watches sees the gap in the sequence
-    numbers. A file that has become large is renamed, after its last record's number, and a new one begun.
+    A killed process loses at most the record that it was writing, a power cut perhaps the last seconds (no fsync: the
+    journal is not state); a line cut off by either is removed when the file is opened again. A disk that is full costs
+    records and never the process: whoever watches sees the gap in the sequence numbers. A file that has become large is
+    renamed, after its last record's number, and a new one begun.
 
     Args:
         path: the file that is written; older ones lie beside it, see ``journal_files``.
@@ -49,7 +50,8 @@ class Journal:
         """Append ``record``."""
         line = record.to_json().encode() + b"\n"
         try:
-            # One system call, so that a kill leaves the whole line or nothing, and readers see it at once.
+            # One system call, so that readers see the line at once. A kill can still cut it at a page boundary: Linux
+            # looks for a fatal signal between the pages of a write.
             written = os.write(self._fd, line)
         except OSError as error:
             self._lose(str(error.strerror))
