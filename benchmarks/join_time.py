@@ -124,7 +124,8 @@ def measure(folder: Path, mbps: float, preset: str) -> dict[str, float]:
         me = wait_for(lambda: newcomer.of(PeerStarted), "the newcomer listens")[0].event.peer
 
         def contributed() -> list[Record]:
-            return [r for r in newcomer.of(RoundCommitted) if r.event.slice == "0" and me in r.event.contributors]
+            commits = (record for donor in donors for record in donor.of(RoundCommitted))
+            return [r for r in commits if r.event.slice == "0" and me in r.event.contributors]
 
         first = wait_for(contributed, "its work is in a commit")[0]
         began_s = next(r.time_s for r in newcomer.of(StateChanged) if r.event.reason.startswith("fetching"))

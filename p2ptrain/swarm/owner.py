@@ -93,7 +93,6 @@ class SliceOwner:
         self._residual: Float32 = np.zeros(context.numel[slice_id], np.float32)
         """What encoding rounded away from our contributions so far; added to the next one (error feedback)."""
         self._pending: _Pending | None = None
-        self._held: rounds.CutOff | None = None
         self._catching_up = False
         self._one_vote_at_a_time = asyncio.Lock()
         self._served = ServedState(context.blobs.store, slice_id)
@@ -145,7 +144,7 @@ class SliceOwner:
             BadRecord: it carries a vote or certificate that does not verify; the message is dropped.
             BadMessage: it cannot be about this slice.
         """
-        check_plausible(message, len(self._context.bounds(self.slice)))
+        check_plausible(message, len(self._context.bounds(self.slice)), self._context.exchange.max_owners)
         if sender not in self._context.claims and sender not in self._state.ballot.members:
             # Nothing that a stranger says is kept. If it is ahead of us, we still want to know.
             message = replace(message, ballot=replace(message.ballot, members=()))
@@ -191,8 +190,7 @@ class SliceOwner:
             uplink_mbps = self._context.node.uplink_mbps
             contribution = Contribution(self._context.me, tokens, loss_nats, refs, uplink_mbps)
             self._pending = _Pending(clock.monotonic_s(), sent)
-        self._held = rounds.CutOff(contribution)
-        self._release_cut_off()
+        self._queue.put_nowait(rounds.CutOff(contribution))
 
     @property
     def is_averaging(self) -> bool:
@@ -203,7 +201,7 @@ class SliceOwner:
     def can_stop(self) -> bool:
         """Whether this peer owes the slice nothing: no round is open, and no vote of ours waits for its certificate."""
         s = self._state
-        return s.stage is rounds.Stage.IDLE and not self.is_averaging and self._held is None and s.accepted is None
+        return s.stage is rounds.Stage.IDLE and not self.is_averaging and s.accepted is None
 
     @property
     def owners(self) -> tuple[PeerId, ...]:
@@ -236,13 +234,6 @@ class SliceOwner:
                 self._carry_out(command)
             except StorageError:  # as in ``_vote``
                 is_mute = True
-        self._release_cut_off()
-
-    def _release_cut_off(self) -> None:
-        """A newcomer's contribution waits until it is a member: by the others' next commit, or when they are gone."""
-        if self._held and self._context.me in self._state.ballot.members:
-            self._queue.put_nowait(self._held)
-            self._held = None
 
     def _carry_out(self, command: rounds.Command) -> None:
         match command:
@@ -388,12 +379,16 @@ class SliceOwner:
 
     def _commit(self, certificate: Certificate) -> None:
         assert self._staged is not None
-        value = certificate.value
         results, staged, averages = self._staged
-        assert (results, staged.owned.digest) == (value.results, value.digest)
-        started_s = self._pending.started_s if self._pending else clock.monotonic_s()
+        assert (results, staged.owned.digest) == (certificate.value.results, certificate.value.digest)
         self._keep_what_was_rounded_away(certificate)
         self._move(certificate, Replica(certificate, staged.published, staged.owned), [*averages, staged.update])
+        self._tell_of_commit(certificate)
+        self._context.caller.announce(self.slice)
+        self._settle()
+
+    def _tell_of_commit(self, certificate: Certificate) -> None:
+        value, now_s = certificate.value, clock.monotonic_s()
         self._context.events.emit(
             RoundCommitted(
                 slice=self.slice,
@@ -404,11 +399,9 @@ class SliceOwner:
                 contributors=[c.peer for c in value.contributions],
                 owners=list(value.owners),
                 tokens=sum(c.tokens for c in value.contributions),
-                seconds=clock.monotonic_s() - started_s,
+                seconds=now_s - self._pending.started_s if self._pending else 0.0,
             )
         )
-        self._context.caller.announce(self.slice)
-        self._settle()
 
     def _keep_what_was_rounded_away(self, certificate: Certificate) -> None:
         """The codec's error is not lost: see ``error_feedback``."""
@@ -432,7 +425,12 @@ class SliceOwner:
         # The machine may have committed the same meanwhile.
         steps = [step for step in steps if rounds.Head.of(step.certificate).outranks(head_of(self.replica))]
         for step in steps:
+            is_ours = self._pending is not None and step.certificate.value.previous == self._state.head.value_hash
+            if is_ours:  # a guest's, or one that the others committed without our vote
+                self._keep_what_was_rounded_away(step.certificate)
             self._move(step.certificate, step.replica, step.blobs)
+            if is_ours and any(c.peer == self._context.me for c in step.certificate.value.contributions):
+                self._tell_of_commit(step.certificate)
         if certificates and not steps and not rounds.Head.of(certificates[-1]).outranks(self._state.head):
             self._tell_head(peer)
         if steps:
@@ -470,7 +468,6 @@ class SliceOwner:
         """The round is over: nobody needs its contribution and averages any more, and training may go on."""
         self._context.blobs.store.release(self._contribution_label)
         self._context.blobs.store.release(self._round_label)
-        self._held = None
         if self._pending is not None:
             self._pending = None
             self._context.listener.round_settled(self.slice)

@@ -9,7 +9,7 @@ from p2ptrain.swarm.electorate import drawn
 from p2ptrain.swarm.reduce import share_parts
 from p2ptrain.swarm.round_events import Staged
 from p2ptrain.swarm.round_state import RoundState
-from p2ptrain.wire.messages import Plan, Ready, RoundMessage, Value
+from p2ptrain.wire.messages import Offer, Plan, Ready, RoundMessage, Value
 
 
 def binding_value(s: RoundState) -> Value | None:
@@ -24,9 +24,18 @@ def binding_value(s: RoundState) -> Value | None:
     return max(accepted, key=lambda a: a.ballot.order).value if accepted else None
 
 
+def guests(s: RoundState) -> frozenset[PeerId]:
+    """Who holds the slice and has no vote yet; where the group has room they contribute all the same."""
+    room = s.max_owners - len(s.ballot.members)
+    others = s.claims - {s.me, *s.ballot.members}
+    return frozenset(drawn(others, present=(), most=max(0, room), lot=s.head.value_hash or ""))
+
+
 def first_plan(s: RoundState) -> Plan | None:
     """Who contributes, and who reduces what; None when nobody contributes anything."""
-    contributions = tuple(r.contribution for _, r in sorted(s.ready.items()) if r.contribution)
+    given = {peer: ready.contribution for peer, ready in s.ready.items()}
+    given |= {guest: s.offers[guest] for guest in guests(s) & s.offers.keys()}
+    contributions = tuple(contribution for _, contribution in sorted(given.items()) if contribution)
     if not contributions:
         return None
     # One contribution of another length must not push the right ones out.
@@ -92,4 +101,4 @@ def is_staged(s: RoundState, value: Value) -> bool:
 def stands_on_a_rival(s: RoundState, message: RoundMessage) -> bool:
     """Whether who sent this holds another value of our version."""
     body = message.body
-    return message.version == s.version and isinstance(body, Ready) and body.previous != s.head.value_hash
+    return message.version == s.version and isinstance(body, Ready | Offer) and body.previous != s.head.value_hash

@@ -9,7 +9,7 @@ from p2ptrain.swarm.certificates import votes_needed
 from p2ptrain.swarm.deadlines import Deadline, StageDurations, adaptive_deadline
 from p2ptrain.swarm.electorate import drawn
 from p2ptrain.swarm.head import Head
-from p2ptrain.swarm.round_events import Heard, Staged
+from p2ptrain.swarm.round_events import CutOff, Heard, Staged
 from p2ptrain.wire.messages import Accepted, Ballot, Contribution, PartResult, Plan, Ready, Value, Vote
 
 MAX_OWNERS = 64
@@ -60,6 +60,12 @@ class RoundState:
     first_ready_s: float | None = None
     """When this ballot's first Ready was heard here: from then on its sender waits."""
     contribution: Contribution | None = None
+    held: CutOff | None = None
+    """As a guest: ours, until we have a vote or a version is decided."""
+    invited: frozenset[PeerId] = frozenset()
+    """Guests that our Ready asked for an offer, which the proposer waits for."""
+    offers: Mapping[PeerId, Contribution | None] = field(default_factory=dict)
+    """Of guests, for this version."""
     ready: Mapping[PeerId, Ready] = field(default_factory=dict)
     suspects: frozenset[PeerId] = frozenset()
     plan: Plan | None = None

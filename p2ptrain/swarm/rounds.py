@@ -16,6 +16,9 @@ proposer that dies costs one deadline. This needs a memory that outlives the pro
 before anybody hears of them. The members are the owners that the last certificate names. If a majority of them has no
 live claim any more, the peers that hold the slice and have one go on in a higher epoch.
 
+Whoever holds the slice and is not named yet is a *guest*: a member's ``Ready`` is sent to it as well and asks for an
+``Offer``, which is planned, reduced and weighed like a member's contribution. It has no vote until the commit names it.
+
 Nothing here reads a clock, a socket or an array: the edge (swarm/owner.py) carries commands out and reports events.
 """
 
@@ -29,6 +32,7 @@ from p2ptrain.swarm.head import Head
 from p2ptrain.swarm.proposing import (
     binding_value,
     first_plan,
+    guests,
     is_staged,
     missing_parts,
     plan_without,
@@ -71,6 +75,7 @@ from p2ptrain.wire.messages import (
     Certificate,
     Committed,
     Contribution,
+    Offer,
     PartResult,
     Plan,
     Propose,
@@ -156,6 +161,7 @@ def advance(state: RoundState, event: Event, now_s: float) -> tuple[RoundState, 
             turn.head_moved(head)
         case Tick():
             turn.tick()
+    turn.give_what_was_held()
     return turn.state, turn.commands
 
 
@@ -174,10 +180,18 @@ class _Turn:
         if s.stage is not Stage.IDLE:
             return
         if s.me not in s.ballot.members:
-            self._do(Void(s.version, s.ballot.attempt, "this peer becomes an owner with the next commit"))
+            self._set(held=CutOff(contribution))
+            self._offer(s.ballot.members)
             return
         self._set(contribution=contribution, attempts=1)
         self._promise()
+
+    def give_what_was_held(self) -> None:
+        """A guest has become a member, because the others are gone."""
+        s = self.state
+        if s.held and s.stage is Stage.IDLE and s.me in s.ballot.members:
+            self._set(held=None)
+            self.cut_off(s.held.contribution)
 
     def heard(self, sender: PeerId, message: RoundMessage) -> None:
         s = self.state
@@ -191,9 +205,16 @@ class _Turn:
             # It stands on a rival of our version, so its promise and contribution say nothing about ours. The ballots
             # of two branches need not have a member list, or even an order, in common: whoever notices must look.
             self._do(CatchUp(sender))
+        elif isinstance(message.body, Offer) and message.version == s.version:
+            self._heard_offer(sender, message.body)
         elif sender not in message.ballot.members or s.me not in message.ballot.members:
+            is_invitation = isinstance(message.body, Ready) and sender in message.ballot.members
             if message.version > s.version:
+                if is_invitation:
+                    self._keep_for_later(sender, message)
                 self._do(CatchUp(sender))
+            elif is_invitation:
+                self._heard_invitation(sender)
         elif message.version > s.version:
             self._keep_for_later(sender, message)
             self._do(CatchUp(sender))
@@ -215,6 +236,11 @@ class _Turn:
 
     def unreachable(self, peer: PeerId) -> None:
         s = self.state
+        if peer in s.invited:
+            self._set(invited=s.invited - {peer})
+            if s.stage is Stage.GATHERING:
+                self._plan_if_possible()
+            return
         if peer == s.me or peer in s.suspects or peer not in s.ballot.members or s.stage is Stage.IDLE:
             return
         self._suspect(peer, "its link is broken")
@@ -287,6 +313,7 @@ class _Turn:
             case Stage.GATHERING if s.proposer == s.me:
                 for peer in silent:
                     self._suspect(peer, f"was not ready {s.gather_limit.seconds:.1f} s after the first owner was")
+                self._set(invited=frozenset())
                 self._plan_if_possible()
                 if self.state.stage is Stage.GATHERING:
                     have, members = len(self.state.ready), len(s.ballot.members)
@@ -345,6 +372,23 @@ class _Turn:
         elif s.proposer == s.me and s.plan:
             self._send([sender], s.plan)
 
+    def _heard_offer(self, sender: PeerId, offer: Offer) -> None:
+        s = self.state
+        is_own = offer.contribution is None or offer.contribution.peer == sender
+        if is_own and sender in guests(s):
+            self._set(offers={**s.offers, sender: offer.contribution})
+            if s.stage is Stage.GATHERING:
+                self._plan_if_possible()
+
+    def _heard_invitation(self, member: PeerId) -> None:
+        """A round gathers without us."""
+        if self.state.me in self.state.ballot.members:
+            return  # not by what we know; whoever is right, the next look at the directory tells
+        if self.state.held:
+            self._offer([member])
+        else:
+            self._ask_cut_off()
+
     def _ask_cut_off(self) -> None:
         if not self.state.asked:
             self._set(asked=True)
@@ -355,7 +399,7 @@ class _Turn:
         s = self.state
         known = s.plan.revision if s.plan else -1
         members = set(s.ballot.members)
-        fits = {c.peer for c in plan.contributions} <= members and set(plan.reducers) <= members
+        fits = set(plan.reducers) <= members
         if sender != s.proposer or plan.revision <= known or s.stage is Stage.VOTING or not fits:
             return
         if sender == s.me:  # our own plans are followed where they are made; this is none of them
@@ -425,16 +469,18 @@ class _Turn:
             first_ready_s=first_ready_s,
             stage_began_s=first_ready_s,
             deadline_s=first_ready_s + limit.seconds + extra_s,
+            invited=guests(s),
         )
         self._do(Promise(s.version, s.ballot))
         self._enter("gathering", f"{len(self.state.ready)} of {len(s.ballot.members)} owners ready", limit)
-        self._send([m for m in s.ballot.members if m != s.me], ready)
+        self._send([*(m for m in s.ballot.members if m != s.me), *sorted(self.state.invited)], ready)
         self._plan_if_possible()
 
     def _plan_if_possible(self) -> None:
         """As the proposer: when every member is ready or given up, and a majority is ready, fix who contributes."""
         s = self.state
-        waiting = [m for m in s.ballot.members if m not in s.ready and m not in s.suspects and m in s.claims]
+        absent = {m for m in s.ballot.members if m not in s.ready and m not in s.suspects}
+        waiting = (absent | s.invited - s.offers.keys()) & s.claims
         if s.proposer != s.me or s.plan or waiting or len(s.ready) < s.needed or s.me not in s.ready:
             return
         value = binding_value(s)
@@ -602,6 +648,7 @@ class _Turn:
             asked=False,
             first_ready_s=None,
             ready={},
+            invited=frozenset(),
             plan=None,
             reduced={},
             reducing=frozenset(),
@@ -630,6 +677,12 @@ class _Turn:
     def _target_members(self) -> tuple[PeerId, ...]:
         s = self.state
         return membership(s.me, s.head, s.claims, s.max_owners, s.quorum)[1]
+
+    def _offer(self, to: Sequence[PeerId]) -> None:
+        """As a guest: have our contribution counted."""
+        s = self.state
+        if s.held:
+            self._send(to, Offer(s.held.contribution, s.head.value_hash))
 
     def _my_ready(self) -> Ready:
         return Ready(self.state.contribution, self.state.accepted, self.state.head.value_hash)

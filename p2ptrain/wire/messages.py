@@ -222,6 +222,16 @@ class Ready:
 
 
 @dataclass(frozen=True, slots=True)
+class Offer:
+    """A guest, who holds the slice but is no member yet, has reached the cut-off that a member's Ready asked for."""
+
+    contribution: Contribution | None
+    """None: has nothing to add."""
+    previous: Digest | None = None
+    """As in ``Ready``."""
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """The proposer's list: who contributes, and who reduces which part. A higher revision replaces dead reducers."""
 
@@ -252,7 +262,7 @@ class Committed:
     certificate: Certificate
 
 
-RoundBody = Ready | Plan | PartResult | Propose | CastVote | Committed
+RoundBody = Ready | Offer | Plan | PartResult | Propose | CastVote | Committed
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,6 +287,11 @@ class RoundMessage:
                     ready.accepted.ballot.CopyFrom(_ballot_to_pb(accepted.ballot))
                     ready.accepted.value = accepted.value.encode()
                 m.ready.CopyFrom(ready)
+            case Offer(contribution, previous):
+                offer = pb.Offer(previous_sha256=bytes.fromhex(previous or ""))
+                if contribution:
+                    offer.contribution.CopyFrom(_contribution_to_pb(contribution))
+                m.offer.CopyFrom(offer)
             case Plan(revision, contributions, reducers):
                 m.plan.CopyFrom(
                     pb.Plan(
@@ -313,6 +328,10 @@ class RoundMessage:
                 previous = _digest(r.previous_sha256) if r.previous_sha256 else None
                 contribution = _contribution_from_pb(r.contribution) if r.HasField("contribution") else None
                 body = Ready(contribution, accepted, previous)
+            case "offer":
+                o = m.offer
+                previous = _digest(o.previous_sha256) if o.previous_sha256 else None
+                body = Offer(_contribution_from_pb(o.contribution) if o.HasField("contribution") else None, previous)
             case "plan":
                 num_parts, num_contributions = len(m.plan.reducers), len(m.plan.contributions)
                 if num_parts > MAX_PARTS or num_contributions > MAX_MEMBERS:

@@ -35,15 +35,15 @@ def test_any_sequence_of_messages_is_survived(heard: list[tuple[str, RoundMessag
 
 def test_parts_and_names_that_the_slice_does_not_have_are_refused() -> None:
     two = (BLOB, BLOB)
-    check_plausible(message(PartResult(1, BLOB, (A, B))), 2)
+    check_plausible(message(PartResult(1, BLOB, (A, B, PeerId("guest")))), 2, max_owners=3)
     for body in (
         PartResult(2, BLOB, (A,)),
-        PartResult(0, BLOB, (A, PeerId("nobody"))),
+        PartResult(0, BLOB, (A, B, PeerId("guest"), PeerId("one too many"))),
         PartResult(0, BLOB, (A, A, A)),
         Plan(0, (), (A, A, B)),
         Plan(0, (Contribution(A, 1, 1.0, (BLOB,)),), (A, B)),
-        Plan(0, (Contribution(PeerId("nobody"), 1, 1.0, two),), (A, B)),
-        Plan(0, (Contribution(A, 1, 1.0, two),) * 3, (A, B)),
+        Plan(0, tuple(Contribution(PeerId(name), 1, 1.0, two) for name in "abcd"), (A, B)),
+        Plan(0, (Contribution(A, 1, 1.0, two),) * 2, (A, B)),
     ):
         with pytest.raises(BadMessage):
-            check_plausible(message(body, Ballot(1, 2, (A, B))), 2)
+            check_plausible(message(body, Ballot(1, 2, (A, B))), 2, max_owners=3)

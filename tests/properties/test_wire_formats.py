@@ -21,6 +21,7 @@ from p2ptrain.wire.messages import (
     Certificate,
     Committed,
     Contribution,
+    Offer,
     PartResult,
     Plan,
     Propose,
@@ -152,6 +153,7 @@ votes = st.builds(Vote, peers, st.binary(max_size=64))
 certificates = st.builds(Certificate, values, ballots, st.lists(votes, max_size=3).map(tuple))
 bodies = st.one_of(
     st.builds(Ready, st.none() | contributions, st.none() | st.builds(Accepted, ballots, values)),
+    st.builds(Offer, st.none() | contributions, st.none() | hashes),
     st.builds(Plan, st.integers(0, 9), st.lists(contributions, max_size=3).map(tuple), peer_lists),
     results,
     st.builds(Propose, values),

@@ -27,6 +27,7 @@ from p2ptrain.wire.messages import (
     Certificate,
     Committed,
     Contribution,
+    Offer,
     PartResult,
     Plan,
     Propose,
@@ -114,10 +115,12 @@ class Hostile:
         return Version(self.chance.choice([1, 1, 1, 1, 2, 3, 2**40]))
 
     def _body(self, ballot: Ballot) -> RoundBody:
-        match self.chance.randrange(6):
+        match self.chance.randrange(7):
             case 0:
                 accepted = Accepted(self._ballot(), self._value()) if self.chance.random() < 0.5 else None
                 return Ready(self._contribution() if self.chance.random() < 0.8 else None, accepted)
+            case 5:
+                return Offer(self._contribution() if self.chance.random() < 0.8 else None)
             case 1:
                 num_parts = self.chance.choice([NUM_PARTS] * 5 + [0, 100])
                 reducers = tuple(self.chance.choice(ballot.members) for _ in range(num_parts))
@@ -155,7 +158,7 @@ class Victim:
         """One message from the network."""
         try:
             message = RoundMessage.from_pb(pb.RoundMessage.FromString(data))
-            check_plausible(message, NUM_PARTS)
+            check_plausible(message, NUM_PARTS, rounds.MAX_OWNERS)
             _check_signatures(sender, message)
         except (DecodeError, BadMessage, BadRecord) as error:
             self.refused[type(error).__name__] += 1
@@ -170,7 +173,7 @@ class Victim:
 
     def lives_on(self, chance: random.Random) -> None:
         """What goes on meanwhile: time passes, and its own inner steps end."""
-        self.now_s += chance.random()
+        self.now_s += 4 * chance.random()
         parts = tuple(BlobRef(Digest(f"{part:064x}"), 100) for part in range(NUM_PARTS))
         self.advances(rounds.CutOff(Contribution(self.me, 1000, 1.0, parts)))
         self.advances(rounds.Tick())
@@ -179,7 +182,7 @@ class Victim:
     def held_messages(self) -> int:
         """What others have made this peer hold."""
         s = self.state
-        return len(s.early) + len(s.reduced) + len(s.votes) + len(s.ready)
+        return len(s.early) + len(s.reduced) + len(s.votes) + len(s.ready) + len(s.offers)
 
 
 def _check_signatures(sender: PeerId, message: RoundMessage) -> None:

@@ -486,6 +486,9 @@ class SimulatedGroup:
         def fetched(head: Head, certificate: Certificate) -> None:
             if node.life != life or node.state is None:
                 return
+            if node.frozen_until_s > self.now_s:
+                self._after(node.frozen_until_s - self.now_s, lambda: fetched(head, certificate))
+                return
             node.catching_up = False
             if self._answers(node.peer, donor) and head.outranks(node.disk.head):
                 self.served[peer] += 1

@@ -39,6 +39,7 @@ from p2ptrain.wire.messages import (
     Certificate,
     Committed,
     Contribution,
+    Offer,
     PartResult,
     Plan,
     Propose,
@@ -51,6 +52,7 @@ from p2ptrain.wire.messages import (
 from tests.support.simulated_group import RUN, SLICE, TIMING, blob_of, digest_of, peer_ids
 
 A, B, C = MEMBERS = tuple(peer_ids(3))
+GUEST = PeerId("N")
 HEAD = Head(version=Version(4), value_hash=digest_of("v4"), epoch=1, owners=MEMBERS, tokens=1000, weight=3000)
 BALLOT = Ballot(1, 0, MEMBERS)  # of version 5: proposer C, in the next attempts A, then B
 NOTHING = Ready(None, None, HEAD.value_hash)
@@ -388,10 +390,88 @@ def test_an_owner_that_restarts_after_its_vote_goes_on_above_it_and_names_it() -
     assert owner.sent(Ready) == [((B, C), Ready(None, accepted, HEAD.value_hash))]
 
 
-def test_a_newcomer_waits_for_the_commit_that_makes_it_an_owner() -> None:
-    owner = Owner(PeerId("N"), claims=frozenset([*MEMBERS, PeerId("N")])).cuts_off()
-    assert [void.reason for void in owner.told(Void)] == ["this peer becomes an owner with the next commit"]
-    assert owner.told(Send) == []
+WITH_GUEST = frozenset([*MEMBERS, GUEST])
+
+
+def offer(guest: PeerId = GUEST) -> Offer:
+    return Offer(contribution(guest), HEAD.value_hash)
+
+
+def test_a_guest_ends_its_inner_steps_when_a_member_is_ready_and_offers_what_it_has_to_all() -> None:
+    guest = Owner(GUEST, claims=WITH_GUEST).hears(A, ready(A))
+    assert guest.told(AskCutOff)
+    assert not guest.hears(B, ready(B)).commands, "it has been asked"
+    guest.cuts_off()
+    assert guest.sent(Offer) == [(MEMBERS, offer())]
+    assert guest.state.stage is Stage.IDLE
+    assert not guest.told(Promise), "it has no vote"
+    assert guest.hears(C, ready(C)).sent(Offer) == [((C,), offer())], "the first may have come too early"
+
+
+def test_a_member_that_is_ready_asks_guests_as_well() -> None:
+    owner = Owner(A, claims=WITH_GUEST).cuts_off()
+    assert owner.sent(Ready) == [((B, C, GUEST), ready(A))]
+
+
+def test_a_guests_offer_is_planned_like_a_members_contribution_but_it_reduces_nothing() -> None:
+    proposer = Owner(C, claims=WITH_GUEST).cuts_off().hears(A, ready(A)).hears(B, ready(B))
+    assert not proposer.sent(Plan), "it waits for the guest that it has asked"
+    ((to, plan),) = proposer.hears(GUEST, offer()).sent(Plan)
+    assert to == (A, B)
+    assert [c.peer for c in plan.contributions] == [*MEMBERS, GUEST]
+    assert GUEST not in plan.reducers
+    member = Owner(A, claims=frozenset(MEMBERS)).cuts_off().hears(C, plan)
+    assert member.told(Reduce), "though it has not seen the guest's claim yet"
+
+
+def test_an_offer_that_came_before_the_members_were_ready_is_kept() -> None:
+    proposer = Owner(C, claims=WITH_GUEST).hears(GUEST, offer()).cuts_off().hears(A, ready(A)).hears(B, ready(B))
+    ((_, plan),) = proposer.sent(Plan)
+    assert GUEST in {c.peer for c in plan.contributions}
+
+
+def test_a_guest_with_nothing_to_add_is_not_waited_for() -> None:
+    proposer = Owner(C, claims=WITH_GUEST).cuts_off().hears(A, ready(A)).hears(B, ready(B))
+    ((_, plan),) = proposer.hears(GUEST, Offer(None, HEAD.value_hash)).sent(Plan)
+    assert [c.peer for c in plan.contributions] == list(MEMBERS)
+
+
+@pytest.mark.parametrize("gone", ["silent", "unreachable", "without a claim"])
+def test_a_guest_that_does_not_answer_costs_no_more_than_the_deadline(gone: str) -> None:
+    proposer = Owner(C, claims=WITH_GUEST).cuts_off().hears(A, ready(A)).hears(B, ready(B))
+    match gone:
+        case "silent":
+            proposer.waits_for_its_deadline()
+        case "unreachable":
+            proposer.does(Unreachable(GUEST))
+        case _:
+            proposer.does(ClaimsSeen(frozenset(MEMBERS)))
+    ((_, plan),) = proposer.sent(Plan)
+    assert [c.peer for c in plan.contributions] == list(MEMBERS)
+    assert not proposer.told(LeftOut), "nobody is accused"
+
+
+def test_offers_of_strangers_in_others_names_and_from_other_versions_are_not_taken() -> None:
+    stranger, proposer = PeerId("S"), Owner(C, claims=WITH_GUEST).cuts_off()
+    assert not proposer.hears(stranger, offer(stranger)).state.offers
+    assert not proposer.hears(GUEST, offer(A)).state.offers
+    rival = Offer(contribution(GUEST), digest_of("another v4"))
+    assert proposer.hears(GUEST, rival).told(CatchUp)
+    assert proposer.hears(GUEST, offer(), version=4).told(TellHead)
+    assert not proposer.state.offers
+
+
+def test_a_full_group_asks_no_guests() -> None:
+    owner = Owner(A, claims=WITH_GUEST, max_owners=3).cuts_off()
+    assert owner.sent(Ready) == [((B, C), ready(A))]
+    assert not owner.hears(GUEST, offer()).state.offers
+
+
+def test_a_guests_contribution_counts_as_soon_as_the_members_are_gone() -> None:
+    guest = Owner(GUEST, claims=WITH_GUEST).cuts_off()
+    assert guest.does(ClaimsSeen(frozenset([GUEST]))).told(Promise)
+    assert guest.state.contribution == contribution(GUEST)
+    assert guest.state.stage is Stage.REDUCING
 
 
 def test_whoever_has_a_claim_at_the_proposal_is_an_owner_of_the_next_version() -> None:

@@ -174,6 +174,14 @@ class Ready(_message.Message):
     previous_sha256: bytes
     def __init__(self, contribution: _Optional[_Union[Contribution, _Mapping]] = ..., accepted: _Optional[_Union[Proposal, _Mapping]] = ..., previous_sha256: _Optional[bytes] = ...) -> None: ...
 
+class Offer(_message.Message):
+    __slots__ = ("contribution", "previous_sha256")
+    CONTRIBUTION_FIELD_NUMBER: _ClassVar[int]
+    PREVIOUS_SHA256_FIELD_NUMBER: _ClassVar[int]
+    contribution: Contribution
+    previous_sha256: bytes
+    def __init__(self, contribution: _Optional[_Union[Contribution, _Mapping]] = ..., previous_sha256: _Optional[bytes] = ...) -> None: ...
+
 class Plan(_message.Message):
     __slots__ = ("revision", "contributions", "reducers")
     REVISION_FIELD_NUMBER: _ClassVar[int]
@@ -185,7 +193,7 @@ class Plan(_message.Message):
     def __init__(self, revision: _Optional[int] = ..., contributions: _Optional[_Iterable[_Union[Contribution, _Mapping]]] = ..., reducers: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class RoundMessage(_message.Message):
-    __slots__ = ("run", "slice", "version", "ballot", "ready", "plan", "result", "proposal", "vote", "committed")
+    __slots__ = ("run", "slice", "version", "ballot", "ready", "plan", "result", "proposal", "vote", "committed", "offer")
     RUN_FIELD_NUMBER: _ClassVar[int]
     SLICE_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -196,6 +204,7 @@ class RoundMessage(_message.Message):
     PROPOSAL_FIELD_NUMBER: _ClassVar[int]
     VOTE_FIELD_NUMBER: _ClassVar[int]
     COMMITTED_FIELD_NUMBER: _ClassVar[int]
+    OFFER_FIELD_NUMBER: _ClassVar[int]
     run: str
     slice: str
     version: int
@@ -206,7 +215,8 @@ class RoundMessage(_message.Message):
     proposal: bytes
     vote: CastVote
     committed: Certificate
-    def __init__(self, run: _Optional[str] = ..., slice: _Optional[str] = ..., version: _Optional[int] = ..., ballot: _Optional[_Union[Ballot, _Mapping]] = ..., ready: _Optional[_Union[Ready, _Mapping]] = ..., plan: _Optional[_Union[Plan, _Mapping]] = ..., result: _Optional[_Union[PartResult, _Mapping]] = ..., proposal: _Optional[bytes] = ..., vote: _Optional[_Union[CastVote, _Mapping]] = ..., committed: _Optional[_Union[Certificate, _Mapping]] = ...) -> None: ...
+    offer: Offer
+    def __init__(self, run: _Optional[str] = ..., slice: _Optional[str] = ..., version: _Optional[int] = ..., ballot: _Optional[_Union[Ballot, _Mapping]] = ..., ready: _Optional[_Union[Ready, _Mapping]] = ..., plan: _Optional[_Union[Plan, _Mapping]] = ..., result: _Optional[_Union[PartResult, _Mapping]] = ..., proposal: _Optional[bytes] = ..., vote: _Optional[_Union[CastVote, _Mapping]] = ..., committed: _Optional[_Union[Certificate, _Mapping]] = ..., offer: _Optional[_Union[Offer, _Mapping]] = ...) -> None: ...
 
 class Ack(_message.Message):
     __slots__ = ("refusal",)
