@@ -106,7 +106,8 @@ def test_peer_chooses_the_slice_without_an_owner(tmp_path: Path) -> None:
 def test_restarted_peer_resumes_from_its_disk_and_catches_up(tmp_path: Path) -> None:
     with LiveSwarm(tmp_path) as swarm:
         stays, returns = swarm.start_peer("stays", "0"), swarm.start_peer("returns", "0")
-        returns.wait_for_version("common", 6)
+        for slice_id in ("common", "0"):
+            returns.wait_for_version(slice_id, 6)
         assert stop_gently([returns], within_s=10.0) == {"returns": 0}
         gone_at = stays.committed("common")[-1].version
         stays.wait_for_version("common", gone_at + 5)
