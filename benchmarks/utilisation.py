@@ -9,107 +9,45 @@ Needs root (``home_network.py``). Peers are real processes in network namespaces
 import argparse
 import json
 import math
-import os
-import re
 import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 from home_network import HomeNetwork
+from home_swarm import HomeSwarm, write_changed_manifest
 
-from p2ptrain.cli.manifest_commands import ManifestChanges, write_manifest
-from p2ptrain.dashboard.follow import JournalTail
-from p2ptrain.events import ComputeUsed, Event, RoundCommitted, StateChanged, Traffic
-from p2ptrain.node.child_processes import Child, start_child, stop_children
+from p2ptrain.events import ComputeUsed, Event, RoundCommitted, Traffic
 
 PEERS = 4
 WARM_UP = 2
 """Rounds at the start that are not counted: connections open, peers find each other."""
 
 
-def manifest(path: Path, *, steps: int, delay_steps: int, rounds: int, batch: int, context: int, hidden: int) -> None:
-    """``tiny``, changed so that sending takes at least a third of a round."""
-    write_manifest("tiny", path, ManifestChanges(seed=1, rounds=rounds))
-    text = path.read_text()
-    for key, value in {
-        "mlp_hidden": hidden,
-        "context": context,
-        "steps": steps,
-        "batch": batch,
+def train(folder: Path, arguments: argparse.Namespace, delay_steps: int) -> dict[str, float]:
+    """One run; per round and peer what became of its time."""
+    run = folder / "run.toml"
+    values = {
+        "mlp_hidden": arguments.hidden,
+        "context": arguments.context,
+        "steps": arguments.steps,
+        "batch": arguments.batch,
         "lease_s": 60,
         "gather_timeout_s": 60,
         "reduce_timeout_s": 60,
         "vote_timeout_s": 30,
-        "codec": '"float32"',
-    }.items():
-        text, count = re.subn(rf"(?m)^{key} = [^#\n]*", f"{key} = {value}  ", text)
-        assert count == 1, key
-    path.write_text(text + f"\n[overlap]\ndelay_steps = {delay_steps}\n")
-
-
-def events(home: Path) -> list[Event]:
-    """All that a peer has recorded."""
-    return [record.event for record in JournalTail(home / "events.jsonl").new_records()]
-
-
-def train(folder: Path, arguments: argparse.Namespace, delay_steps: int) -> dict[str, float]:
-    """One run; per round and peer what became of its time."""
-    run = folder / "run.toml"
-    rounds = arguments.rounds + WARM_UP
-    manifest(
-        run,
-        steps=arguments.steps,
-        delay_steps=delay_steps,
-        rounds=rounds,
-        batch=arguments.batch,
-        context=arguments.context,
-        hidden=arguments.hidden,
-    )
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
-    program = [sys.executable, "-m", "p2ptrain"]
-    children: list[Child] = []
-    homes = [folder / f"peer-{number}" for number in range(PEERS)]
-    with HomeNetwork(PEERS + 1) as network:
-        try:
-            command = [*program, "bootstrap", "--home", str(folder / "bootstrap"), "--host", network.address(PEERS)]
-            boot = start_child("bootstrap", network.on(PEERS, command), folder / "bootstrap.log", environment)
-            children.append(boot)
-            while not (found := re.search(r"/ip4/\S+/p2p/\w+", boot.log.read_text())):
-                time.sleep(0.2)
-            for number, home in enumerate(homes):
-                command = [
-                    *program,
-                    "peer",
-                    "--run",
-                    str(run),
-                    "--bootstrap",
-                    found.group(),
-                    "--home",
-                    str(home),
-                    "--host",
-                    network.address(number),
-                    "--slices",
-                    str(number % 2),
-                ]
-                log = folder / f"peer-{number}.log"
-                children.append(start_child(home.name, network.on(number, command), log, environment))
-            deadline_s = time.monotonic() + arguments.limit_s
-            while not all(_is_complete(home) for home in homes):
-                if time.monotonic() > deadline_s:
-                    break
-                time.sleep(1)
-        finally:
-            stop_children(children)
-    return _summary([events(home) for home in homes])
-
-
-def _is_complete(home: Path) -> bool:
-    if not (home / "events.jsonl").exists():
-        return False
-    states = [event for event in events(home) if isinstance(event, StateChanged)]
-    return bool(states) and states[-1].state == "COMPLETE"
+        "codec": f'"{arguments.codec}"',
+    }
+    overlap = f"\n[overlap]\ndelay_steps = {delay_steps}\n"
+    write_changed_manifest(run, rounds=arguments.rounds + WARM_UP, seed=1, values=values, end=overlap)
+    with (
+        HomeNetwork(PEERS + 1) as network,
+        HomeSwarm(network, folder, run, [str(number % 2) for number in range(PEERS)]) as swarm,
+    ):
+        deadline_s = time.monotonic() + arguments.limit_s
+        while not swarm.is_complete() and time.monotonic() < deadline_s:
+            time.sleep(1)
+        return _summary([[record.event for record in records] for records in swarm.records])
 
 
 def _summary(journals: list[list[Event]]) -> dict[str, float]:
@@ -144,6 +82,7 @@ def main() -> None:
         ("limit-s", 240),
     ):
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--codec", default="float32", help="float32 sends four times what int8 does")
     parser.add_argument("--delays", default="", help="separated by commas; 0 and --steps unless given")
     arguments = parser.parse_args()
     delays = [int(delay) for delay in arguments.delays.split(",") if delay] or [0, arguments.steps]

@@ -1,0 +1,88 @@
+"""A p2ptrain swarm whose peers sit behind home connections: real processes in ``home_network.py``'s namespaces."""
+
+import os
+import re
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from home_network import HomeNetwork
+
+from p2ptrain.cli.manifest_commands import ManifestChanges, write_manifest
+from p2ptrain.dashboard.follow import JournalTail
+from p2ptrain.events import Record, StateChanged
+from p2ptrain.node.child_processes import Child, start_child, stop_children
+
+ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+
+
+def write_changed_manifest(path: Path, *, rounds: int, seed: int, values: Mapping[str, object], end: str = "") -> None:
+    """``tiny`` with some keys' values replaced, and ``end`` behind it."""
+    write_manifest("tiny", path, ManifestChanges(seed=seed, rounds=rounds))
+    text = path.read_text()
+    for key, value in values.items():
+        text, count = re.subn(rf"(?m)^{key} = [^#\n]*", f"{key} = {value}  ", text)
+        assert count == 1, f"{key} is {count} times in the preset"
+    path.write_text(text + end)
+
+
+class HomeSwarm:
+    """A bootstrap node on the network's last host and a peer on each other one.
+
+    Args:
+        network: with one host more than there are peers.
+        folder: for homes and logs.
+        run: the manifest.
+        slices: what each peer owns.
+    """
+
+    def __init__(self, network: HomeNetwork, folder: Path, run: Path, slices: Sequence[str]) -> None:
+        self._network, self._folder, self._run, self._slices = network, folder, run, slices
+        self._children: list[Child] = []
+        self._journals = [JournalTail(folder / f"peer-{number}" / "events.jsonl") for number in range(len(slices))]
+        self.records: list[list[Record]] = [[] for _ in slices]
+        """What each peer has recorded, as of the last ``look``."""
+
+    def __enter__(self) -> Self:
+        try:
+            host = len(self._slices)
+            at = ["--home", str(self._folder / "bootstrap"), "--host", self._network.address(host)]
+            bootstrap = self._start("bootstrap", host, ["bootstrap", *at])
+            while not (found := re.search(r"/ip4/\S+/p2p/\w+", bootstrap.log.read_text())):
+                assert bootstrap.exit_status() is None, bootstrap.last_lines(20)
+                time.sleep(0.1)
+            for number, owned in enumerate(self._slices):
+                what = ["--run", str(self._run), "--bootstrap", found.group(), "--slices", owned, "--threads", "1"]
+                at = ["--home", str(self._folder / f"peer-{number}"), "--host", self._network.address(number)]
+                self._start(f"peer-{number}", number, ["peer", *what, *at])
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        stop_children(self._children)
+
+    def _start(self, name: str, host: int, arguments: Sequence[str]) -> Child:
+        command = self._network.on(host, [sys.executable, "-m", "p2ptrain", *arguments])
+        child = start_child(name, command, self._folder / f"{name}.log", ONE_THREAD)
+        self._children.append(child)
+        return child
+
+    def look(self) -> list[list[Record]]:
+        """Everything that the peers have recorded so far."""
+        for child in self._children:
+            assert child.exit_status() is None, "\n".join([child.name, *child.last_lines(20)])
+        for records, journal in zip(self.records, self._journals, strict=True):
+            records += journal.new_records()
+        return self.records
+
+    def is_complete(self) -> bool:
+        """Whether the run is over for all peers."""
+        states = [[r.event.state for r in records if isinstance(r.event, StateChanged)] for records in self.look()]
+        return all(of_peer and of_peer[-1] == "COMPLETE" for of_peer in states)
