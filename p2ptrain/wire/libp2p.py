@@ -42,6 +42,8 @@ from p2ptrain.wire.reach import Reach, Sighting, Way, first_guess, is_relayed, j
 from p2ptrain.wire.relay import HOP, STOP, Relay, take_place
 
 _CALL_FAILED = (P2PDaemonError, P2PHandlerError, ControlFailure, OSError, EOFError, TimeoutError)
+_START_TIMEOUT_S = 60.0
+"""For p2pd to listen; it takes a third of a second, but was seen to need more than hivemind's 15 s at a load of 20."""
 _BOOTSTRAP_TIMEOUT_S = 15.0
 """A relayed first contact took up to 3 s in the lab; five times that is somebody who is not there."""
 _WATCH_EVERY_S = 1.0
@@ -594,6 +596,7 @@ async def _join(options: NodeOptions, sockets: Path, reach: Reach, by: Sequence[
                 identity_path=str(options.identity),
                 check_if_identity_free=False,  # it would start a second daemon, with NAT mapping on
                 nat_port_map=False,
+                startup_timeout=_START_TIMEOUT_S,
                 **arguments,
             )
         except P2PDaemonError as error:
