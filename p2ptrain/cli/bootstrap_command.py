@@ -66,12 +66,14 @@ def bootstrap(
     page = host_and_port("--status", status, example="127.0.0.1:8080") if status else None
     source = read_run(str(run)) if run else None
     with quiet_imports():
+        from p2ptrain.config.bootstraps import is_node
         from p2ptrain.node.bootstrap import BootstrapOptions, run_bootstrap
         from p2ptrain.node.run_watch import WatchedRun
         from p2ptrain.wire.libp2p import check_addresses, check_announced
     check_addresses(bootstrap or [])
     check_announced([*(announce or ()), *(listen or ())])
     options = BootstrapOptions(
+        others=tuple(filter(is_node, source.listed)) if source else (),
         folder=home or data_folder() / "bootstrap",
         network=NetworkConfig(bootstraps=tuple(bootstrap or ()), host=host, port=port, announce=tuple(announce or ())),
         also_listen=tuple(listen or ()),

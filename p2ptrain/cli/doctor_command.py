@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from p2ptrain.cli.progress import working
-from p2ptrain.errors import UsageError
+from p2ptrain.errors import NetworkSetupError, UsageError
 
 if TYPE_CHECKING:
     from p2ptrain.config.schema import RunConfig
@@ -95,6 +95,7 @@ def _run_of(
     """The run to check for, if one is given or the home is bound to one, and whom to ask."""
     from p2ptrain.cli.processes import quiet_imports
     from p2ptrain.cli.run_source import read_run
+    from p2ptrain.cli.ways_in import ways_in
     from p2ptrain.config.load import parse_run, run_id
 
     bound = home / "manifest.toml" if home is not None else None
@@ -105,7 +106,13 @@ def _run_of(
     with quiet_imports():
         source = read_run(run)
     config = parse_run(source.text, source=source.name)
-    return config, run_id(config), tuple(dict.fromkeys([*source.bootstraps, *bootstrap]))
+    bootstraps: tuple[str, ...] = ()
+    if bootstrap or source.bootstraps or source.listed:
+        try:
+            bootstraps = ways_in(source, bootstrap, home)
+        except NetworkSetupError as error:  # what else is wrong is worth knowing all the same
+            typer.echo(f"p2ptrain: {error}", err=True)
+    return config, run_id(config), bootstraps
 
 
 def _print(finding: "Finding") -> None:

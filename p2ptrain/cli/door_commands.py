@@ -40,20 +40,21 @@ def sign(manifest: _Manifest, key: _Key) -> None:
     """
     import tomlkit
 
+    from p2ptrain.config.bootstraps import listed_bootstraps
     from p2ptrain.config.load import SIGNATURE, parse_run, read_manifest, run_id
     from p2ptrain.identity.authority import sign_run
     from p2ptrain.node.atomic_file import replace_file
 
     text = read_manifest(manifest)
     run = parse_run(text, source=str(manifest))
-    authority = _load(key)
+    authority = load_authority(key)
     if run.door.authority != authority.peer_id:
         raise UsageError(
             f'{manifest} says door.authority = "{run.door.authority}", and {key} is {authority.peer_id};'
             " use the right key, or write that id into the manifest"
         )
     document = tomlkit.parse(text)
-    document[SIGNATURE] = sign_run(authority, run_id(run))
+    document[SIGNATURE] = sign_run(authority, run_id(run), listed_bootstraps(text))
     signed = tomlkit.dumps(document).encode()
     replace_file(manifest, [signed], len(signed))
     typer.echo(f"signed {manifest}: run {run.name}, id {run_id(run)}")
@@ -73,7 +74,7 @@ def invite(
     from p2ptrain.identity.authority import Invite, write_invite
 
     source = read_run(str(manifest))
-    authority = _load(key)
+    authority = load_authority(key)
     if source.config.door.admission != "invite":
         raise UsageError(
             f'{manifest} says door.admission = "{source.config.door.admission}": nobody needs an invitation'
@@ -119,7 +120,7 @@ def guests(
         banned=(known.guests.banned | banned) - allowed - forgotten,
     )
     if hand_over:
-        heir = _load(hand_over)
+        heir = load_authority(hand_over)
         statement = door.hand_over(signer, known.guests.run, heir.peer_id)
         changed, signer = replace(changed, handovers=(*changed.handovers, statement)), heir
     if allowed | banned | forgotten or hand_over:
@@ -178,7 +179,7 @@ def _open_list(manifest: Path, key: Path) -> "tuple[Door, Identity]":
     from p2ptrain.identity.authority import Door
 
     source = read_run(str(manifest))
-    signer = _load(key)
+    signer = load_authority(key)
     known = Door(source.id, PeerId(source.config.door.authority), source.config.door.admission)
     path = manifest.with_suffix(".guests")
     if path.exists():
@@ -219,7 +220,13 @@ def _print_guests(found: "GuestList", authority: str) -> None:
         typer.echo(f"{'assigned':<8} {peer} slices {', '.join(order.slices)} until {until}")
 
 
-def _load(key: Path) -> "Identity":
+def load_authority(key: Path) -> "Identity":
+    """The key in an authority's file.
+
+    Raises:
+        UsageError: there is no such file.
+        IdentityError: it is no key, or others can read it.
+    """
     from p2ptrain.identity.keys import load
 
     try:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, cast, get_args
 import typer
 
 from p2ptrain.cli import door_commands
+from p2ptrain.cli.bootstraps_command import as_lines, bootstraps
 from p2ptrain.errors import UsageError
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ run_app.command()(door_commands.sign)
 run_app.command()(door_commands.invite)
 run_app.command()(door_commands.guests)
 run_app.command()(door_commands.assign)
+run_app.command()(bootstraps)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,6 +37,8 @@ class ManifestChanges:
     """Key file of the run's authority, made when missing; it signs the manifest."""
     admission: "Admission" = "open"
     inner_steps: int | None = None
+    bootstraps: tuple[str, ...] = ()
+    """Addresses by which peers join; the authority's signature covers them."""
 
 
 def write_manifest(preset: str, out: Path, changes: ManifestChanges) -> "RunConfig":
@@ -55,6 +59,7 @@ def write_manifest(preset: str, out: Path, changes: ManifestChanges) -> "RunConf
 
     import tomlkit
 
+    from p2ptrain.config.bootstraps import BOOTSTRAPS
     from p2ptrain.config.load import SIGNATURE, parse_run, run_id
     from p2ptrain.config.presets import preset_text
     from p2ptrain.identity.authority import sign_run
@@ -73,6 +78,8 @@ def write_manifest(preset: str, out: Path, changes: ManifestChanges) -> "RunConf
         document["slicing"]["slices"] = changes.slices
     if changes.parts is not None:
         document["slicing"]["parts"] = list(changes.parts)
+    if changes.bootstraps:
+        document.add(BOOTSTRAPS, as_lines(changes.bootstraps))
     source = f"preset {preset} with your changes"
     run = parse_run(tomlkit.dumps(document), source)
 
@@ -90,7 +97,8 @@ def write_manifest(preset: str, out: Path, changes: ManifestChanges) -> "RunConf
         parse_run(tomlkit.dumps(document), source)
         authority = load_or_create(changes.authority)
         door["authority"] = authority.peer_id
-        document.add(SIGNATURE, sign_run(authority, run_id(parse_run(tomlkit.dumps(document), source))))
+        run = parse_run(tomlkit.dumps(document), source)
+        document.add(SIGNATURE, sign_run(authority, run_id(run), changes.bootstraps))
     text = tomlkit.dumps(document)
     run = parse_run(text, source)
     _write_new(out, text)
@@ -111,6 +119,15 @@ def new(
         typer.Option(metavar="KEY", help="Key file of an authority that signs the run, invites and bans; made if new."),
     ] = None,
     admission: Annotated[str, typer.Option(help="Who may join: open, invite or allowlist.")] = "open",
+    bootstrap: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--bootstrap",
+            metavar="ADDRESS",
+            help="A node by which peers join without being told, or /dnsaddr/example.org for a list in DNS; repeat it"
+            " for several.",
+        ),
+    ] = None,
 ) -> None:
     """Make the manifest of a new run: a file with everything that its peers must share.
 
@@ -127,7 +144,9 @@ def new(
         rounds=rounds,
         authority=authority,
         admission=_admission(admission, authority),
+        bootstraps=tuple(bootstrap or ()),
     )
+    _check_dns_list(changes)
     run = write_manifest(preset, out, changes)
     typer.echo(f"wrote {out}: run {run.name}, id {run_id(run)}")
     usual = parse_run(preset_text(preset), preset)
@@ -136,6 +155,9 @@ def new(
             f"note: outer.lr = {run.outer.lr} was chosen for {usual.slicing.slices} slices, and this run has"
             f" {run.slicing.slices}; the comment above it in {out} says what to choose"
         )
+    if changes.bootstraps:
+        typer.echo(f"next: p2ptrain peer --run {out} --home peer-home")
+        return
     typer.echo(
         f"next: p2ptrain bootstrap --home bootstrap-home    (prints the ADDRESS at which peers meet)\n"
         f"then: p2ptrain peer --run {out} --bootstrap ADDRESS --home peer-home"
@@ -148,9 +170,11 @@ def show(manifest: Annotated[Path, typer.Argument(help="The manifest, for exampl
 
     Example: p2ptrain run show tiny.toml
     """
-    from p2ptrain.config.load import load_run, run_id
+    from p2ptrain.config.bootstraps import listed_bootstraps
+    from p2ptrain.config.load import parse_run, read_manifest, run_id
 
-    run = load_run(manifest)
+    text = read_manifest(manifest)
+    run = parse_run(text, source=str(manifest))
 
     from p2ptrain.model.slicing import SlicePlan
 
@@ -166,6 +190,8 @@ def show(manifest: Annotated[Path, typer.Argument(help="The manifest, for exampl
     typer.echo(f"slices   {run.slicing.slices}, cut from {' and '.join(run.slicing.parts)}")
     for slice_id, numel in sizes.items():
         typer.echo(f"         {slice_id:<8}{numel:>14,} parameters")
+    for i, address in enumerate(listed_bootstraps(text)):
+        typer.echo(f"{'' if i else 'join by':<9}{address}")
 
 
 def _admission(text: str, authority: Path | None) -> "Admission":
@@ -176,6 +202,14 @@ def _admission(text: str, authority: Path | None) -> "Admission":
     if text != "open" and authority is None:
         raise UsageError(f"--admission {text} needs somebody who admits; add --authority KEY, a file that will be made")
     return cast("Admission", text)
+
+
+def _check_dns_list(changes: ManifestChanges) -> None:
+    from p2ptrain.config.bootstraps import dns_list
+
+    for address in changes.bootstraps if changes.authority is None else ():
+        if dns_list(address):
+            raise UsageError(f"{address} counts only with an authority's signature; add --authority KEY")
 
 
 def _check_is_free(out: Path) -> None:

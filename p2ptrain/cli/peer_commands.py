@@ -16,8 +16,9 @@ from p2ptrain.cli.network_options import Announce, MapPort, Reach
 from p2ptrain.cli.processes import quiet_imports, run_loop, run_until_signal
 from p2ptrain.cli.profile import Profile, limit_origins, profile_limits
 from p2ptrain.cli.progress import working
-from p2ptrain.cli.run_source import RunSource, read_run
-from p2ptrain.errors import ConfigError, UsageError
+from p2ptrain.cli.run_source import read_run
+from p2ptrain.cli.ways_in import ways_in
+from p2ptrain.errors import ConfigError
 from p2ptrain.ids import SliceId, short
 
 if TYPE_CHECKING:
@@ -47,7 +48,10 @@ def peer(
     ],
     bootstrap: Annotated[
         list[str] | None,
-        typer.Option("--bootstrap", help="Address of a bootstrap node or any peer; repeat it for several."),
+        typer.Option(
+            "--bootstrap",
+            help="Address of a bootstrap node or any peer, in place of those in the manifest; repeatable.",
+        ),
     ] = None,
     slices: Annotated[
         str,
@@ -114,7 +118,7 @@ def peer(
     origins = limit_origins(context)
     with quiet_imports():
         source = read_run(run)
-    bootstraps = _bootstraps(run, source, bootstrap)
+        bootstraps = ways_in(source, bootstrap, home)
     config = source.config
     plan = SlicePlan.of(config.model, config.slicing)
     wanted = _wanted_slices(slices, plan.slice_ids)
@@ -158,7 +162,10 @@ def swarm(
     run: Run,
     bootstrap: Annotated[
         list[str] | None,
-        typer.Option("--bootstrap", help="Address of a bootstrap node or any peer; repeat it for several."),
+        typer.Option(
+            "--bootstrap",
+            help="Address of a bootstrap node or any peer, in place of those in the manifest; repeatable.",
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
     every: Annotated[
@@ -174,10 +181,11 @@ def swarm(
 
     with quiet_imports():
         source = read_run(run)
+        bootstraps = ways_in(source, bootstrap)
         from p2ptrain.node.observer import observe, observe_often
         from p2ptrain.swarm.coverage import Target
     config = source.config
-    network = NetworkConfig(bootstraps=_bootstraps(run, source, bootstrap))
+    network = NetworkConfig(bootstraps=bootstraps)
     ids = [COMMON, *numbered_slices(config.slicing.slices)]
     target = Target(replicas=config.slicing.replicas, quorum=config.slicing.quorum)
     if not every:
@@ -193,15 +201,6 @@ def swarm(
         _print_report(report, as_json=as_json, indent=None)
 
     run_until_signal(lambda stop: observe_often(source.id, ids, network, target, every_s=every, stop=stop, tell=tell))
-
-
-def _bootstraps(run: str, source: RunSource, named: list[str] | None) -> tuple[str, ...]:
-    bootstraps = tuple(dict.fromkeys([*source.bootstraps, *(named or [])]))
-    if not bootstraps:
-        raise UsageError(
-            f"--run {run} is a file and says nobody to join; add --bootstrap ADDRESS of any node of the run"
-        )
-    return bootstraps
 
 
 def _print_report(report: "SwarmReport", *, as_json: bool, indent: int | None) -> None:

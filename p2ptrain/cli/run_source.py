@@ -33,6 +33,8 @@ class RunSource:
     id: RunId
     bootstraps: tuple[str, ...] = ()
     """Addresses that came with it: whoever knows the run is a way in."""
+    listed: tuple[str, ...] = ()
+    """Bootstrap nodes that the manifest itself names, signed if the run has an authority."""
 
 
 def read_run(run: str) -> RunSource:
@@ -54,21 +56,27 @@ def read_run(run: str) -> RunSource:
 
 def checked_source(text: str, *, name: str, folder: Path, bootstraps: tuple[str, ...] = ()) -> RunSource:
     """A manifest's text, checked; arguments as the fields of ``RunSource``, errors as ``read_run``."""
+    from p2ptrain.config.bootstraps import dns_list, listed_bootstraps
     from p2ptrain.config.load import parse_run, run_id, run_signature
     from p2ptrain.identity.authority import check_run
 
     config = parse_run(text, source=name)
-    run = run_id(config)
+    run, listed = run_id(config), listed_bootstraps(text)
     if config.door.authority:
         try:
-            check_run(run, PeerId(config.door.authority), run_signature(text))
+            check_run(run, PeerId(config.door.authority), run_signature(text), listed)
         except BadRecord as error:
             raise ConfigError(
                 f"{name}: door.authority {short(config.door.authority)} did not sign this run; whoever changes a value"
-                " makes another run. Get the manifest from the run's authority, or set door.authority to a key of yours"
-                " and sign it with: p2ptrain run sign"
+                " makes another run, and the list of bootstraps is signed, too. Get the manifest from the run's"
+                " authority, or set door.authority to a key of yours and sign it with: p2ptrain run sign"
             ) from error
-    return RunSource(text=text, name=name, folder=folder, config=config, id=run, bootstraps=bootstraps)
+    elif unsigned := [address for address in listed if dns_list(address)]:
+        raise ConfigError(
+            f"{name}: {unsigned[0]} is a list in DNS, which counts only with the signature of the run's authority, and"
+            " this run has none; name the nodes themselves, or make the run with --authority KEY"
+        )
+    return RunSource(text=text, name=name, folder=folder, config=config, id=run, bootstraps=bootstraps, listed=listed)
 
 
 def addresses_of(status: object, url: str) -> tuple[str, ...]:

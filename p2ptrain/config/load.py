@@ -10,6 +10,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
+from p2ptrain.config.bootstraps import BOOTSTRAPS, problems_of_list
 from p2ptrain.config.ranges import PEER_RULES, RULES, contradictions
 from p2ptrain.config.schema import RunConfig
 from p2ptrain.errors import ConfigError
@@ -19,7 +20,7 @@ FORMAT = 1
 """The manifest form, and the protocol that it implies, which this version of p2ptrain speaks."""
 
 SIGNATURE = "signature"
-"""The one key of a manifest that is not hashed into the run's id, because it is made from that id."""
+"""Like the list of bootstrap nodes not hashed into the run's id: it is made from that id."""
 
 _LARGEST_MANIFEST_BYTES = 1 << 20
 """A manifest is a page of text; a model file given by mistake is not worth reading."""
@@ -85,7 +86,7 @@ def parse_run(text: str, source: str) -> RunConfig:
             " choose the p2ptrain version that the run's owner names"
         )
     table.pop(SIGNATURE, None)  # about the run, not part of it; run_signature reads it
-    reader = _Reader()
+    reader = _Reader(problems_of_list(table.pop(BOOTSTRAPS, [])))
     run = reader.table(RunConfig, table, prefix="")
     problems = reader.problems
     if run is not None and not problems:

@@ -13,8 +13,9 @@ words count, invitations by the former key included.
 
 import base64
 import binascii
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -29,7 +30,12 @@ MAX_GUEST_LIST_BYTES = 8000
 """The list travels as one directory record; that is some 100 names. Runs with more guests invite them instead."""
 MAX_HANDOVERS = 16
 
-_RUN, _INVITE, _GUESTS, _HANDOVER = "run", "invite", "guest list", "handover"
+_RUN, _INVITE, _GUESTS, _HANDOVER, _DNS_LIST = "run", "invite", "guest list", "handover", "DNS list"
+_DNS_NODE = "dnsaddr="
+"""By the convention of https://github.com/multiformats/multiaddr/blob/master/protocols/DNSADDR.md."""
+_DNS_SIGNATURE = "p2ptrain-signature="
+_MAX_DNS_SIGNATURES = 16
+"""That are tried; whoever answers a question about a name may say anything."""
 _TOKEN = "p2ptrain-invite-"  # noqa: S105 - what every invitation begins with
 
 
@@ -74,22 +80,56 @@ class GuestList:
     """From the manifest's authority to whoever signed this list, each signed by the one before."""
 
 
-def sign_run(authority: Identity, run: RunId) -> str:
-    """The manifest's ``signature``: base64 of the authority's signature over the run id."""
-    return base64.b64encode(sign(authority, _RUN, run.encode()).signature).decode()
+def sign_run(authority: Identity, run: RunId, bootstraps: Sequence[str] = ()) -> str:
+    """The manifest's ``signature``: base64 of the authority's signature over the run id and the listed nodes."""
+    return base64.b64encode(sign(authority, _RUN, _with_nodes(run, bootstraps)).signature).decode()
 
 
-def check_run(run: RunId, authority: PeerId, signature: str) -> None:
-    """Return if the authority signed this run.
+def check_run(run: RunId, authority: PeerId, signature: str, bootstraps: Sequence[str] = ()) -> None:
+    """Return if the authority signed this run with this list of bootstrap nodes.
 
     Raises:
         BadRecord: it did not.
     """
+    _check(authority, signature, _with_nodes(run, bootstraps), _RUN)
+
+
+def write_dns_list(authority: Identity, run: RunId, bootstraps: Sequence[str]) -> list[str]:
+    """The TXT records of a list of bootstrap nodes in DNS, in any order; the last one is signed."""
+    statement = _with_nodes(run, sorted(bootstraps))
+    signature = base64.b64encode(sign(authority, _DNS_LIST, statement).signature).decode()
+    return [*(_DNS_NODE + address for address in bootstraps), _DNS_SIGNATURE + signature]
+
+
+def read_dns_list(authority: PeerId, run: RunId, texts: Sequence[str]) -> tuple[str, ...]:
+    """The nodes that TXT records list, if the authority of this run signed them; what else is there is not looked at.
+
+    Several runs can share a name if they list the same nodes: each has a signature of its own there.
+
+    Raises:
+        BadRecord: nothing is listed, or the authority did not sign exactly these nodes for this run.
+    """
+    nodes = sorted(text.removeprefix(_DNS_NODE) for text in texts if text.startswith(_DNS_NODE))
+    signatures = [text.removeprefix(_DNS_SIGNATURE) for text in texts if text.startswith(_DNS_SIGNATURE)]
+    if not nodes:
+        raise BadRecord(f"no TXT record there begins with {_DNS_NODE}")
+    for signature in signatures[:_MAX_DNS_SIGNATURES]:
+        with contextlib.suppress(BadRecord):
+            _check(authority, signature, _with_nodes(run, nodes), _DNS_LIST)
+            return tuple(nodes)
+    raise BadRecord("the run's authority did not sign the nodes that are listed there")
+
+
+def _check(authority: PeerId, signature: str, body: bytes, context: str) -> None:
     try:
         raw = base64.b64decode(signature, validate=True)
     except (ValueError, binascii.Error) as error:
         raise BadRecord("the signature is not base64") from error
-    verify(Signed(body=run.encode(), signer=authority, signature=raw), _RUN)
+    verify(Signed(body=body, signer=authority, signature=raw), context)
+
+
+def _with_nodes(run: RunId, bootstraps: Sequence[str]) -> bytes:
+    return "\n".join([run, *bootstraps]).encode()
 
 
 def write_invite(authority: Identity, invite: Invite) -> str:

@@ -27,6 +27,11 @@ _DRAIN_S = 60.0
 """Peers ask for their place every 5 s, and use another relay when they are refused; this is ample."""
 
 
+_OTHERS_EVERY_S = 10.0
+"""Peers that joined by one of two nodes are found by those of the other within so long after both are up."""
+_OTHER_ANSWERS_S = 4.0
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BootstrapOptions:
     """What an operator chooses."""
@@ -37,6 +42,8 @@ class BootstrapOptions:
     """Where to listen, and other bootstraps to join."""
     run: WatchedRun | None = None
     """The run to hand out and watch."""
+    others: tuple[str, ...] = ()
+    """Nodes that the run's manifest lists, this one perhaps among them: joined whenever they are there."""
     also_listen: tuple[str, ...] = ()
     """Multiaddresses beside the TCP port."""
     relay: RelayLimits | None = field(default_factory=RelayLimits)
@@ -60,6 +67,7 @@ async def run_bootstrap(
     """
     key = options.folder / "identity.key"
     identity = load_or_create(key)
+    others = [address for address in options.others if not address.endswith(f"/p2p/{identity.peer_id}")]
     async with contextlib.AsyncExitStack() as undo:
         node = await Libp2pNode.start(
             NodeOptions(
@@ -68,6 +76,7 @@ async def run_bootstrap(
                 host=listen_host(options.network),
                 port=options.network.port,
                 bootstraps=options.network.bootstraps,
+                known_addresses=others,
                 check_record=is_valid_record,
                 launcher=die_with_parent_prefix(),
                 sockets=options.folder / "sockets",
@@ -87,7 +96,8 @@ async def run_bootstrap(
             undo.push_async_callback(runner.cleanup)
         on_listening(node.addresses, url)
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(node.watch())]
+            node.bootstraps = list(dict.fromkeys([*node.bootstraps, *others]))
+            tasks = [group.create_task(node.watch()), group.create_task(_keep_in_touch(node))]
             if options.run:
                 directory = DhtDirectory(node, identity, options.run.id)
                 saved = options.folder / "status.json"
@@ -96,6 +106,13 @@ async def run_bootstrap(
             await stop.wait()
             for task in tasks:
                 task.cancel()
+
+
+async def _keep_in_touch(node: Libp2pNode) -> None:
+    """With the other bootstrap nodes, of which some may start after us, or again."""
+    while True:
+        await asyncio.gather(*(node.is_there(address, _OTHER_ANSWERS_S) for address in node.bootstraps))
+        await asyncio.sleep(_OTHERS_EVERY_S)
 
 
 async def _drain_when_asked(node: Libp2pNode, stop: asyncio.Event) -> None:

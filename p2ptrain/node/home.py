@@ -1,7 +1,7 @@
 """A peer's home: the folder of its identity, checkpoint and journal, bound to one run and used by one process.
 
 - ``identity.key``: the peer's key, made on first use.
-- ``manifest.toml``: copy of the run's manifest; binds the folder to the run.
+- ``manifest.toml``: copy of the run's manifest, the one last given; binds the folder to the run.
 - ``checkpoint.safetensors``: last committed state.
 - ``progress.safetensors``: what training remembers beside it.
 - ``promise-<slice>.bin``, ``accepted-<slice>.bin``: the ballot that the peer last took part in and what it last voted
@@ -109,8 +109,9 @@ class Home:
         with contextlib.ExitStack() as undo:
             undo.enter_context(lock)
             home = cls(path, run, run_id, lock)
-            if not _check_same_run(path, run_id):
-                manifest = run_text.encode()
+            manifest = run_text.encode()
+            # A newer text of the same run may list other bootstrap nodes, which newcomers get from us.
+            if not _check_same_run(path, run_id) or home.manifest_path.read_bytes() != manifest:
                 replace_file(home.manifest_path, [manifest], size_bytes=len(manifest))
             remove_unfinished(home.manifest_path)
             remove_unfinished(home.checkpoint_path)

@@ -23,12 +23,12 @@ pytestmark = [pytest.mark.swarm, pytest.mark.timeout(180)]
 class Node:
     """A bootstrap node with a status page."""
 
-    def __init__(self, folder: Path, port: str = "0", run: bool = True) -> None:
-        command = ["bootstrap", "--home", str(folder / "boot"), "--port", port, "--status", "127.0.0.1:0"]
+    def __init__(self, folder: Path, port: str = "0", run: bool = True, name: str = "boot") -> None:
+        command = ["bootstrap", "--home", str(folder / name), "--port", port, "--status", "127.0.0.1:0"]
         self.child: Child = start_child(
-            f"boot-{port}",
+            f"{name}-{port}",
             p2ptrain(*command, *(["--run", str(folder / "run.toml")] if run else [])),
-            folder / f"boot-{port}.log",
+            folder / f"{name}-{port}.log",
             {**os.environ, "PYTHONUNBUFFERED": "1"},
         )
 
@@ -81,6 +81,29 @@ def test_an_address_is_all_that_a_newcomer_needs_and_a_restarted_node_goes_on(tm
         children.append(second.child)
         second.wait_for_version("common", 5)
         assert stop_gently([first, second], within_s=15) == {"first": 0, "second": 0}
+    finally:
+        stop_children(children, grace_s=5.0)
+
+
+def test_a_manifest_names_the_nodes_by_which_peers_and_other_nodes_join(tmp_path: Path) -> None:
+    children = []
+    try:
+        listed = Node(tmp_path, run=False, name="listed")
+        children.append(listed.child)
+        by_name = listed.address.replace("/ip4/127.0.0.1/", "/dns4/localhost/")
+        assert by_name != listed.address
+        write_manifest("nano", tmp_path / "run.toml", ManifestChanges(seed=1, bootstraps=(by_name,)))
+        other = Node(tmp_path, name="other")
+        children.append(other.child)
+        peer = start_peer("peer", tmp_path, str(tmp_path / "run.toml"))
+        children.append(peer.child)
+        peer.wait_for_version("common", 1)
+        eventually(
+            lambda: [p["peer"] for p in other.status()["peers"]] == [peer.id],
+            within_s=START_S,
+            what="the node that the peer was not told of finds it by way of the one that it was",
+        )
+        assert stop_gently([peer], within_s=60) == {"peer": 0}
     finally:
         stop_children(children, grace_s=5.0)
 

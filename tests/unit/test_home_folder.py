@@ -59,7 +59,7 @@ def test_folder_that_exists_with_a_log_in_it_becomes_a_home(tmp_path: Path):
 def test_home_opens_again_for_its_run_even_if_the_manifest_is_formatted_otherwise(tmp_path: Path):
     for text in (NANO, NANO + "# a thought\n"):
         with Home.open(tmp_path / "home", text, NANO_ID) as home:
-            assert home.manifest_path.read_text() == NANO
+            assert home.manifest_path.read_text() == text
 
 
 def test_home_of_another_run_is_refused_with_both_ids_and_left_as_it_was(tmp_path: Path):
