@@ -563,6 +563,17 @@ class ReachChanged(Event):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class TwinSeen(Event):
+    """Another process runs with this peer's identity; told once a minute while it does."""
+
+    peer: PeerId
+
+    def line(self) -> str:
+        """The event as one sentence for people."""
+        return f"TWO PROCESSES, ONE IDENTITY: {twin_sentence(self.peer)}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class OrderHeard(Event):
     """The run's authority asks this peer to own certain slices, or no longer does."""
 
@@ -602,6 +613,14 @@ class PeerStopped(Event):
     def line(self) -> str:
         """The event as one sentence for people."""
         return f"stopped: {self.reason}"
+
+
+def twin_sentence(peer: PeerId) -> str:
+    """What is wrong when two processes run with one identity, and what to do."""
+    return (
+        f"another process runs as {short(peer)}, too; others reach the one or the other by chance. Stop one of them,"
+        " and give it an identity of its own: start it with another --home, or without the copied identity.key"
+    )
 
 
 KINDS: dict[str, type[Event]] = {kind.__name__: kind for kind in Event.__subclasses__()}

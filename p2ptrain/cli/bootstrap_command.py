@@ -83,7 +83,11 @@ def bootstrap(
     )
     say = functools.partial(_print_addresses, options.run is not None)
     with FolderLock.acquire(options.folder):
-        run_until_signal(lambda stop: run_bootstrap(options, stop, say))
+        run_until_signal(lambda stop: run_bootstrap(options, stop, say, _print_problem))
+
+
+def _print_problem(sentence: str) -> None:
+    typer.echo(f"PROBLEM: {sentence}", err=True)
 
 
 def _print_addresses(knows_run: bool, addresses: list[str], url: str | None) -> None:

@@ -1,4 +1,4 @@
-"""What the run's authority does: ``p2ptrain run sign``, ``invite``, ``guests``, ``assign``; and who a peer is."""
+"""What the run's authority does: ``p2ptrain run sign``, ``invite``, ``guests``, ``assign``."""
 
 import time
 from dataclasses import replace
@@ -18,19 +18,6 @@ if TYPE_CHECKING:
 _Manifest = Annotated[Path, typer.Argument(help="The run's manifest.")]
 _Key = Annotated[Path, typer.Option(help="The authority's key file, made by `p2ptrain run new --authority`.")]
 _DAY_S = 86400
-
-
-def identity(
-    home: Annotated[Path, typer.Option(envvar="P2PTRAIN_HOME", help="The peer's folder; made with a key if new.")],
-) -> None:
-    """Print a peer's id, for example to ask the run's authority for an invitation.
-
-    Example: p2ptrain identity --home my-peer
-    """
-    from p2ptrain.identity.keys import load_or_create
-
-    home.mkdir(mode=0o700, parents=True, exist_ok=True)
-    typer.echo(load_or_create(home / "identity.key").peer_id)
 
 
 def sign(manifest: _Manifest, key: _Key) -> None:

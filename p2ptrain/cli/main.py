@@ -20,8 +20,8 @@ from p2ptrain.cli.control_commands import control_app, finish, leave, limits, pa
 from p2ptrain.cli.dash_command import dash
 from p2ptrain.cli.demo_command import demo
 from p2ptrain.cli.doctor_command import doctor
-from p2ptrain.cli.door_commands import identity
 from p2ptrain.cli.health_command import health
+from p2ptrain.cli.identity_command import identity_app
 from p2ptrain.cli.lab_commands import lab_app
 from p2ptrain.cli.manifest_commands import run_app
 from p2ptrain.cli.model_commands import export, generate
@@ -48,7 +48,7 @@ for command in (demo, bootstrap, peer, status, why, pause, resume, finish, leave
     app.command()(command)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(config)
 app.command()(completion)
-app.command()(identity)
+app.add_typer(identity_app, name="identity")
 app.command()(generate)
 app.command()(export)
 

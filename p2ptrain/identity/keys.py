@@ -60,6 +60,10 @@ class Identity:
         """Ed25519 signature [64] of ``message``; records go through ``signing.sign``, which says what is meant."""
         return self._key.sign(message)
 
+    def seed(self) -> bytes:
+        """The 32 secret bytes that ``from_seed`` takes."""
+        return self._key.private_bytes_raw()
+
     def file_bytes(self) -> bytes:
         """The key as libp2p keeps it on disk, 68 bytes."""
         return _FILE_HEADER + self._key.private_bytes_raw() + self._key.public_key().public_bytes_raw()
@@ -79,6 +83,15 @@ def load_or_create(path: Path) -> Identity:
     _create(path, Identity.generate())
     # Read back even when just written: had another process been faster, its key is the one that counts.
     return load(path)
+
+
+def store(path: Path, identity: Identity) -> None:
+    """Put a key that exists already into the file ``path``, readable by its owner only, in place of what is there.
+
+    Raises:
+        IdentityError: the file cannot be made.
+    """
+    _create(path, identity, replaces=True)
 
 
 def load(path: Path) -> Identity:
@@ -134,8 +147,8 @@ def public_key(peer_id: PeerId) -> bytes | None:
     return raw[len(_ID_HEADER) :]
 
 
-def _create(path: Path, identity: Identity) -> None:
-    """Write the key beside ``path`` and link it into place, so that ``path`` never names half a key."""
+def _create(path: Path, identity: Identity, *, replaces: bool = False) -> None:
+    """Write the key beside ``path`` and put it into place, so that ``path`` never names half a key."""
     beside = path.with_name(f"{path.name}.new-{secrets.token_hex(4)}")
     try:
         descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -144,11 +157,14 @@ def _create(path: Path, identity: Identity) -> None:
                 file.write(identity.file_bytes())
                 file.flush()
                 os.fsync(descriptor)
-            # A link, unlike a rename, never replaces a key that another process made in the meantime.
-            with contextlib.suppress(FileExistsError):
-                os.link(beside, path)
+            if replaces:
+                beside.replace(path)
+            else:
+                # A link, unlike a rename, never replaces a key that another process made in the meantime.
+                with contextlib.suppress(FileExistsError):
+                    os.link(beside, path)
         finally:
-            beside.unlink()
+            beside.unlink(missing_ok=True)
         _sync_folder(path.parent)
     except OSError as error:
         room = "make room on the disk" if error.errno == errno.ENOSPC else "check that the folder exists and is yours"

@@ -11,12 +11,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from p2ptrain import clock
 from p2ptrain.config.schema import NetworkConfig, RelayLimits
+from p2ptrain.events import twin_sentence
 from p2ptrain.identity.keys import load_or_create
 from p2ptrain.node.child_processes import die_with_parent_prefix
 from p2ptrain.node.draining import DRAIN
 from p2ptrain.node.listening import listen_host
 from p2ptrain.node.manifest_exchange import serve_manifest
+from p2ptrain.node.presence import keep_presence
 from p2ptrain.node.run_watch import NodeStatus, WatchedRun, watch_run
 from p2ptrain.node.status_server import start_status_server
 from p2ptrain.node.upload_probe import serve_upload
@@ -53,7 +56,10 @@ class BootstrapOptions:
 
 
 async def run_bootstrap(
-    options: BootstrapOptions, stop: asyncio.Event, on_listening: Callable[[list[str], str | None], None]
+    options: BootstrapOptions,
+    stop: asyncio.Event,
+    on_listening: Callable[[list[str], str | None], None],
+    on_problem: Callable[[str], None] = lambda sentence: None,
 ) -> None:
     """Serve until ``stop`` is set.
 
@@ -61,6 +67,7 @@ async def run_bootstrap(
         options: what to serve and where.
         stop: ends the node.
         on_listening: told the addresses to hand out and the status page's URL, if there is one.
+        on_problem: told what the operator must do something about, in a sentence, when it begins.
 
     Raises:
         NetworkSetupError: a port is taken, or other bootstraps were named and none answers.
@@ -90,6 +97,12 @@ async def run_bootstrap(
         status = NodeStatus(identity.peer_id, node.addresses, options.run, node.relay)
         await serve_manifest(node, options.run.manifest if options.run else None)
         await serve_upload(node)
+
+        def twin_seen() -> None:
+            sentence = twin_sentence(identity.peer_id)
+            if status.problems.report("twin", sentence, clock.monotonic_s()):
+                on_problem(sentence)
+
         url = None
         if options.status:
             runner, url = await start_status_server(*options.status, status.snapshot)
@@ -97,7 +110,11 @@ async def run_bootstrap(
         on_listening(node.addresses, url)
         async with asyncio.TaskGroup() as group:
             node.bootstraps = list(dict.fromkeys([*node.bootstraps, *others]))
-            tasks = [group.create_task(node.watch()), group.create_task(_keep_in_touch(node))]
+            tasks = [
+                group.create_task(node.watch()),
+                group.create_task(_keep_in_touch(node)),
+                group.create_task(keep_presence(node, identity, twin_seen)),
+            ]
             if options.run:
                 directory = DhtDirectory(node, identity, options.run.id)
                 saved = options.folder / "status.json"

@@ -226,6 +226,8 @@ class IdentityFacts:
     """Somebody in the swarm answers under the same id though no process here does; None: not asked."""
     error: str = ""
     """Why the key cannot be used."""
+    has_twin: bool = False
+    """The process here has seen another one with its key, a moment ago."""
 
 
 def judge_identity(facts: IdentityFacts) -> Finding:
@@ -241,6 +243,13 @@ def judge_identity(facts: IdentityFacts) -> Finding:
             verdict="fail",
             evidence=f"{name} answers in the swarm, and no process on this machine is it",
             remedy="the same identity.key runs elsewhere: stop that one, or begin here with a new --home",
+        )
+    if facts.holder is not None and facts.has_twin:
+        return Finding(
+            check="identity",
+            verdict="fail",
+            evidence=f"{name} is running here, process {facts.holder}, and elsewhere, too",
+            remedy="stop one of the two, and give it an identity of its own: another --home, without identity.key",
         )
     if facts.holder is not None:
         return Finding(check="identity", verdict="ok", evidence=f"{name} is running here, process {facts.holder}")

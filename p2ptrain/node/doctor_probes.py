@@ -14,6 +14,7 @@ from pathlib import Path
 from p2ptrain import clock
 from p2ptrain.config.schema import InnerConfig, ModelConfig, OuterConfig, RunConfig, SlicingConfig
 from p2ptrain.errors import ControlError, DoesNotFit, IdentityError, NonFiniteUpdate, NoPeerRunning
+from p2ptrain.events import Record, TwinSeen
 from p2ptrain.ids import COMMON, Digest, PeerId, SliceId, Version
 from p2ptrain.node.doctor import (
     DiskFacts,
@@ -43,6 +44,9 @@ _STEP_TEXT_BYTES = 4096
 _WRITTEN_BYTES = 16 << 20
 _BYTES_AN_OWNED_ELEMENT = 10
 """In a checkpoint: anchor and momentum in float32, published weights in 16 bits."""
+_JOURNAL_END_BYTES = 1 << 20
+_TWIN_IS_NEWS_S = 180.0
+"""A peer repeats once a minute that it has a twin."""
 _PACKAGES = ("p2ptrain", "torch", "hivemind", "protobuf", "numpy")
 
 
@@ -186,7 +190,24 @@ def measure_identity(home: Path) -> IdentityFacts:
         peer = load_or_create(path).peer_id
     except (IdentityError, OSError) as error:
         return IdentityFacts(peer=None, holder=None, answers_elsewhere=None, error=str(error))
-    return IdentityFacts(peer=peer, holder=lock_holder(home), answers_elsewhere=None)
+    return IdentityFacts(
+        peer=peer,
+        holder=lock_holder(home),
+        answers_elsewhere=None,
+        has_twin=_has_seen_twin(home / "events.jsonl", clock.wall_s()),
+    )
+
+
+def _has_seen_twin(journal: Path, now_s: float) -> bool:
+    """Whether the peer said so in the last minutes."""
+    with contextlib.suppress(OSError), journal.open("rb") as file:
+        file.seek(max(0, journal.stat().st_size - _JOURNAL_END_BYTES))
+        for line in file:
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                record = Record.from_json(line.decode())
+                if record and isinstance(record.event, TwinSeen) and now_s - record.time_s < _TWIN_IS_NEWS_S:
+                    return True
+    return False
 
 
 def listening_port(home: Path) -> int | None:

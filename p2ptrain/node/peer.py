@@ -35,6 +35,7 @@ from p2ptrain.events import (
     StateChanged,
     StateResumed,
     Traffic,
+    TwinSeen,
 )
 from p2ptrain.identity.keys import load_or_create
 from p2ptrain.ids import COMMON, PeerId, SliceId, short, slice_order
@@ -104,6 +105,7 @@ _CHECKPOINT_PAUSE_S = 0.5
 _LAG_EVERY_S = 0.25
 _BOOK_EVERY_S = 10.0
 _ORDERS_EVERY_S = 2.0
+_TWIN_TOLD_EVERY_S = 60.0
 _ISOLATED = "ISOLATED"
 
 
@@ -159,6 +161,7 @@ class Peer:
         self._isolated_s = 0.0
         self._reach = ""
         self._since = Since()
+        self._twin_told_s = -math.inf
         self._book_saved_s = -_BOOK_EVERY_S
         self._disk_budget_bytes = _disk_budget(config)
         check_budget(self._disk_budget_bytes, self._plan, frozenset([COMMON, *(config.slices or ())]))
@@ -215,7 +218,7 @@ class Peer:
             listener=self,
         )
         admitted = GuardedDirectory(
-            DhtDirectory(node, self._identity, self._home.run_id),
+            DhtDirectory(node, self._identity, self._home.run_id, self._twin_seen),
             DhtGuestRecords(node),
             self._door,
             self._home.run_id,
@@ -689,6 +692,11 @@ class Peer:
             map_port=network.map_port,
             announce=network.announce,
         )
+
+    def _twin_seen(self) -> None:
+        if clock.monotonic_s() > self._twin_told_s + _TWIN_TOLD_EVERY_S:
+            self._twin_told_s = clock.monotonic_s()
+            self._events.emit(TwinSeen(peer=self._identity.peer_id))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         self._group.create_task(work)

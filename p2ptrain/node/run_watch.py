@@ -14,6 +14,7 @@ from p2ptrain.ids import COMMON, RunId, numbered_slices
 from p2ptrain.model.slicing import SlicePlan
 from p2ptrain.node.atomic_file import replace_file
 from p2ptrain.node.observer import look
+from p2ptrain.node.problems import Problems
 from p2ptrain.node.run_history import RunHistory
 from p2ptrain.swarm.directory import Directory
 from p2ptrain.wire.libp2p import Libp2pNode
@@ -47,6 +48,7 @@ class NodeStatus:
     started_s: float = field(default_factory=clock.monotonic_s)
     looked_s: float | None = None
     history: RunHistory = field(default_factory=RunHistory)
+    problems: Problems = field(default_factory=Problems)
 
     def snapshot(self) -> dict[str, Any]:
         """All of it as JSON values, now."""
@@ -60,6 +62,7 @@ class NodeStatus:
             "uptime_s": round(now_s - self.started_s, 1),
             "looked_s_ago": looked_s_ago,
             "healthy": self.run is None or now_s - patience_from_s < _UNHEALTHY_AFTER_S,
+            "problems": self.problems.current(now_s),
             "run": self._run_json(),
             "relay": asdict(self.relay.usage) if self.relay else None,
             **self.history.to_json(clock.wall_s()),

@@ -21,6 +21,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 
 from p2ptrain.errors import NetworkSetupError
 from p2ptrain.events import STATES
+from p2ptrain.node.problems import PROBLEMS
 
 _DATA = "__STATUS__"
 """Where the page has the status at the time it was asked for, so that it shows something at once."""
@@ -117,6 +118,8 @@ class _Collector:
         status = self._status
         yield _gauge("p2ptrain_bootstrap_uptime_seconds", "Time since the node started.", [((), status["uptime_s"])])
         yield _gauge("p2ptrain_bootstrap_healthy", "1 if the DHT answers.", [((), int(status["healthy"]))])
+        problems = [((kind,), int(kind in status["problems"])) for kind in PROBLEMS]
+        yield _gauge("p2ptrain_bootstrap_problem", "1 if the operator must do something.", problems, ("kind",))
         if relay := status.get("relay"):
             yield _gauge("p2ptrain_relay_circuits", "Connections carried for peers now.", [((), relay["circuits"])])
             carried = [((), relay["carried_bytes"])]

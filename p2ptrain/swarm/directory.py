@@ -6,7 +6,8 @@ the future.
 """
 
 import math
-from collections.abc import Mapping
+import secrets
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -19,6 +20,7 @@ from p2ptrain.identity.signing import Signed, sign, verify
 from p2ptrain.ids import COMMON, PeerId, RunId, SliceId
 from p2ptrain.swarm.coverage import Member
 from p2ptrain.swarm.guests import is_guest_list
+from p2ptrain.swarm.twins import Twins
 from p2ptrain.wire.libp2p import DirectoryRecord, Libp2pNode, record_key
 from p2ptrain.wire.messages import PROTOCOL
 from p2ptrain.wire.reach import Way
@@ -80,6 +82,8 @@ class Claim:
     is_away: bool = False
     """Paused by its volunteer: it votes and follows, contributes nothing, and may soon give its slices up."""
     expires_s: float
+    instance: int = 0
+    """Of the process that publishes it; 0 is not known."""
     invite: str = ""
     """What the run's authority gave the peer, if the run asks for that."""
 
@@ -113,16 +117,29 @@ class Directory(Protocol):
 
 
 class DhtDirectory:
-    """The claims of one run in the DHT."""
+    """The claims of one run in the DHT.
 
-    def __init__(self, node: Libp2pNode, identity: Identity, run: RunId) -> None:
+    Args:
+        node: our way into it.
+        identity: whose claim is published.
+        run: the run.
+        on_twin: told each time that another process is seen to renew a claim under our own id.
+    """
+
+    def __init__(
+        self, node: Libp2pNode, identity: Identity, run: RunId, on_twin: Callable[[], None] = lambda: None
+    ) -> None:
         self._node = node
         self._identity = identity
         self._run = run
+        self._on_twin = on_twin
+        self._instance = secrets.randbits(63)
+        self._twins = Twins(self._instance)
 
     async def publish(self, claim: Claim) -> bool:
         """Replace this peer's claim; False when nobody took the record."""
-        value = _encode(self._identity, claim)
+        self._twins.published(claim.expires_s)
+        value = _encode(self._identity, replace(claim, instance=self._instance))
         return await self._node.store(
             _record_name(self._run), subkey=claim.peer, value=value, expires_s=claim.expires_s
         )
@@ -131,6 +148,9 @@ class DhtDirectory:
         """The live claims of the run."""
         found = await self._node.find(_record_name(self._run))
         claims = [_decode(value) for value in found.values()]
+        for claim in claims:
+            if claim.peer == self._identity.peer_id and self._twins.is_alive(claim.instance, claim.expires_s):
+                self._on_twin()
         return {claim.peer: claim for claim in claims if claim.expires_s > clock.wall_s()}
 
 
@@ -174,6 +194,7 @@ def _encode(identity: Identity, claim: Claim) -> bytes:
         fixed=claim.is_fixed,
         changed_s=claim.changed_s,
         invite=claim.invite,
+        instance=claim.instance,
         away=claim.is_away,
     )
     signed = sign(identity, _CONTEXT, body.SerializeToString(deterministic=True))
@@ -213,6 +234,7 @@ def _decode(value: bytes) -> Claim:
         changed_s=_measured(body.changed_s),
         expires_s=body.expires_s,
         invite=body.invite,
+        instance=body.instance,
     )
 
 

@@ -3,15 +3,18 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from p2ptrain.cli.manifest_commands import ManifestChanges, write_manifest
+from p2ptrain.events import TwinSeen
 from p2ptrain.node.child_processes import Child, start_child, stop_children
 from tests.support.live_swarm import START_S, LivePeer, eventually, p2ptrain, stop_gently
 
@@ -23,11 +26,17 @@ pytestmark = [pytest.mark.swarm, pytest.mark.timeout(180)]
 class Node:
     """A bootstrap node with a status page."""
 
-    def __init__(self, folder: Path, port: str = "0", run: bool = True, name: str = "boot") -> None:
+    def __init__(
+        self, folder: Path, port: str = "0", run: bool = True, name: str = "boot", others: Sequence[str] = ()
+    ) -> None:
         command = ["bootstrap", "--home", str(folder / name), "--port", port, "--status", "127.0.0.1:0"]
         self.child: Child = start_child(
             f"{name}-{port}",
-            p2ptrain(*command, *(["--run", str(folder / "run.toml")] if run else [])),
+            p2ptrain(
+                *command,
+                *(["--run", str(folder / "run.toml")] if run else []),
+                *(word for address in others for word in ("--bootstrap", address)),
+            ),
             folder / f"{name}-{port}.log",
             {**os.environ, "PYTHONUNBUFFERED": "1"},
         )
@@ -80,6 +89,7 @@ def test_an_address_is_all_that_a_newcomer_needs_and_a_restarted_node_goes_on(tm
         second = start_peer("second", tmp_path, own_address.group())
         children.append(second.child)
         second.wait_for_version("common", 5)
+        assert again.status()["problems"] == {}, "its own past is no twin"
         assert stop_gently([first, second], within_s=15) == {"first": 0, "second": 0}
     finally:
         stop_children(children, grace_s=5.0)
@@ -104,6 +114,39 @@ def test_a_manifest_names_the_nodes_by_which_peers_and_other_nodes_join(tmp_path
             what="the node that the peer was not told of finds it by way of the one that it was",
         )
         assert stop_gently([peer], within_s=60) == {"peer": 0}
+    finally:
+        stop_children(children, grace_s=5.0)
+
+
+def test_two_processes_with_one_identity_notice_each_other(tmp_path: Path) -> None:
+    write_manifest("nano", tmp_path / "run.toml", ManifestChanges(seed=1))
+    children = []
+    try:
+        node = Node(tmp_path)
+        children.append(node.child)
+        for name in ("boot-b", "peer-b"):
+            (tmp_path / name).mkdir()
+        twins = [Node(tmp_path, run=False, name="boot-a", others=[node.address])]
+        children.append(twins[0].child)
+        shutil.copy(tmp_path / "boot-a" / "identity.key", tmp_path / "boot-b")
+        twins.append(Node(tmp_path, run=False, name="boot-b", others=[node.address]))
+        children.append(twins[1].child)
+        peers = [start_peer("peer-a", tmp_path, node.address)]
+        children.append(peers[0].child)
+        peers[0].wait_for_version("common", 1)
+        shutil.copy(tmp_path / "peer-a" / "identity.key", tmp_path / "peer-b")
+        peers.append(start_peer("peer-b", tmp_path, node.address))
+        children.append(peers[1].child)
+        eventually(
+            lambda: any("twin" in twin.status()["problems"] for twin in twins),
+            within_s=2 * START_S,
+            what="one of two bootstrap nodes says so on its status page",
+        )
+        assert any("PROBLEM: another process runs as" in twin.child.log.read_text() for twin in twins)
+        eventually(
+            lambda: any(peer.events(TwinSeen) for peer in peers), within_s=START_S, what="one of two peers says so"
+        )
+        assert node.status()["problems"] == {}
     finally:
         stop_children(children, grace_s=5.0)
 

@@ -52,7 +52,11 @@ def command_problem(line: str, *, complete: bool) -> str | None:
         if not arguments:
             return "names no command" if complete else None
         name = arguments.pop(0)
-        if name in {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}:
+        given = [p for p in command.params if name in (*p.opts, *p.secondary_opts)]
+        if given:
+            del arguments[: 0 if given[0].is_flag else 1]
+            if not arguments and command.invoke_without_command:
+                return None
             continue
         if name not in command.commands:
             return f"has no command {name}"

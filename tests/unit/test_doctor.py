@@ -2,13 +2,15 @@
 
 import json
 import os
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from p2ptrain.cli.main import main
-from p2ptrain.identity.keys import load_or_create
+from p2ptrain.events import Record, TwinSeen
+from p2ptrain.identity.keys import Identity, load_or_create
 from p2ptrain.ids import PeerId
 from p2ptrain.node.doctor import (
     ClockOffset,
@@ -98,6 +100,7 @@ def called_back(*could_dial: bool) -> ReachFacts:
         (judge_versions({"p2ptrain": "0.1.0"}, ["torch 2.4 is outside >=2.5"], {}), "fail", "outside"),
         (judge_identity(IdentityFacts(peer=None, holder=None, answers_elsewhere=None)), "ok", "no key yet"),
         (judge_identity(IdentityFacts(peer=ME, holder=7, answers_elsewhere=None)), "ok", "process 7"),
+        (judge_identity(IdentityFacts(peer=ME, holder=7, answers_elsewhere=None, has_twin=True)), "fail", "elsewhere"),
         (judge_identity(IdentityFacts(peer=ME, holder=None, answers_elsewhere=False)), "ok", "nobody in the swarm"),
         (judge_identity(IdentityFacts(peer=ME, holder=None, answers_elsewhere=True)), "fail", "no process on this"),
         (judge_identity(IdentityFacts(peer=None, holder=None, answers_elsewhere=None, error="bad")), "fail", "bad"),
@@ -179,6 +182,17 @@ def test_who_uses_a_home_is_known_and_asking_makes_no_key(tmp_path: Path) -> Non
     assert lock_holder(tmp_path) is None
     (tmp_path / "identity.key").write_bytes(b"nonsense")
     assert judge_identity(measure_identity(tmp_path)).verdict == "fail"
+
+
+def test_a_twin_that_the_running_peer_has_just_seen_is_told(tmp_path: Path) -> None:
+    (tmp_path / "identity.key").write_bytes(Identity.from_seed(bytes(32)).file_bytes())
+    (tmp_path / "identity.key").chmod(0o600)
+    told_s = {"long ago": time.time() - 1000, "now": time.time() - 5}
+    for when, expected in (("long ago", "ok"), ("now", "fail")):
+        twin = Record(sequence=1, time_s=told_s[when], event=TwinSeen(peer=ME))
+        (tmp_path / "events.jsonl").write_text(f"damaged\n{twin.to_json()}\n")
+        with FolderLock.acquire(tmp_path):
+            assert judge_identity(measure_identity(tmp_path)).verdict == expected, when
 
 
 def test_doctor_without_network_ends_with_status_0_and_says_what_it_did_not_measure(tmp_path: Path, capsys) -> None:

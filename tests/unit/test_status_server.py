@@ -11,6 +11,7 @@ import aiohttp
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from p2ptrain import clock
 from p2ptrain.errors import NetworkSetupError
 from p2ptrain.node.run_watch import NodeStatus
 from p2ptrain.node.status_server import start_status_server
@@ -112,3 +113,22 @@ async def test_a_port_that_is_taken_is_named(served: Served) -> None:
     port = int(served.url.rstrip("/").rpartition(":")[2])
     with pytest.raises(NetworkSetupError, match=f"127.0.0.1:{port}"):
         await start_status_server("127.0.0.1", port, status)
+
+
+async def test_what_the_operator_must_do_is_on_the_page_in_the_data_and_in_the_metrics() -> None:
+    status = NodeStatus("me", [], None)
+    runner, url = await start_status_server("127.0.0.1", 0, status.snapshot)
+    try:
+        async with aiohttp.ClientSession() as session:
+            assert 'problem{kind="twin"} 0.0' in await read(session, url + "metrics")
+            status.problems.report("twin", "another process runs as me", clock.monotonic_s())
+            assert 'problem{kind="twin"} 1.0' in await read(session, url + "metrics")
+            assert "another process runs as me" in await read(session, url)
+            assert "another process runs as me" in await read(session, url + "status.json")
+    finally:
+        await runner.cleanup()
+
+
+async def read(session: aiohttp.ClientSession, url: str) -> str:
+    async with session.get(url) as answer:
+        return await answer.text()

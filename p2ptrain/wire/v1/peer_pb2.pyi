@@ -17,7 +17,7 @@ class Signed(_message.Message):
     def __init__(self, body: _Optional[bytes] = ..., signer: _Optional[str] = ..., signature: _Optional[bytes] = ...) -> None: ...
 
 class Claim(_message.Message):
-    __slots__ = ("run", "peer", "ready", "joining", "protocol", "expires_s", "leaving", "capacity", "fixed", "changed_s", "away", "invite")
+    __slots__ = ("run", "peer", "ready", "joining", "protocol", "expires_s", "leaving", "capacity", "fixed", "changed_s", "away", "instance", "invite")
     RUN_FIELD_NUMBER: _ClassVar[int]
     PEER_FIELD_NUMBER: _ClassVar[int]
     READY_FIELD_NUMBER: _ClassVar[int]
@@ -29,6 +29,7 @@ class Claim(_message.Message):
     FIXED_FIELD_NUMBER: _ClassVar[int]
     CHANGED_S_FIELD_NUMBER: _ClassVar[int]
     AWAY_FIELD_NUMBER: _ClassVar[int]
+    INSTANCE_FIELD_NUMBER: _ClassVar[int]
     INVITE_FIELD_NUMBER: _ClassVar[int]
     run: str
     peer: str
@@ -41,8 +42,9 @@ class Claim(_message.Message):
     fixed: bool
     changed_s: float
     away: bool
+    instance: int
     invite: str
-    def __init__(self, run: _Optional[str] = ..., peer: _Optional[str] = ..., ready: _Optional[_Iterable[str]] = ..., joining: _Optional[_Iterable[str]] = ..., protocol: _Optional[int] = ..., expires_s: _Optional[float] = ..., leaving: _Optional[_Iterable[str]] = ..., capacity: _Optional[_Union[Capacity, _Mapping]] = ..., fixed: _Optional[bool] = ..., changed_s: _Optional[float] = ..., away: _Optional[bool] = ..., invite: _Optional[str] = ...) -> None: ...
+    def __init__(self, run: _Optional[str] = ..., peer: _Optional[str] = ..., ready: _Optional[_Iterable[str]] = ..., joining: _Optional[_Iterable[str]] = ..., protocol: _Optional[int] = ..., expires_s: _Optional[float] = ..., leaving: _Optional[_Iterable[str]] = ..., capacity: _Optional[_Union[Capacity, _Mapping]] = ..., fixed: _Optional[bool] = ..., changed_s: _Optional[float] = ..., away: _Optional[bool] = ..., instance: _Optional[int] = ..., invite: _Optional[str] = ...) -> None: ...
 
 class Capacity(_message.Message):
     __slots__ = ("max_slices", "tokens_per_s", "uplink_mbps", "downlink_mbps", "way")
