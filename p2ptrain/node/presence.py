@@ -23,7 +23,7 @@ async def keep_presence(node: Libp2pNode, identity: Identity, on_twin: Callable[
     nowhere = RunId(hashlib.sha256(f"presence of {identity.peer_id}".encode()).hexdigest())
     directory = DhtDirectory(node, identity, nowhere, on_twin)
     while True:
+        await directory.claims()  # before we publish: of two claims under one id, the directory keeps the newer one
         expires_s = clock.wall_s() + _LEASE_S
         await directory.publish(Claim(run=nowhere, peer=identity.peer_id, expires_s=expires_s))
-        await directory.claims()
         await asyncio.sleep(_EVERY_S)
