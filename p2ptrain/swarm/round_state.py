@@ -68,6 +68,8 @@ class RoundState:
     """Of guests, for this version."""
     ready: Mapping[PeerId, Ready] = field(default_factory=dict)
     suspects: frozenset[PeerId] = frozenset()
+    left_out: frozenset[PeerId] = frozenset()
+    """Suspects when the last version was committed: as guests they are not waited for again."""
     plan: Plan | None = None
     reduced: Mapping[tuple[int, PeerId], PartResult] = field(default_factory=dict)
     reducing: frozenset[int] = frozenset()

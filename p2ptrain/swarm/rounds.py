@@ -469,11 +469,11 @@ class _Turn:
             first_ready_s=first_ready_s,
             stage_began_s=first_ready_s,
             deadline_s=first_ready_s + limit.seconds + extra_s,
-            invited=guests(s),
+            invited=guests(s) - s.left_out,
         )
         self._do(Promise(s.version, s.ballot))
         self._enter("gathering", f"{len(self.state.ready)} of {len(s.ballot.members)} owners ready", limit)
-        self._send([*(m for m in s.ballot.members if m != s.me), *sorted(self.state.invited)], ready)
+        self._send([*(m for m in s.ballot.members if m != s.me), *sorted(guests(s))], ready)
         self._plan_if_possible()
 
     def _plan_if_possible(self) -> None:
@@ -610,7 +610,7 @@ class _Turn:
             max_owners=s.max_owners,
             quorum=s.quorum,
         )
-        self._set(early=s.early, durations=s.durations)
+        self._set(early=s.early, durations=s.durations, left_out=s.suspects)
         self._hear_early()
 
     def _next_attempt(self, reason: str) -> None:

@@ -451,6 +451,22 @@ def test_a_guest_that_does_not_answer_costs_no_more_than_the_deadline(gone: str)
     assert not proposer.told(LeftOut), "nobody is accused"
 
 
+def test_a_member_that_was_left_out_is_not_waited_for_again_as_a_guest() -> None:
+    proposer = Owner(C).cuts_off().hears(A, ready(A)).waits_for_its_deadline()
+    ((_, plan),) = proposer.sent(Plan)
+    for part, reducer in enumerate(plan.reducers):
+        proposer.does(PartReduced(result(part))) if reducer == C else proposer.hears(A, result(part))
+    without_b = proposer.stages().state.proposal
+    assert without_b is not None
+    assert without_b.owners == (A, C)
+    proposer.hears(C, vote(C, without_b)).hears(A, vote(A, without_b))
+    assert proposer.state.version == 6
+    assert B in proposer.state.left_out
+    proposer.cuts_off()
+    assert proposer.sent(Ready)[0][0] == (A, B), "it is asked all the same"
+    assert proposer.state.invited == frozenset()
+
+
 def test_offers_of_strangers_in_others_names_and_from_other_versions_are_not_taken() -> None:
     stranger, proposer = PeerId("S"), Owner(C, claims=WITH_GUEST).cuts_off()
     assert not proposer.hears(stranger, offer(stranger)).state.offers
