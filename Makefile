@@ -1,7 +1,7 @@
 # One word per habit. `make demo` and `make test` are all that a newcomer needs.
 PYTHON ?= python3
 BIN := .venv/bin
-.PHONY: demo test test-faults-all check test-docker test-net fmt proto docs clean soak
+.PHONY: demo test test-faults-all check test-docker test-net audit fmt proto docs clean soak
 
 demo: .venv/.installed  ## a real swarm trains a real model; ARGS="--plain --report demo.json"
 	$(BIN)/p2ptrain demo $(ARGS)
@@ -27,6 +27,10 @@ test-docker: .venv/.installed  ## the images, built and used for real; starts an
 
 test-net: .venv/.installed  ## routers of all kinds, relays, slow lines; needs root, else skipped; ten minutes
 	P2PTRAIN_TEST_NET=1 $(BIN)/pytest tests/net $(ARGS)
+
+audit: .venv/.installed  ## known vulnerabilities of all pinned packages; asks pypi.org, and says so if it cannot
+	@$(BIN)/python -m pip_audit --version >/dev/null 2>&1 || $(BIN)/pip install --quiet 'pip-audit>=2.10,<3'
+	$(BIN)/python -m tests.support.dependencies --audit
 
 fmt: .venv/.installed  ## make the tree tidy
 	$(BIN)/ruff check --fix .

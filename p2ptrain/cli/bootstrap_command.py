@@ -11,6 +11,7 @@ from p2ptrain.cli.network_options import Announce
 from p2ptrain.cli.processes import data_folder, quiet_imports, run_until_signal
 from p2ptrain.cli.run_source import read_run
 from p2ptrain.config.schema import NetworkConfig, RelayLimits
+from p2ptrain.wire.crowd import PER_ADDRESS
 
 _STABLE_PORT = 31337
 
@@ -41,6 +42,10 @@ def bootstrap(
     relay_places: Annotated[
         int, typer.Option(min=1, help="Peers that can be reached through the relay at once.")
     ] = RelayLimits().reservations,
+    connections_per_address: Annotated[
+        int,
+        typer.Option(min=1, help="Peers connected at once from one IP address; the newest beyond are cut off."),
+    ] = PER_ADDRESS,
     drain: Annotated[
         bool, typer.Option("--drain", help="Start nothing: have the node of --home end once it carries nothing.")
     ] = False,
@@ -77,6 +82,7 @@ def bootstrap(
         folder=home or data_folder() / "bootstrap",
         network=NetworkConfig(bootstraps=tuple(bootstrap or ()), host=host, port=port, announce=tuple(announce or ())),
         also_listen=tuple(listen or ()),
+        connections_per_address=connections_per_address,
         relay=RelayLimits(reservations=relay_places, total_mbps=relay_mbps) if relay else None,
         run=WatchedRun(id=source.id, config=source.config, manifest=source.text) if source else None,
         status=page,

@@ -7,6 +7,7 @@ seconds, and can show what it sees on a status page.
 
 import asyncio
 import contextlib
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from p2ptrain.config.schema import NetworkConfig, RelayLimits
 from p2ptrain.events import twin_sentence
 from p2ptrain.identity.keys import load_or_create
 from p2ptrain.node.child_processes import die_with_parent_prefix
+from p2ptrain.node.crowd_watch import watch_crowd
 from p2ptrain.node.draining import DRAIN
 from p2ptrain.node.listening import listen_host
 from p2ptrain.node.manifest_exchange import serve_manifest
@@ -24,6 +26,7 @@ from p2ptrain.node.run_watch import NodeStatus, WatchedRun, watch_run
 from p2ptrain.node.status_server import start_status_server
 from p2ptrain.node.upload_probe import serve_upload
 from p2ptrain.swarm.directory import DhtDirectory, is_valid_record
+from p2ptrain.wire.crowd import PER_ADDRESS, Crowd
 from p2ptrain.wire.libp2p import Libp2pNode, NodeOptions
 
 _DRAIN_S = 60.0
@@ -51,6 +54,8 @@ class BootstrapOptions:
     """Multiaddresses beside the TCP port."""
     relay: RelayLimits | None = field(default_factory=RelayLimits)
     """What it carries for peers that nobody can dial; None: nothing."""
+    connections_per_address: int = PER_ADDRESS
+    """Peers that may be connected at once from one address."""
     status: tuple[str, int] | None = None
     """Host and port of the status page."""
 
@@ -94,14 +99,18 @@ async def run_bootstrap(
             )
         )
         undo.push_async_callback(node.stop)
-        status = NodeStatus(identity.peer_id, node.addresses, options.run, node.relay)
         await serve_manifest(node, options.run.manifest if options.run else None)
         await serve_upload(node)
 
-        def twin_seen() -> None:
-            sentence = twin_sentence(identity.peer_id)
-            if status.problems.report("twin", sentence, clock.monotonic_s()):
+        crowd = Crowd(per_address=options.connections_per_address)
+        status = NodeStatus(identity.peer_id, node.addresses, options.run, node.relay, load=lambda: _load(node, crowd))
+
+        def problem(kind: str, sentence: str) -> None:
+            if status.problems.report(kind, sentence, clock.monotonic_s()):
                 on_problem(sentence)
+
+        def twin_seen() -> None:
+            problem("twin", twin_sentence(identity.peer_id))
 
         url = None
         if options.status:
@@ -114,6 +123,7 @@ async def run_bootstrap(
                 group.create_task(node.watch()),
                 group.create_task(_keep_in_touch(node)),
                 group.create_task(keep_presence(node, identity, twin_seen)),
+                group.create_task(watch_crowd(node, crowd, functools.partial(problem, "crowd"))),
             ]
             if options.run:
                 directory = DhtDirectory(node, identity, options.run.id)
@@ -123,6 +133,17 @@ async def run_bootstrap(
             await stop.wait()
             for task in tasks:
                 task.cancel()
+
+
+def _load(node: Libp2pNode, crowd: Crowd) -> dict[str, int]:
+    return {
+        "connected_peers": crowd.present,
+        "cut_peers": crowd.cut,
+        "records": len(node.room),
+        "record_bytes": node.room.used_bytes,
+        "refused_records": node.room.refused,
+        "refused_calls": node.door.refused,
+    }
 
 
 async def _keep_in_touch(node: Libp2pNode) -> None:

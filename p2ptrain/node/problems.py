@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-PROBLEMS = ("twin",)
+PROBLEMS = ("twin", "crowd")
 """Kinds, for metrics."""
 _LASTS_S = 60.0
 """After the last report; whoever reports looks every few seconds."""

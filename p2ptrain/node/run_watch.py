@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,8 @@ class NodeStatus:
     looked_s: float | None = None
     history: RunHistory = field(default_factory=RunHistory)
     problems: Problems = field(default_factory=Problems)
+    load: Callable[[], dict[str, int]] = dict
+    """What the node holds and has turned away, by name."""
 
     def snapshot(self) -> dict[str, Any]:
         """All of it as JSON values, now."""
@@ -62,6 +65,7 @@ class NodeStatus:
             "uptime_s": round(now_s - self.started_s, 1),
             "looked_s_ago": looked_s_ago,
             "healthy": self.run is None or now_s - patience_from_s < _UNHEALTHY_AFTER_S,
+            "load": self.load(),
             "problems": self.problems.current(now_s),
             "run": self._run_json(),
             "relay": asdict(self.relay.usage) if self.relay else None,

@@ -26,6 +26,17 @@ from p2ptrain.node.problems import PROBLEMS
 _DATA = "__STATUS__"
 """Where the page has the status at the time it was asked for, so that it shows something at once."""
 
+LOAD = {
+    "connected_peers": "Peers that are connected.",
+    "cut_peers": "Peers hung up on since the start, because too many came from one address.",
+    "records": "Records kept in the directory for others.",
+    "record_bytes": "What they take.",
+    "refused_records": "Records refused since the start, because there was no room.",
+    "refused_calls": "Calls not heard since the start, because their sender called too often or sent what does not"
+    " verify.",
+}
+"""What each figure of a node's load is."""
+
 Snapshot = Callable[[], dict[str, Any]]
 """The status as JSON values, now."""
 
@@ -118,6 +129,8 @@ class _Collector:
         status = self._status
         yield _gauge("p2ptrain_bootstrap_uptime_seconds", "Time since the node started.", [((), status["uptime_s"])])
         yield _gauge("p2ptrain_bootstrap_healthy", "1 if the DHT answers.", [((), int(status["healthy"]))])
+        for key, value in status["load"].items():
+            yield _gauge(f"p2ptrain_bootstrap_{key}", LOAD[key], [((), value)])
         problems = [((kind,), int(kind in status["problems"])) for kind in PROBLEMS]
         yield _gauge("p2ptrain_bootstrap_problem", "1 if the operator must do something.", problems, ("kind",))
         if relay := status.get("relay"):

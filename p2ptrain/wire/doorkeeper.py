@@ -46,20 +46,20 @@ class Doorkeeper:
         """Whether a peer is cut off at the moment."""
         return self._strikes.is_out(peer, clock.monotonic_s()) or self.is_banned(peer)
 
-    def admits_call(self, peer: PeerId) -> bool:
-        """Whether a call, or a request on a stream, is heard; each one counts."""
+    def admits_call(self, peer: PeerId, *, cost: float = 1.0) -> bool:
+        """Whether a call, or a request on a stream, is heard; each counts, as ``cost`` if it means more work."""
         now_s = clock.monotonic_s()
         if self._strikes.is_out(peer, now_s) or self.is_banned(peer):
             self.refused += 1
             return False
-        until_s = max(self._calls_until_s.pop(peer, now_s), now_s) + 1 / CALLS_PER_S
+        until_s = max(self._calls_until_s.pop(peer, now_s), now_s) + cost / CALLS_PER_S
         if len(self._calls_until_s) >= _MAX_PEERS:
             self._calls_until_s = {p: t for p, t in self._calls_until_s.items() if t > now_s}
         self._calls_until_s[peer] = until_s
         if until_s - now_s <= CALLS_BURST / CALLS_PER_S:
             return True
         self.refused += 1
-        self._calls_until_s[peer] = until_s - 1 / CALLS_PER_S
+        self._calls_until_s[peer] = until_s - cost / CALLS_PER_S
         self.accuse(peer, f"more than {CALLS_PER_S} calls a second")
         return False
 

@@ -23,6 +23,7 @@ import psutil
 from google.protobuf.message import DecodeError, Message
 from hivemind.dht import DHTNode
 from hivemind.dht.routing import DHTID
+from hivemind.dht.storage import DHTLocalStorage, DictionaryDHTValue
 from hivemind.dht.validation import DHTRecord, RecordValidatorBase
 from hivemind.p2p import P2P, PeerID
 from hivemind.p2p.p2p_daemon_bindings.utils import ControlFailure, P2PDaemonError, P2PHandlerError
@@ -34,11 +35,13 @@ from p2ptrain.config.schema import ReachWish, RelayLimits
 from p2ptrain.errors import BadMessage, NetworkSetupError, NodeDied, PeerUnreachable, WireError
 from p2ptrain.ids import PeerId, short
 from p2ptrain.wire import callback
+from p2ptrain.wire.crowd import Connection
 from p2ptrain.wire.daemon_options import daemon_options, tcp_address
 from p2ptrain.wire.doorkeeper import Doorkeeper
 from p2ptrain.wire.port_mapping import RENEW_S, map_port
 from p2ptrain.wire.rate_limit import RateLimit, UplinkMeter
 from p2ptrain.wire.reach import Reach, Sighting, Way, first_guess, is_relayed, judged, planned_relayed_mbps
+from p2ptrain.wire.record_room import RecordRoom
 from p2ptrain.wire.relay import HOP, STOP, Relay, take_place
 
 _CALL_FAILED = (P2PDaemonError, P2PHandlerError, ControlFailure, OSError, EOFError, TimeoutError)
@@ -54,6 +57,13 @@ _MAX_SOCKET_FOLDER_BYTES = 107 - len("/p2pclient-0123456789a.sock")
 """The path of a Unix socket has at most 107 bytes, unix(7)."""
 _CALLER_CLOSES_WITHIN_S = 60.0
 """How long a stream is kept for a caller that has been sent everything: the drain of a slow link's buffers."""
+
+_MAX_FOUND = 256
+"""Names whose records we looked up and keep: a peer looks up three."""
+_MAX_CACHED_BYTES = 8 * 1024**2
+"""Of records that others ask us to keep beside those that we are responsible for."""
+_RECORD_BYTES = 8192
+"""Of the directory's calls, so many bytes count as one call: checking a record's signature takes 0.2 ms."""
 
 _MAX_REQUEST_BYTES = 4 * 1024 * 1024
 """hivemind's own limit for what it sends; whoever sends more does not use it."""
@@ -107,6 +117,8 @@ class NodeOptions:
     """Multiaddresses beside ``host`` and ``port``."""
     relay: RelayLimits | None = None
     """To carry connections for peers that nobody can dial."""
+    door: Doorkeeper = field(default_factory=Doorkeeper)
+    """Who is listened to."""
     calls_back: bool = False
     """Tell those that ask where their calls come from, and whether they can be called there."""
 
@@ -177,12 +189,14 @@ class Libp2pNode:
         self.heard_s = clock.monotonic_s()
         """When somebody else last called us; monotonic."""
         self.traffic = Traffic()
-        self.door = Doorkeeper()
+        self.door = options.door
         self.upload, self.download = RateLimit(), RateLimit()
         self.meter = UplinkMeter()
         self._options = options
         self._p2p = running.p2p
         self._dht = running.dht
+        self.room = running.room
+        """What is kept of others' records."""
         self._sockets = sockets
         self._handlers: list[Callable[[P2P], Awaitable[None]]] = []
         """What is served, to serve it again after a change of daemons."""
@@ -283,6 +297,14 @@ class Libp2pNode:
                 found[peer] = found.get(peer, True) and relayed
         return found
 
+    async def connections(self) -> list[Connection]:
+        """All that are open now; empty if p2pd cannot be asked."""
+        with contextlib.suppress(*_CALL_FAILED):
+            found = [(i.peer_id, str(a)) for i in await self._p2p._client.list_peers() for a in i.addrs]
+            hosts = [(peer, "" if is_relayed(address) else _hosts([address])[0]) for peer, address in found]
+            return [Connection(PeerId(peer.to_base58()), host) for peer, host in hosts]
+        return []
+
     async def look_at_reach(self) -> Reach | None:
         """How we can be reached at this moment, by what the bootstraps see; None if nobody can tell."""
         if self._options.reach != "auto" or _is_alone(self._options):
@@ -305,7 +327,7 @@ class Libp2pNode:
             await self._dht.shutdown()
             await self._p2p.shutdown()
             running = await _join_by_any(self._options, self._sockets, reach)
-            self._p2p, self._dht, self.reach = running.p2p, running.dht, reach
+            self._p2p, self._dht, self.reach, self.room = running.p2p, running.dht, reach, running.room
             for serve in self._handlers:
                 await serve(self._p2p)
             await self.current_addresses()
@@ -507,6 +529,7 @@ class _Running:
     p2p: P2P
     dht: DHTNode
     reach: Reach
+    room: RecordRoom
 
 
 async def _join_as_reachable(options: NodeOptions, sockets: Path) -> _Running:
@@ -587,7 +610,12 @@ async def _join(options: NodeOptions, sockets: Path, reach: Reach, by: Sequence[
     daemon: Any = type(
         "_Daemon",
         (_Daemon,),
-        {"launcher": options.launcher, "flags": flags, "_UNIX_SOCKET_PREFIX": f"/unix{sockets}/"},
+        {
+            "launcher": options.launcher,
+            "flags": flags,
+            "door": options.door,
+            "_UNIX_SOCKET_PREFIX": f"/unix{sockets}/",
+        },
     )
     async with contextlib.AsyncExitStack() as undo:
         try:
@@ -615,8 +643,12 @@ async def _join(options: NodeOptions, sockets: Path, reach: Reach, by: Sequence[
                 )
         except (RuntimeError, TimeoutError) as error:
             raise NetworkSetupError(_no_bootstrap(options, str(error))) from error
+        room = RecordRoom()
+        storage, cache = _Storage(room), _Storage(RecordRoom(max_bytes=_MAX_CACHED_BYTES), keeps_found=True)
+        storage.take_over(dht.protocol.storage)
+        dht.protocol.storage, dht.protocol.cache = storage, cache
         undo.pop_all()
-    return _Running(p2p, dht, reach)
+    return _Running(p2p, dht, reach, room)
 
 
 def _unmeasured(options: NodeOptions) -> str:
@@ -665,6 +697,20 @@ class _Daemon(P2P):  # type: ignore[misc]  # hivemind has no type information
 
     launcher: Sequence[str] = ()
     flags: Sequence[str] = ()
+    door: Doorkeeper
+
+    async def _add_protobuf_unary_handler(
+        self, handle_name: str, handler: Any, input_protobuf_type: Any, balanced: bool = False
+    ) -> None:
+        """Hivemind's DHT answers whoever asks; here the doorkeeper has a say, as for calls of ours."""
+
+        async def admitted(request: Any, context: Any) -> Any:
+            cost = 1 + request.ByteSize() / _RECORD_BYTES
+            if not self.door.admits_call(PeerId(context.remote_id.to_base58()), cost=cost):
+                raise BadMessage("you are not listened to for a while: too many calls, or too many bad ones")
+            return await handler(request, context)
+
+        await super()._add_protobuf_unary_handler(handle_name, admitted, input_protobuf_type, balanced)
 
     @classmethod
     def _make_process_args(cls, *args: Any, **kwargs: Any) -> list[str]:
@@ -708,6 +754,38 @@ class _HandlerTasks(dict[Any, "asyncio.Task[Any]"]):
 
     def pop(self, call: Any, default: Any = None) -> Any:
         return super().pop(call, default)
+
+
+class _Storage(DHTLocalStorage):  # type: ignore[misc]  # hivemind has no type information
+    """hivemind's storage of records, which would take any number of them.
+
+    Args:
+        room: for records that others bring.
+        keeps_found: keep what we looked up ourselves, too, of so many names as ``maxsize``.
+    """
+
+    def __init__(self, room: RecordRoom, *, keeps_found: bool = False) -> None:
+        super().__init__(maxsize=_MAX_FOUND if keeps_found else None)
+        self._room = room
+        self._keeps_found = keeps_found
+
+    def store_subkey(self, key: Any, subkey: Any, value: bytes, expiration_time: float) -> bool:
+        if not self._room.take(key.to_bytes(), str(subkey), len(value), expiration_time, clock.wall_s()):
+            return False
+        return bool(super().store_subkey(key, subkey, value, expiration_time))
+
+    def store(self, key: Any, value: Any, expiration_time: float, subkey: Any = None) -> bool:
+        if subkey is not None:
+            return self.store_subkey(key, subkey, value, expiration_time)
+        is_found = self._keeps_found and isinstance(value, DictionaryDHTValue)
+        return is_found and bool(super().store(key, value, expiration_time))
+
+    def take_over(self, before: DHTLocalStorage) -> None:
+        """Keep what another storage has."""
+        for key, item in before.items():
+            if isinstance(item.value, DictionaryDHTValue):
+                for subkey, record in item.value.items():
+                    self.store_subkey(key, subkey, record.value, record.expiration_time)
 
 
 class _Validator(RecordValidatorBase):  # type: ignore[misc]  # hivemind has no type information

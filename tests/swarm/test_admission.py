@@ -2,12 +2,14 @@
 
 import re
 import subprocess
+import urllib.request
 from pathlib import Path
 
 import pytest
 
-from p2ptrain.events import OrderHeard, Refused, SliceGained, SliceGivenUp, SlicesClaimed
+from p2ptrain.events import MetricsServed, OrderHeard, Refused, SliceGained, SliceGivenUp, SlicesClaimed
 from tests.support.live_swarm import START_S, LiveSwarm, eventually, p2ptrain, stop_gently
+from tests.support.secrets import found_in, secrets_of_key
 
 pytestmark = [pytest.mark.swarm, pytest.mark.timeout(300)]
 
@@ -29,13 +31,16 @@ def test_an_invited_peer_trains_until_it_is_banned(tmp_path: Path) -> None:
         said = say(*stranger, "--invite", tokens["good"], status=2)
         assert re.search(r"not admitted .* for peer .* This peer's id is 12D3KooW", said)
 
-        good = swarm.start_peer("good", "0,1", "--invite", tokens["good"])
+        good = swarm.start_peer("good", "0,1", "--invite", tokens["good"], "--metrics", "127.0.0.1:0", "--log", "json")
         good.wait_for_version("common", 1)
         bad = swarm.start_peer("bad", "1", "--invite", tokens["bad"])
         eventually(
             lambda: any(ids["bad"] in c.contributors for c in good.committed("1")), within_s=40, what="bad contributes"
         )
 
+        with urllib.request.urlopen(good.events(MetricsServed)[0].url, timeout=30) as answer:
+            metrics = answer.read()
+        assert b"p2ptrain" in metrics
         published = say("run", "guests", *run, "--ban", ids["bad"], "--bootstrap", swarm.address)
         assert "published" in published
         eventually(
@@ -51,6 +56,14 @@ def test_an_invited_peer_trains_until_it_is_banned(tmp_path: Path) -> None:
         assert stop_gently([good], within_s=10) == {"good": 0}
         again = say(*stranger[:-1], str(tmp_path / "bad"), status=2)
         assert "has banned this peer" in again, "and it remembers when it starts again"
+
+        secrets = {f"{name}'s invitation": token.encode() for name, token in tokens.items()}
+        for file in (key, *tmp_path.glob("*/identity.key")):
+            secrets |= {f"{file.parent.name} key": raw for raw in secrets_of_key(file)}
+        places = {str(file): file.read_bytes() for file in (*tmp_path.glob("*.log"), *tmp_path.glob("*/events*.jsonl"))}
+        assert len(secrets) > 4
+        assert len(places) > 4
+        assert found_in({**places, "metrics": metrics}, secrets) == []
 
 
 def test_the_authority_asks_a_peer_to_own_another_slice_and_it_does_unless_its_volunteer_chose(tmp_path: Path) -> None:

@@ -1,0 +1,103 @@
+"""Floods against real nodes: of records, of old records, of calls and of connections."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from p2ptrain import clock
+from p2ptrain.identity.keys import Identity
+from p2ptrain.ids import RunId
+from p2ptrain.node.crowd_watch import watch_crowd
+from p2ptrain.swarm.directory import Claim, DhtDirectory, _encode, _record_name
+from p2ptrain.wire import doorkeeper
+from p2ptrain.wire.crowd import Crowd
+from p2ptrain.wire.record_room import RECORD_OVERHEAD_BYTES
+from tests.support.bare_connection import BareConnection
+from tests.swarm.test_wire_over_libp2p import RUN, Party, parties
+
+pytestmark = [pytest.mark.swarm, pytest.mark.timeout(240)]
+_SLOW_MACHINE_S = 60.0
+
+
+def claim_of(identity: Identity, lease_s: float, run: RunId = RUN) -> Claim:
+    return Claim(run=run, peer=identity.peer_id, expires_s=clock.wall_s() + lease_s)
+
+
+async def put(by: Party, identity: Identity, claim: Claim) -> bool:
+    """Store anybody's signed claim, as any peer may."""
+    value = _encode(identity, claim)
+    return await by.node.store(_record_name(claim.run), subkey=claim.peer, value=value, expires_s=claim.expires_s)
+
+
+async def test_a_flood_of_valid_records_is_refused_and_who_was_there_before_is_still_found(tmp_path: Path) -> None:
+    async with parties(tmp_path, 3) as (node, flooder, reader):
+        friend = Identity.generate()
+        assert await put(reader, friend, claim_of(friend, 300))
+        for party in (node, flooder, reader):
+            party.node.room.max_bytes = party.node.room.used_bytes + 20 * RECORD_OVERHEAD_BYTES
+        for _ in range(60):
+            stranger = Identity.generate()
+            await put(flooder, stranger, claim_of(stranger, 500))
+        assert node.node.room.refused > 20
+        assert node.node.room.used_bytes <= node.node.room.max_bytes
+        renewed = claim_of(friend, 400)
+        assert await put(reader, friend, renewed), "a renewal replaces what it renews"
+        found = await DhtDirectory(reader.node, reader.identity, RUN).claims()
+        assert found[friend.peer_id].expires_s == renewed.expires_s
+
+
+async def test_an_old_claim_that_somebody_repeats_does_not_make_the_newer_one_vanish(tmp_path: Path) -> None:
+    async with parties(tmp_path, 3) as (_, replayer, reader):
+        peer = Identity.generate()
+        old, new = claim_of(peer, 6), claim_of(peer, 300)
+        assert await put(reader, peer, old)
+        assert await put(reader, peer, new)
+        await put(replayer, peer, old)
+        await asyncio.sleep(old.expires_s - clock.wall_s() + 0.5)  # nothing is to be seen before it expires
+        stranger = Identity.generate()
+        await put(reader, stranger, claim_of(stranger, 300))  # storages look for what has expired when they are used
+        found = await DhtDirectory(replayer.node, replayer.identity, RUN).claims()
+        assert found[peer.peer_id].expires_s == new.expires_s
+
+
+async def test_who_floods_the_directory_with_calls_is_not_heard_while_others_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with parties(tmp_path, 3) as (node, flooder, reader):
+        monkeypatch.setattr(doorkeeper, "CALLS_BURST", 100)
+        monkeypatch.setattr(doorkeeper, "CALLS_PER_S", 10)
+        answers = [await flooder.node.ping(node.peer) for _ in range(200)]
+        assert answers[0]
+        assert not answers[-1]
+        assert node.node.door.refused > 0
+        assert node.node.door.is_out(flooder.peer)
+        assert await reader.node.ping(node.peer)
+
+
+async def test_the_newest_connections_from_one_address_are_hung_up_on(tmp_path: Path) -> None:
+    async with parties(tmp_path, 1) as (party,):
+        port = int(party.node.addresses[0].split("/")[4])
+        told: list[str] = []
+        crowd = Crowd(per_address=3)
+        watching = asyncio.create_task(watch_crowd(party.node, crowd, told.append))
+        try:
+            first = [await BareConnection.open("127.0.0.1", port) for _ in range(3)]
+            staying = [asyncio.create_task(connection.stay()) for connection in first]
+            async with asyncio.timeout(_SLOW_MACHINE_S):
+                while crowd.present < 3:  # noqa: ASYNC110 - the watcher tells nobody that it has looked
+                    await asyncio.sleep(0.05)
+            late = [await BareConnection.open("127.0.0.1", port) for _ in range(4)]
+            leaving = [asyncio.create_task(connection.stay()) for connection in late]
+            done, pending = await asyncio.wait(leaving, timeout=_SLOW_MACHINE_S)
+            assert not pending
+            assert all(isinstance(task.exception(), EOFError | ConnectionError) for task in done)
+            assert not any(task.done() for task in staying), "who was here first stays"
+            assert "from 127.0.0.1: the newest are cut off" in told[0]
+            assert crowd.cut >= 4
+        finally:
+            for task in (watching, *staying):
+                task.cancel()
+            await asyncio.gather(watching, *staying, return_exceptions=True)
+            for connection in (*first, *late):
+                connection.close()
