@@ -10,8 +10,9 @@
     │   ├── IdentityError         a key file that is not a key, or that others can read
     │   ├── NotAdmitted           the run does not let this peer in; the message says how to be let in
     │   ├── NetworkSetupError     no bootstrap answers, or the port is taken
-    │   └── NoPeerRunning         a command for a running peer, and none answers
-    ├── ControlError              a running peer refused a command, or its control interface cannot be used
+    │   ├── NoPeerRunning         a command for a running peer, and none answers
+    │   └── ControlUsageError     a command that makes no sense, or a control socket that must not be used as it is
+    ├── ControlError              a running peer cannot do now what it was asked, or does not answer in time
     ├── StorageError              a file could not be written; what was saved before is intact
     ├── NodeDied                  libp2p's daemon has ended under a running peer
 
@@ -72,8 +73,12 @@ class NoPeerRunning(UsageError):
     """A command is meant for a running peer, and none answers there."""
 
 
+class ControlUsageError(UsageError):
+    """A running peer was asked for what makes no sense, or its control interface cannot be used safely as it is."""
+
+
 class ControlError(P2PTrainError):
-    """A running peer refused a command, or its control interface cannot be used safely."""
+    """A running peer cannot do now what it was asked, or did not answer in time."""
 
 
 class StorageError(P2PTrainError):

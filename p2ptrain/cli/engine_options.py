@@ -66,21 +66,18 @@ def choose_engine_here(
         run: model and batch.
         slices: those to own; None for some.
         max_slices: how many those may be. If so many do not fit, the engine is for the most that do.
-        threads: CPU threads for training; 0 leaves torch's default.
+        threads: CPU threads for training; 0 is torch's own choice.
 
     Raises:
         UsageError: the device is not there, or nothing fits it.
     """
-    import torch
-
     from p2ptrain.ids import COMMON, numbered_slices
     from p2ptrain.model.slicing import SlicePlan
     from p2ptrain.training.choose import choose_engine
-    from p2ptrain.training.device import find_device
+    from p2ptrain.training.device import find_device, use_threads
     from p2ptrain.training.trial import try_step
 
-    if threads:
-        torch.set_num_threads(threads)
+    use_threads(threads)
     plan = SlicePlan.of(run.model, run.slicing)
     device = find_device(wish.device)
 

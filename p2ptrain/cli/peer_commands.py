@@ -14,7 +14,7 @@ from p2ptrain.cli.host_port import host_and_port
 from p2ptrain.cli.log_output import JoiningBar, LogOption, is_terminal, log_form, printer
 from p2ptrain.cli.network_options import Announce, MapPort, Reach
 from p2ptrain.cli.processes import quiet_imports, run_loop, run_until_signal
-from p2ptrain.cli.profile import Profile, limit_origins, profile_limits
+from p2ptrain.cli.profile import Profile, followed_limits
 from p2ptrain.cli.progress import working
 from p2ptrain.cli.run_source import read_run
 from p2ptrain.cli.ways_in import ways_in
@@ -114,8 +114,7 @@ def peer(
         recompute=recompute,
         compiled=compiled,
     )
-    limits = profile_limits(context, upload_mbps=upload_mbps, download_mbps=download_mbps)
-    origins = limit_origins(context)
+    limits = followed_limits(context)
     with quiet_imports():
         source = read_run(run)
         bootstraps = ways_in(source, bootstrap, home)
@@ -129,7 +128,7 @@ def peer(
 
         check_addresses(bootstraps)
         check_announced(announce or [])
-        choice = engine_options.choose_engine_here(wish, config, wanted, max_slices, threads)
+        choice = engine_options.choose_engine_here(wish, config, wanted, max_slices, limits.chosen.limits.threads)
     peer_config = PeerConfig(
         home=home,
         network=NetworkConfig(
@@ -137,9 +136,8 @@ def peer(
         ),
         slices=wanted,
         max_slices=min(max_slices, choice.slices_that_fit),
-        threads=threads,
         engine=choice.engine,
-        limits=limits,
+        limits=limits.chosen.limits,
         refetch=refetch,
         control=ControlConfig(listen=control_listen),
         metrics=metrics_at,
@@ -152,10 +150,10 @@ def peer(
         )
         for finding in findings:
             events.emit(finding)
-        chosen = engine_options.engine_chosen(choice)
+        engine = engine_options.engine_chosen(choice)
         if fault := fault_from_environment(os.environ):
             events.sinks.append(fault)
-        run_until_signal(lambda stop: serve_peer(peer_config, opened, corpus, events, stop, chosen, origins))
+        run_until_signal(lambda stop: serve_peer(peer_config, opened, corpus, events, stop, engine, limits))
 
 
 def swarm(

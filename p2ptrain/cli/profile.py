@@ -4,7 +4,7 @@ A profile is a TOML file. Its keys are the options of ``p2ptrain peer`` with ``_
 of ``LimitsConfig``. ``peers/`` has some to start from.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,14 +16,13 @@ from p2ptrain.errors import ConfigError
 if TYPE_CHECKING:
     from typer._click import Context  # typer's own copy of click; older ones take click's
 
-    from p2ptrain.config.schema import LimitsConfig
+    from p2ptrain.node.followed_limits import FollowedLimits
 
 ENVIRONMENT = "P2PTRAIN"
 """Every option has a variable: ``--max-slices`` of ``p2ptrain peer`` is P2PTRAIN_PEER_MAX_SLICES."""
-_LIMITS = "p2ptrain.profile.limits"
 _ORIGINS = {"COMMANDLINE": "flag", "ENVIRONMENT": "variable", "DEFAULT_MAP": "profile", "DEFAULT": "default"}
 _SECRET = {"invite"}
-_LIMIT_FLAGS = ("upload_mbps", "download_mbps")
+_LIMIT_FLAGS = ("threads", "upload_mbps", "download_mbps")
 """Limits that are so common that they have flags of their own."""
 
 
@@ -32,15 +31,11 @@ def _use_profile(context: typer.Context, profile: Path | None) -> Path | None:
     if profile is None:
         return None
     table = _read(profile)
-    limits = table.pop("limits", {})
     options = {param.name for param in context.command.params if param.name} - {"profile", "help"}
-    problems = [_unknown(profile, key, options) for key in table if key not in options]
-    if not isinstance(limits, dict):
-        problems.append(f"{profile}: limits is not a table; write a [limits] section")
+    problems = [_unknown(profile, key, options) for key in table if key not in {*options, "limits"}]
     if problems:
         raise ConfigError("\n".join(problems))
-    context.default_map = {**(context.default_map or {}), **table}
-    context.meta[_LIMITS] = limits
+    context.default_map = {**(context.default_map or {}), **{k: v for k, v in table.items() if k != "limits"}}
     return profile
 
 
@@ -56,17 +51,35 @@ Profile = Annotated[
 ]
 
 
-def profile_limits(context: "Context", **flags: float) -> "LimitsConfig":
-    """The profile's limits, with those that flags or variables name in their place.
+def followed_limits(context: "Context") -> "FollowedLimits":
+    """The limits that flags, variables and the profile name; of the last, as it is changed.
 
     Raises:
         ConfigError: every wrong key and value of the profile, one a line.
     """
-    from p2ptrain.config.limits_text import with_values
+    from p2ptrain.config.limits_text import ChosenLimits, limit_entries, with_values
     from p2ptrain.config.schema import LimitsConfig
+    from p2ptrain.node.followed_limits import FollowedLimits
 
-    given = {name: value for name, value in flags.items() if _origin(context, name) in ("flag", "variable")}
-    return with_values(LimitsConfig(), {**context.meta.get(_LIMITS, {}), **given})
+    profile: Path | None = context.params.get("profile")
+    origins = {name: _origin(context, name) for name in _LIMIT_FLAGS}
+    origins = {name: origin for name, origin in origins.items() if origin in ("flag", "variable")}
+
+    def read() -> ChosenLimits:
+        named = _limits_in(profile, _read(profile)) if profile is not None else {}
+        limits = with_values(LimitsConfig(), {**named, **{name: context.params[name] for name in origins}})
+        kept = {entry.key: "profile" if entry.key in named else "default" for entry in limit_entries(limits)}
+        return ChosenLimits(limits, kept | origins)
+
+    return FollowedLimits(read, profile)
+
+
+def _limits_in(profile: Path, table: dict[str, Any]) -> dict[str, Any]:
+    """What a profile says about limits: in ``[limits]``, or, for those that have flags, beside the other options."""
+    limits = table.get("limits", {})
+    if not isinstance(limits, dict):
+        raise ConfigError(f"{profile}: limits is not a table; write a [limits] section")
+    return {name: table[name] for name in _LIMIT_FLAGS if name in table} | limits
 
 
 def explained(context: "Context") -> Iterator[tuple[str, str, str]]:
@@ -78,20 +91,9 @@ def explained(context: "Context") -> Iterator[tuple[str, str, str]]:
             value = context.params.get(param.name)
             shown = "(hidden)" if value and param.name in _SECRET else "" if value in (None, [], ()) else str(value)
             yield param.name, shown, _origin(context, param.name)
-    origins = limit_origins(context)
-    for entry in limit_entries(profile_limits(context, **{name: context.params[name] for name in _LIMIT_FLAGS})):
-        yield f"limits.{entry.key}", entry.value, origins[entry.key]
-
-
-def limit_origins(context: "Context") -> dict[str, str]:
-    """By key of the limits, where its value came from: flag, variable, profile or default."""
-    from p2ptrain.config.limits_text import limit_entries
-    from p2ptrain.config.schema import LimitsConfig
-
-    named: Mapping[str, Any] = context.meta.get(_LIMITS, {})
-    origins = {entry.key: "profile" if entry.key in named else "default" for entry in limit_entries(LimitsConfig())}
-    given = {key: _origin(context, key) for key in _LIMIT_FLAGS}
-    return origins | {key: origin for key, origin in given.items() if origin in ("flag", "variable")}
+    chosen = followed_limits(context).chosen
+    for entry in limit_entries(chosen.limits):
+        yield f"limits.{entry.key}", entry.value, chosen.origins[entry.key]
 
 
 def _origin(context: "Context", name: str) -> str:

@@ -23,6 +23,15 @@ class LimitEntry:
     help: str
 
 
+@dataclass(frozen=True, slots=True)
+class ChosenLimits:
+    """What the volunteer chose when the peer was started."""
+
+    limits: LimitsConfig
+    origins: Mapping[str, str]
+    """By key, where its value came from: flag, variable, profile or default."""
+
+
 def limit_entries(limits: LimitsConfig) -> list[LimitEntry]:
     """All limits in the order of the schema."""
     return [LimitEntry(f.name, _as_toml(getattr(limits, f.name)), _helps()[f.name]) for f in fields(limits)]

@@ -104,6 +104,7 @@ PEER_RULES: Mapping[str, Rule] = {
     "limits.max_temperature_c": Rule(lambda value: value == 0 or 20 <= value <= 120, "20 to 120, or 0 for no limit"),
     "limits.gpu_memory_gib": _CAP,
     "limits.gpu_power_w": _CAP,
+    "limits.threads": Rule(lambda value: 0 <= value <= 1024, "0 for torch's choice, or up to 1024"),
     "limits.niceness": Rule(lambda value: 0 <= value <= 19, "0 to 19"),
     "limits.upload_mbps": _CAP,
     "limits.download_mbps": _CAP,

@@ -273,6 +273,8 @@ class LimitsConfig:
     """Largest memory that training may take on the GPU; when it runs out, the peer computes in smaller pieces."""
     gpu_power_w: float = 0.0
     """Power limit of the GPU; needs a driver that permits it."""
+    threads: int = 0
+    """CPU threads for training; 0 is torch's own choice, mostly one a core."""
     niceness: int = 0
     """0 to 19: how much other programs come first on the processor."""
     upload_mbps: float = 0.0
@@ -308,8 +310,6 @@ class PeerConfig:
     max_slices: int = 1
     """With ``slices`` None: how many to own at once, which memory must allow. Beyond the first, slices are taken only
     while they have fewer owners than ``slicing.replicas``, and given back afterwards."""
-    threads: int = 0
-    """CPU threads for training; 0 leaves torch's default."""
     engine: EngineConfig = EngineConfig()
     """How to compute inner steps."""
     invite: str = ""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from p2ptrain.control.enrolment import Enrolment
-from p2ptrain.errors import ControlError, NoPeerRunning
+from p2ptrain.errors import ControlUsageError, NoPeerRunning
 
 _LONGEST_SOCKET_BYTES = 107
 """``sun_path`` of Linux has 108 bytes, one of them for the zero at the end."""
@@ -53,12 +53,12 @@ def require_private(folder: Path) -> None:
     """Make ``folder`` if it is missing, and see that nobody else can put a socket there.
 
     Raises:
-        ControlError: it belongs to somebody else or others may write to it.
+        ControlUsageError: it belongs to somebody else or others may write to it.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     found = folder.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
-        raise ControlError(
+        raise ControlUsageError(
             f"{folder} is not a folder of yours alone, so the control socket is not put there;"
             " remove it, or choose a --home with a shorter path"
         )
@@ -69,7 +69,7 @@ def target_of_home(home: Path) -> Target:
 
     Raises:
         NoPeerRunning: nothing listens there.
-        ControlError: others could use the socket, or we may not.
+        ControlUsageError: others could use the socket, or we may not.
     """
     hint = f"p2ptrain peer --run FILE --bootstrap ADDRESS --home {home}"
     return _target_of_socket(socket_path(home), f"--home {home}", hint)
@@ -80,13 +80,13 @@ def target_of_address(address: str) -> Target:
 
     Raises:
         NoPeerRunning: there is no such socket.
-        ControlError: the file is not an enrolment, or a bare ``host:port``, for which no certificate is known.
+        ControlUsageError: the file is not an enrolment, or a bare ``host:port``, for which no certificate is known.
     """
     path = Path(address.removeprefix("unix:")).expanduser()
     if not path.exists():
         host, _, port = address.rpartition(":")
         if host and port.isdigit() and not address.startswith("unix:"):
-            raise ControlError(
+            raise ControlUsageError(
                 f"--control {address}: a peer is reached over TCP with a certificate only; on its machine run:"
                 f" p2ptrain control enroll --home DIR --address {address} --out peer.enrolment, copy that file here and"
                 " name it as --control"
@@ -104,13 +104,15 @@ def _target_of_socket(path: Path, what: str, hint: str) -> Target:
     except FileNotFoundError as error:
         raise NoPeerRunning(f"{what}: no peer is running there; start one with: {hint}") from error
     except PermissionError as error:
-        raise ControlError(f"{what}: you may not open {path}; run this as the user who started the peer") from error
+        raise ControlUsageError(
+            f"{what}: you may not open {path}; run this as the user who started the peer"
+        ) from error
     if not stat.S_ISSOCK(found.st_mode):
-        raise ControlError(f"{what}: {path} is not a socket; remove it and start the peer again")
+        raise ControlUsageError(f"{what}: {path} is not a socket; remove it and start the peer again")
     if found.st_uid != os.getuid() and os.getuid() != 0:
-        raise ControlError(f"{what}: {path} belongs to another user; run this as the user who started the peer")
+        raise ControlUsageError(f"{what}: {path} belongs to another user; run this as the user who started the peer")
     if found.st_mode & 0o077:
-        raise ControlError(
+        raise ControlUsageError(
             f"{what}: {path} has mode {found.st_mode & 0o777:o}, so others on this machine could command the peer;"
             f" run: chmod 600 {path}"
         )

@@ -10,7 +10,7 @@ from p2ptrain.control.address import Target
 from p2ptrain.control.enrolment import SERVER_NAME
 from p2ptrain.control.v1 import control_pb2 as pb
 from p2ptrain.control.v1.control_pb2_grpc import ControlStub
-from p2ptrain.errors import ControlError, NoPeerRunning
+from p2ptrain.errors import ControlError, ControlUsageError, NoPeerRunning, UsageError
 
 CALL_TIMEOUT_S = 10.0
 """For an answer from a peer on this machine: its event loop is never blocked for longer than a second or two."""
@@ -43,9 +43,11 @@ def open_aio_channel(target: Target) -> Any:
     return grpc.aio.secure_channel(target.uri, _credentials(target), options=_options(target))
 
 
-def explain(error: grpc.RpcError, target: Target) -> ControlError | NoPeerRunning:
+def explain(error: grpc.RpcError, target: Target) -> ControlError | UsageError:
     """What a failed call means, with the remedy."""
     code, details = error.code(), error.details() or ""
+    if code in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.OUT_OF_RANGE):
+        return ControlUsageError(details or "the peer cannot make sense of this")
     if code is grpc.StatusCode.UNAVAILABLE:
         if target.enrolment is not None:
             return NoPeerRunning(
@@ -67,7 +69,8 @@ class ControlClient:
 
     Every call raises:
         NoPeerRunning: nothing answers.
-        ControlError: the peer refused, with its sentence, or did not answer in time.
+        ControlUsageError: the peer refused what makes no sense, with its sentence.
+        ControlError: the peer cannot do that now, or did not answer in time.
     """
 
     def __init__(self, target: Target) -> None:

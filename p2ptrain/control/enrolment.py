@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from p2ptrain.errors import ControlError
+from p2ptrain.errors import ControlUsageError
 
 SERVER_NAME = "peer.p2ptrain.internal"
 """In every peer's certificate. Clients check this name instead of an address, which home routers change."""
@@ -42,22 +42,22 @@ class Enrolment:
         """The enrolment in a file.
 
         Raises:
-            ControlError: it cannot be read, others can read it, or it is something else.
+            ControlUsageError: it cannot be read, others can read it, or it is something else.
         """
         try:
             mode = path.stat().st_mode
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise ControlError(f"{path} cannot be read as an enrolment: {error}") from error
+            raise ControlUsageError(f"{path} cannot be read as an enrolment: {error}") from error
         if mode & 0o077:
-            raise ControlError(f"{path} has mode {mode & 0o777:o} and holds a private key; run: chmod 600 {path}")
+            raise ControlUsageError(f"{path} has mode {mode & 0o777:o} and holds a private key; run: chmod 600 {path}")
         try:
             body = json.loads(text)
             if body["form"] != _FORM:
-                raise ControlError(f"{path} is an enrolment of form {body['form']}; this p2ptrain reads form {_FORM}")
+                raise ControlUsageError(f"{path} is an enrolment of form {body['form']}, and this reads form {_FORM}")
             return cls(**{key: str(body[key]) for key in cls.__slots__})
         except (ValueError, KeyError, TypeError) as error:
-            raise ControlError(
+            raise ControlUsageError(
                 f"{path} is neither a control socket nor an enrolment; make one with: p2ptrain control enroll"
             ) from error
 
@@ -65,7 +65,7 @@ class Enrolment:
         """Write the file, readable by its owner alone.
 
         Raises:
-            ControlError: it exists already, or cannot be written.
+            ControlUsageError: it exists already, or cannot be written.
         """
         body = {"form": _FORM} | {key: getattr(self, key) for key in self.__slots__}
         write_private(path, json.dumps(body, indent=1) + "\n")
@@ -97,7 +97,7 @@ class Authority:
         """The authority in ``folder``; None when there is none yet.
 
         Raises:
-            ControlError: its files are damaged.
+            ControlUsageError: its files are damaged.
         """
         try:
             key_pem, pem = (folder / "authority.key").read_bytes(), (folder / "authority.pem").read_bytes()
@@ -107,9 +107,9 @@ class Authority:
             key = serialization.load_pem_private_key(key_pem, password=None)
             certificate = x509.load_pem_x509_certificate(pem)
         except ValueError as error:
-            raise ControlError(f"{folder} holds damaged certificates; delete the folder and enroll again") from error
+            raise ControlUsageError(f"{folder} holds damaged certificates; delete it and enroll again") from error
         if not isinstance(key, ec.EllipticCurvePrivateKey):
-            raise ControlError(f"{folder} holds a key of another kind; delete the folder and enroll again")
+            raise ControlUsageError(f"{folder} holds a key of another kind; delete the folder and enroll again")
         return cls(folder, key, certificate)
 
     @classmethod
@@ -117,7 +117,7 @@ class Authority:
         """The authority in ``folder``, made when there is none.
 
         Raises:
-            ControlError: the files are damaged or cannot be written.
+            ControlUsageError: the files are damaged or cannot be written.
         """
         if existing := cls.open(folder):
             return existing
@@ -169,14 +169,14 @@ def write_private(path: Path, text: str) -> None:
     """Write a new file that only its owner can read.
 
     Raises:
-        ControlError: it exists already, or cannot be written.
+        ControlUsageError: it exists already, or cannot be written.
     """
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     except FileExistsError as error:
-        raise ControlError(f"{path} exists already and is not overwritten; choose another name") from error
+        raise ControlUsageError(f"{path} exists already and is not overwritten; choose another name") from error
     except OSError as error:
-        raise ControlError(f"{path} cannot be written: {error.strerror}") from error
+        raise ControlUsageError(f"{path} cannot be written: {error.strerror}") from error
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         file.write(text)
 

@@ -54,7 +54,7 @@ class ControlLink:
             try:
                 async with self._connected():
                     await self._ask_on(inbox, tells_link=tells_link)
-            except (NoPeerRunning, ControlError) as error:
+            except (UsageError, ControlError) as error:
                 inbox.seen(Seen())
                 if tells_link:
                     inbox.link(Link(word="lost", detail=str(error)))
@@ -64,7 +64,7 @@ class ControlLink:
     async def watch(self, inbox: Inbox, name: str) -> None:
         """Records from the peer itself, without a gap across its restarts; for peers whose journal is not at hand."""
         while True:
-            with contextlib.suppress(NoPeerRunning, ControlError):
+            with contextlib.suppress(UsageError, ControlError):
                 async with self._channel() as stub:
                     await self._watch_on(stub, inbox, name)
             await asyncio.sleep(_RETRY_AFTER_S)
@@ -126,7 +126,7 @@ class ControlLink:
         while True:
             try:
                 snapshot = _snapshot(await self._call("Swarm", pb.SwarmRequest(), timeout_s=2 * _CALL_TIMEOUT_S))
-            except (ControlError, NoPeerRunning):
+            except (UsageError, ControlError):
                 # A peer that is joining cannot ask yet; whether it answers at all, the status shows.
                 await asyncio.sleep(_SWARM_EVERY_S)
                 continue
@@ -150,7 +150,7 @@ class ControlLink:
 
         Raises:
             NoPeerRunning: nobody answers.
-            ControlError: the peer refused.
+            ControlError: the peer cannot do that now.
             UsageError: what was typed makes no sense.
         """
         from p2ptrain.control.v1 import control_pb2 as pb

@@ -23,7 +23,7 @@ from p2ptrain.control.client import MAX_MESSAGE_BYTES
 from p2ptrain.control.enrolment import ServerCertificates
 from p2ptrain.control.v1 import control_pb2 as pb
 from p2ptrain.control.v1.control_pb2_grpc import ControlServicer, add_ControlServicer_to_server
-from p2ptrain.errors import ControlError, NetworkSetupError, P2PTrainError, UsageError
+from p2ptrain.errors import ControlUsageError, NetworkSetupError, P2PTrainError, UsageError
 from p2ptrain.node.event_log import EventLog, first_sequence
 
 SERVICE = "p2ptrain.control.v1.Control"
@@ -104,7 +104,7 @@ class ControlServer:
         """Listen; returns the addresses.
 
         Raises:
-            ControlError: the socket cannot be made safely.
+            ControlUsageError: the socket cannot be made safely.
             NetworkSetupError: the TCP port is taken.
         """
         options = [
@@ -142,13 +142,13 @@ class ControlServer:
         with contextlib.suppress(FileNotFoundError):
             # We hold the home's lock, so a socket that is there was left behind by a peer that was killed.
             if not stat.S_ISSOCK(path.lstat().st_mode):
-                raise ControlError(f"{path} is in the way of the control socket; remove it")
+                raise ControlUsageError(f"{path} is in the way of the control socket; remove it")
             path.unlink()
         before = os.umask(0o177)
         try:
             self._server.add_insecure_port(f"unix:{path}")
         except RuntimeError as error:
-            raise ControlError(f"{path}: the control socket cannot be made: {error}") from error
+            raise ControlUsageError(f"{path}: the control socket cannot be made: {error}") from error
         finally:
             os.umask(before)
         assert path.stat().st_mode & 0o777 == 0o600, f"{path} has mode {path.stat().st_mode:o}"

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from p2ptrain import clock
 from p2ptrain.config.schema import InnerConfig, ModelConfig, OuterConfig, RunConfig, SlicingConfig
-from p2ptrain.errors import ControlError, DoesNotFit, IdentityError, NonFiniteUpdate, NoPeerRunning
+from p2ptrain.errors import ControlError, DoesNotFit, IdentityError, NonFiniteUpdate, UsageError
 from p2ptrain.events import Record, TwinSeen
 from p2ptrain.ids import COMMON, Digest, PeerId, SliceId, Version
 from p2ptrain.node.doctor import (
@@ -218,7 +218,7 @@ def listening_port(home: Path) -> int | None:
     try:
         with ControlClient(target_of_home(home)) as client:
             return tcp_port(client.status().network.addresses)
-    except (NoPeerRunning, ControlError):
+    except (UsageError, ControlError):
         return None
 
 

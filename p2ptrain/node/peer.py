@@ -76,6 +76,7 @@ from p2ptrain.node.trainer import (
     Swap,
     Trainer,
     TrainerListener,
+    UseThreads,
 )
 from p2ptrain.node.upload_probe import serve_upload
 from p2ptrain.swarm.acquaintances import Acquaintances
@@ -287,6 +288,12 @@ class Peer:
         self._node.upload.mbps = upload_mbps or None
         self._node.download.mbps = download_mbps or None
 
+    def set_threads(self, threads: int) -> None:
+        """Compute with so many CPU threads from the next inner step on; 0 is torch's own choice."""
+        self._config = replace(self._config, limits=replace(self._config.limits, threads=threads))
+        if self._has_joined:  # otherwise training will start with them
+            self._trainer.send(UseThreads(threads))
+
     def set_disk_limit(self, disk_gb: float) -> None:
         """Keep the home to so much from the next save on; 0 is no limit.
 
@@ -323,7 +330,7 @@ class Peer:
         listener = TrainerListener(
             trained=self._round_trained, phase=self._phase_began, slices=self._slices_taken, event=self._note
         )
-        return Trainer(inner, self._footings(inner.owned), listener, self._config.threads)
+        return Trainer(inner, self._footings(inner.owned), listener, self._config.limits.threads)
 
     def _footings(self, slices: frozenset[SliceId]) -> dict[SliceId, Footing]:
         footings = {}

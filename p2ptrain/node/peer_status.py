@@ -24,7 +24,7 @@ def peer_status(home: Home, config: PeerConfig, vitals: Vitals, peer: Peer | Non
 
     Args:
         home: its folder.
-        config: what the volunteer chose.
+        config: what the volunteer chose, with the limits in force.
         vitals: folded from its events.
         peer: the running session; None while it sleeps.
         probe: for the device.
@@ -95,7 +95,7 @@ def _device(config: PeerConfig, probe: Probe) -> pb.Device:
     rss_bytes = process.memory_info().rss
     device = pb.Device(
         name=config.engine.device,
-        threads=config.threads,
+        threads=config.limits.threads,
         process_rss_bytes=rss_bytes,
         temperature_c=probe.temperature_c(),
     )

@@ -7,6 +7,7 @@ is on disk. The seat stays, with the control interface, and ends and begins sess
 import asyncio
 import math
 from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from datetime import datetime
 
@@ -14,7 +15,7 @@ from p2ptrain import clock
 from p2ptrain.config.limits_text import changed_limits, limit_entries, with_values
 from p2ptrain.config.schema import LimitsConfig, PeerConfig
 from p2ptrain.control.v1 import control_pb2 as pb
-from p2ptrain.errors import ControlError, StorageError, UsageError
+from p2ptrain.errors import ConfigError, ControlError, StorageError, UsageError
 from p2ptrain.events import (
     EventBus,
     LimitsChanged,
@@ -28,6 +29,7 @@ from p2ptrain.ids import COMMON, PeerId, SliceId, slice_order
 from p2ptrain.node.conditions import Probe, be_nice
 from p2ptrain.node.doctor_probes import short_examination
 from p2ptrain.node.examination import Patient, examine
+from p2ptrain.node.followed_limits import FollowedLimits
 from p2ptrain.node.home import Home
 from p2ptrain.node.limits import AWAKE, Conditions, Level, Wish, decide
 from p2ptrain.node.peer import Peer
@@ -38,6 +40,8 @@ from p2ptrain.swarm.directory import Claim
 
 _LOOK_EVERY_S = 0.5
 """Limits take effect within a second."""
+_OF_THE_MACHINE = frozenset({"niceness", "gpu_memory_gib", "gpu_power_w"})
+"""Limits that are set where they act, and act until they are set again."""
 _SAVE_BYTES_EVERY_S = 60.0
 """A crash forgets at most a minute of the month's account."""
 
@@ -47,7 +51,7 @@ class Seat:
 
     Args:
         config: what the volunteer chose at the start.
-        origins: per key of ``limits``, where its value came from.
+        limits: those of ``config``, and how they change with the profile.
         home: the peer's folder.
         events: told of every change.
         vitals: the peer's numbers.
@@ -57,14 +61,14 @@ class Seat:
     def __init__(
         self,
         config: PeerConfig,
-        origins: dict[str, str],
+        limits: FollowedLimits,
         home: Home,
         events: EventBus,
         vitals: Vitals,
         new_peer: Callable[[LimitsConfig], Peer],
     ) -> None:
         self._config = config
-        self._origins = origins
+        self._followed = limits
         self._home = home
         self._events = events
         self._vitals = vitals
@@ -97,7 +101,7 @@ class Seat:
     async def run(self, stop: asyncio.Event) -> None:
         """Run the peer, whenever it may, until ``stop`` is set or something fails."""
         self._stop = stop
-        self._tune_machine({key for key in ("niceness", "gpu_memory_gib", "gpu_power_w") if getattr(self._limits, key)})
+        self._tune_machine({key for key in _OF_THE_MACHINE if getattr(self._limits, key)})
         async with asyncio.TaskGroup() as group:
             helpers = [group.create_task(self._keep_looking()), group.create_task(self._pass_on_stop())]
             await self._look()
@@ -108,6 +112,8 @@ class Seat:
                 await self._session()
             for helper in helpers:
                 helper.cancel()
+        if self._limits.gpu_power_w:
+            self._probe.set_power_limit(0.0)  # it belongs to the GPU and would outlive us
         self._count_bytes(save=True)
 
     def check_home(self) -> None:
@@ -160,6 +166,7 @@ class Seat:
         now_s = clock.wall_s()
         if now_s >= self._wishes.next_end_s():
             self._limits_changed()
+        self._follow_profile()
         self._count_bytes()
         self._conditions = await asyncio.to_thread(
             self._probe.measure, self._limits, month_bytes=self._wishes.month_bytes, quota_turn=self._quota_turn()
@@ -259,7 +266,7 @@ class Seat:
             reply.until_s = self._verdict.until_s
         for entry in limit_entries(self._limits):
             change = self._wishes.changes.get(entry.key)
-            origin = "set" if change else self._origins.get(entry.key, "default")
+            origin = "set" if change else self._followed.chosen.origins.get(entry.key, "default")
             limit = pb.Limit(key=entry.key, value=entry.value, origin=origin, help=entry.help)
             if change and change.until_s is not None:
                 limit.until_s = change.until_s
@@ -270,7 +277,8 @@ class Seat:
 
     def status(self) -> pb.StatusReply:
         """What the peer is doing."""
-        reply = peer_status(self._home, self._config, self._vitals, self._peer, self._probe)
+        config = replace(self._config, limits=self._limits)
+        reply = peer_status(self._home, config, self._vitals, self._peer, self._probe)
         reply.pausing.CopyFrom(self.pausing())
         if self._wishes.month:
             reply.network.month_bytes = self._wishes.month_bytes
@@ -352,6 +360,14 @@ class Seat:
     def _in_force(self) -> LimitsConfig:
         return with_values(self._config.limits, {key: change.value for key, change in self._wishes.changes.items()})
 
+    def _follow_profile(self) -> None:
+        try:
+            if self._followed.has_changed():
+                self._config = replace(self._config, limits=self._followed.chosen.limits)
+                self._limits_changed()
+        except ConfigError as error:
+            self._events.emit(LimitsChanged(limits={}, problem=f"the profile's limits stay as they were: {error}"))
+
     def _limits_changed(self) -> None:
         """Let the limits in force be those of now, and act on what differs."""
         self._wishes = self._wishes.in_force(clock.wall_s())
@@ -364,14 +380,16 @@ class Seat:
         self._changed.set()
         if self._peer is not None and {"upload_mbps", "download_mbps"} & set(changed):
             self._peer.set_rates(upload_mbps=self._limits.upload_mbps, download_mbps=self._limits.download_mbps)
+        if self._peer is not None and "threads" in changed:
+            self._peer.set_threads(self._limits.threads)
         if self._peer is not None and "disk_gb" in changed:
             try:
                 self._peer.set_disk_limit(self._limits.disk_gb)
             except UsageError as error:
                 self._events.emit(LimitsChanged(limits={}, problem=str(error)))
-        self._tune_machine({"niceness", "gpu_memory_gib", "gpu_power_w"} & set(changed))
+        self._tune_machine(_OF_THE_MACHINE & set(changed))
 
-    def _tune_machine(self, changed: set[str]) -> None:
+    def _tune_machine(self, changed: AbstractSet[str]) -> None:
         if "niceness" in changed:
             be_nice(self._limits.niceness)
         if "gpu_memory_gib" in changed and (problem := self._probe.cap_memory(self._limits.gpu_memory_gib)):

@@ -7,10 +7,11 @@ from dataclasses import replace
 from p2ptrain.config.schema import LimitsConfig, PeerConfig
 from p2ptrain.control.enrolment import Authority, ServerCertificates
 from p2ptrain.data.corpus import Corpus
-from p2ptrain.errors import ControlError
+from p2ptrain.errors import ControlUsageError
 from p2ptrain.events import ControlListening, EngineChosen, EventBus, MetricsServed
 from p2ptrain.node.control_server import ControlServer
 from p2ptrain.node.event_log import EventLog
+from p2ptrain.node.followed_limits import FollowedLimits
 from p2ptrain.node.home import Home
 from p2ptrain.node.peer import Peer
 from p2ptrain.node.seat import Seat
@@ -24,7 +25,7 @@ async def serve_peer(
     events: EventBus,
     stop: asyncio.Event,
     chosen: EngineChosen,
-    origins: dict[str, str],
+    limits: FollowedLimits,
 ) -> None:
     """Take part in the run whenever the volunteer's limits allow it, and obey commands, until ``stop`` is set.
 
@@ -35,10 +36,10 @@ async def serve_peer(
         events: told all that happens; its sinks so far come first.
         stop: ends everything.
         chosen: how inner steps will be computed; the first thing that is said.
-        origins: per key of the limits, where its value came from; for people.
+        limits: those of ``config``, and how they change with the profile.
 
     Raises:
-        ControlError: the control interface cannot be set up safely.
+        ControlUsageError: the control interface cannot be set up safely.
         HomeError, NotAdmitted: see ``Seat.check_home``; nothing was started.
         NetworkSetupError: a port is taken (the metrics', too), or no bootstrap answers.
         StorageError: the disk is full.
@@ -46,10 +47,10 @@ async def serve_peer(
     vitals = Vitals()
     log = EventLog(home.journal_path, events.last_sequence)
 
-    def new_peer(limits: LimitsConfig) -> Peer:
-        return Peer(replace(config, limits=limits), home, corpus, events)
+    def new_peer(in_force: LimitsConfig) -> Peer:
+        return Peer(replace(config, limits=in_force), home, corpus, events)
 
-    seat = Seat(config, origins, home, events, vitals, new_peer)
+    seat = Seat(config, limits, home, events, vitals, new_peer)
     seat.check_home()
     events.sinks += [log, vitals, seat]
     async with contextlib.AsyncExitStack() as undo:
@@ -79,7 +80,7 @@ def _certificates(config: PeerConfig, home: Home) -> ServerCertificates | None:
         return None
     authority = Authority.open(home.path / "control-tls")
     if authority is None:
-        raise ControlError(
+        raise ControlUsageError(
             f"--control-listen {config.control.listen}: nobody is enrolled yet, so nobody could connect; first run:"
             f" p2ptrain control enroll --home {home.path} --address HOST:PORT --out laptop.enrolment"
         )

@@ -20,6 +20,7 @@ from p2ptrain.errors import NonFiniteUpdate
 from p2ptrain.events import EngineLightened, Evaluated, Event, InnerStepDone, ProgressDropped, TrainingFailed
 from p2ptrain.ids import COMMON, SliceId, Version
 from p2ptrain.node.meter import Meter
+from p2ptrain.training.device import use_threads
 from p2ptrain.training.engine import describe
 from p2ptrain.training.footing import Footing, Move, move
 from p2ptrain.training.inner_loop import InnerLoop
@@ -104,7 +105,14 @@ class Remember:
     answer: "asyncio.Future[Memory]"
 
 
-Message = Own | Swap | Advance | Settled | CutOffBy | Rest | Remember
+@dataclass(frozen=True, slots=True)
+class UseThreads:
+    """Compute with so many CPU threads; 0 is torch's own choice."""
+
+    threads: int
+
+
+Message = Own | Swap | Advance | Settled | CutOffBy | Rest | Remember | UseThreads
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -164,7 +172,7 @@ class Trainer:
         loop: the model and its optimizer; only the thread touches it after ``start``.
         footings: per owned slice what its weights stand on.
         listener: told what happens.
-        threads: CPU threads for torch; 0 leaves its default.
+        threads: CPU threads for torch; 0 is its own choice.
     """
 
     def __init__(
@@ -225,8 +233,7 @@ class Trainer:
         await asyncio.to_thread(self._thread.join)
 
     def _run(self) -> None:
-        if self._threads:
-            torch.set_num_threads(self._threads)
+        use_threads(self._threads)
         try:
             while self._round_may_begin():
                 self._train()
@@ -318,9 +325,8 @@ class Trainer:
         return True
 
     def _rest(self) -> None:
-        """While resting: off the device, until somebody waits for our contribution or rest is over."""
+        """While resting: nothing, until somebody waits for our contribution or rest is over."""
         while self._is_resting and not self._stopping.is_set() and (self._in_flight or not self._asks):
-            self._move_to("cpu")
             self._take(self._meter.waiting(self._inbox.get))
         if not self._is_resting:
             self._move_to(self._device)
@@ -413,6 +419,10 @@ class Trainer:
                 pass
             case Rest(is_resting):
                 self._is_resting, self._phase = is_resting, None
+                if is_resting:  # at once, also while slices are averaged
+                    self._move_to("cpu")
+            case UseThreads(threads):
+                use_threads(threads)
             case None:
                 assert self._stopping.is_set()
 

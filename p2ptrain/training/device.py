@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -64,6 +65,18 @@ def best_device() -> str:
     if torch.cuda.is_available():
         return "cuda:0"
     return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def use_threads(count: int) -> None:
+    """Compute with so many CPU threads in the calling thread from now on; 0 is torch's own choice."""
+    own_choice = _torchs_choice()
+    torch.set_num_threads(count or own_choice)
+
+
+@cache
+def _torchs_choice() -> int:
+    """Asked before it is overridden for the first time."""
+    return torch.get_num_threads()
 
 
 def device_memory_bytes(device: str) -> int:

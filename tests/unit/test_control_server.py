@@ -14,7 +14,7 @@ from p2ptrain.control.client import ControlClient
 from p2ptrain.control.enrolment import Authority, Enrolment
 from p2ptrain.control.v1 import control_pb2 as pb
 from p2ptrain.control.v1.control_pb2_grpc import ControlStub
-from p2ptrain.errors import ControlError, NoPeerRunning
+from p2ptrain.errors import ControlError, ControlUsageError, NoPeerRunning
 from tests.support.fake_seat import happen, serving
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*event loop.*:DeprecationWarning")
@@ -52,11 +52,11 @@ async def test_a_peer_obeys_over_its_socket(tmp_path) -> None:
 
 async def test_refusals_are_sentences(tmp_path) -> None:
     async with serving(tmp_path):
-        with pytest.raises(ControlError, match=r"nonsense is not a known key"):
+        with pytest.raises(ControlUsageError, match=r"nonsense is not a known key"):
             await ask(tmp_path, lambda client: client.set_limits({"nonsense": "1"}))
         with pytest.raises(ControlError, match="cannot examine itself"):
             await ask(tmp_path, lambda client: client.doctor(quick=True))
-        with pytest.raises(ControlError, match=r"duration_s = 0\.5 is out of range"):
+        with pytest.raises(ControlUsageError, match=r"duration_s = 0\.5 is out of range"):
             await ask(tmp_path, lambda client: client.pause(0.5))
 
 
@@ -65,7 +65,7 @@ async def test_only_the_user_may_open_the_socket(tmp_path) -> None:
         path = socket_path(tmp_path)
         assert path.stat().st_mode & 0o777 == 0o600
         path.chmod(0o666)
-        with pytest.raises(ControlError, match="chmod 600"):
+        with pytest.raises(ControlUsageError, match="chmod 600"):
             target_of_home(tmp_path)
 
 
@@ -112,7 +112,7 @@ async def test_a_client_that_reconnects_misses_nothing(tmp_path) -> None:
             ("StateChanged", "TRAINING: event 29"),
             ("StateChanged", "TRAINING: event 30"),
         ]
-        with pytest.raises(ControlError, match="newest event is 30"):
+        with pytest.raises(ControlUsageError, match="newest event is 30"):
             await ask(tmp_path, lambda client: list(client.watch(pb.WatchRequest(after_sequence=99))))
 
 
@@ -204,16 +204,16 @@ def test_enrolments_are_kept_secret_and_never_overwritten(tmp_path) -> None:
     path = tmp_path / "laptop.enrolment"
     Authority.open_or_create(tmp_path / "ca").enrol("laptop", "127.0.0.1:7443").write(path)
     assert path.stat().st_mode & 0o777 == 0o600
-    with pytest.raises(ControlError, match="exists already"):
+    with pytest.raises(ControlUsageError, match="exists already"):
         Authority.open_or_create(tmp_path / "ca").enrol("laptop", "127.0.0.1:7443").write(path)
     path.chmod(0o644)
-    with pytest.raises(ControlError, match="chmod 600"):
+    with pytest.raises(ControlUsageError, match="chmod 600"):
         target_of_address(str(path))
-    with pytest.raises(ControlError, match="control enroll"):
+    with pytest.raises(ControlUsageError, match="control enroll"):
         target_of_address("192.168.1.5:7443")
     (tmp_path / "text").write_text("hello")
     (tmp_path / "text").chmod(0o600)
-    with pytest.raises(ControlError, match="neither a control socket nor an enrolment"):
+    with pytest.raises(ControlUsageError, match="neither a control socket nor an enrolment"):
         target_of_address(str(tmp_path / "text"))
 
 

@@ -28,7 +28,18 @@ from p2ptrain.ids import COMMON, Digest, PeerId, SliceId, Version
 from p2ptrain.model.initial_weights import initial_values
 from p2ptrain.model.slicing import SlicePlan
 from p2ptrain.model.transformer import Transformer
-from p2ptrain.node.trainer import Advance, CutOffBy, Own, Phase, RoundTrained, Settled, Trainer, TrainerListener
+from p2ptrain.node.trainer import (
+    Advance,
+    CutOffBy,
+    Own,
+    Phase,
+    Rest,
+    RoundTrained,
+    Settled,
+    Trainer,
+    TrainerListener,
+    UseThreads,
+)
 from p2ptrain.training.footing import Footing, Move
 from p2ptrain.training.inner_loop import InnerLoop, StepReport
 
@@ -257,5 +268,48 @@ def test_memory_that_runs_out_is_an_event_and_the_step_is_done_in_less(monkeypat
         lightened = [event.engine for event in bench.events if isinstance(event, EngineLightened)]
         assert lightened == ["float32 on cpu, the batch at once, nothing computed twice and little kept"]
         assert bench.trained[0].tokens == 6 * TOKENS
+
+    drive(test)
+
+
+def test_resting_gives_the_device_back_at_once_even_while_slices_are_averaged(monkeypatch: pytest.MonkeyPatch) -> None:
+    moves: list[str] = []
+    monkeypatch.setattr(Trainer, "_move_to", lambda self, device: moves.append(device))
+
+    async def test(bench: Bench) -> None:
+        bench.trainer._device = "gpu"
+        await until(lambda: any(phase.waits_for for phase in bench.phases))
+        del moves[:]
+        bench.trainer.send(Rest(True))
+        await until(lambda: moves == ["cpu"])
+        steps = len(bench.steps)
+        bench.commit(0)
+        bench.trainer.send(Rest(False))
+        await until(lambda: len(bench.steps) > steps)
+        assert moves[-1] == "gpu"
+
+    drive(test)
+
+
+def test_threads_change_between_two_inner_steps_and_back_to_what_torch_chose() -> None:
+    used: list[int] = []
+
+    async def test(bench: Bench) -> None:
+        own_choice = torch.get_num_threads()
+        step = bench.inner.step
+
+        def noting(round: Version) -> StepReport:
+            used.append(torch.get_num_threads())
+            return step(round)
+
+        bench.inner.step = noting  # type: ignore[method-assign]
+        try:
+            for number, threads in enumerate((3, 0, 2)):
+                bench.trainer.send(UseThreads(threads))
+                await until(lambda number=number: len(bench.trained) > number)  # type: ignore[misc]
+                bench.commit(number)
+                await until(lambda threads=threads: used[-1] == (threads or own_choice))  # type: ignore[misc]
+        finally:
+            torch.set_num_threads(own_choice)
 
     drive(test)

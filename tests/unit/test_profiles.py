@@ -26,7 +26,7 @@ def test_flags_come_before_variables_before_the_profile_before_defaults(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     profile = tmp_path / "peer.toml"
-    profile.write_text('port = 1\nmax_slices = 2\nslices = "0"\n[limits]\nupload_mbps = 1\nniceness = 3\n')
+    profile.write_text('port = 1\nmax_slices = 2\nslices = "0"\nthreads = 5\n[limits]\nupload_mbps = 1\nniceness = 3\n')
     monkeypatch.setenv("P2PTRAIN_PEER_PORT", "2")
     monkeypatch.setenv("P2PTRAIN_PEER_MAX_SLICES", "3")
     found = explained(capsys, "--profile", str(profile), "--port", "4", "--upload-mbps", "7")
@@ -36,7 +36,7 @@ def test_flags_come_before_variables_before_the_profile_before_defaults(
     assert found["limits.upload_mbps"] == ("flag", "7.0")
     assert found["limits.niceness"] == ("profile", "3")
     assert found["limits.download_mbps"] == ("default", "0.0")
-    assert found["threads"] == ("default", "0")
+    assert found["limits.threads"] == ("profile", "5")
 
 
 def test_a_secret_is_not_shown(capsys: pytest.CaptureFixture[str]) -> None:
