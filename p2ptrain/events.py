@@ -161,6 +161,21 @@ class StateResumed(Event):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class StateMissing(Event):
+    """Others are ahead of a peer that joins: what it fetches before it takes part."""
+
+    slices: dict[SliceId, Version]
+    """And the versions that they are at."""
+    size_bytes: int
+    """Of all of it, by the shorter way: the missed rounds or the state itself."""
+
+    def line(self) -> str:
+        """The event as one sentence for people."""
+        ahead = ", ".join(f"{slice_id} v{version}" for slice_id, version in self.slices.items())
+        return f"{self.size_bytes / 1e6:.2f} MB to fetch: slices {ahead}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class StateFetched(Event):
     """A slice's state came from another peer and has the certified hash."""
 

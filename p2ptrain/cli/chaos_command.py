@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from p2ptrain.cli.progress import working
 from p2ptrain.errors import UsageError
 
 _INNER_STEPS = 150
@@ -50,11 +51,12 @@ def _run(
         write_manifest("nano", manifest, ManifestChanges(seed=seed, inner_steps=_INNER_STEPS))
     swarm = DemoSwarm(folder=folder, manifest=manifest)
     plan = ChaosPlan(peers=peers, kill_every_s=kill_every_s, minutes=minutes, seed=seed)
-    experiment = Chaos(plan=plan, swarm=swarm, say=lambda line: typer.echo(line, err=True))
-    try:
-        report = experiment.run()
-    finally:
-        swarm.end()
+    with working("chaos, seconds") as report_seconds:
+        experiment = Chaos(plan=plan, swarm=swarm, say=lambda line: typer.echo(line, err=True), report=report_seconds)
+        try:
+            report = experiment.run()
+        finally:
+            swarm.end()
     if as_json:
         typer.echo(json.dumps(report.to_json()))
         return

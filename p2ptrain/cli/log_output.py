@@ -44,33 +44,40 @@ def log_form(wish: str, *, is_terminal: bool) -> Literal["human", "json"]:
 
 
 class JoiningBar:
-    """A sink for ``EventBus`` that shows on a terminal how many slices are here while a peer joins.
+    """A sink for ``EventBus`` that shows on a terminal, while a peer joins, what it has of what it is missing."""
 
-    Args:
-        num_slices: of the run, with the common part.
-    """
-
-    def __init__(self, num_slices: int) -> None:
-        self._num_slices = num_slices
-        self._fetched: set[str] = set()
+    def __init__(self) -> None:
         self._open = contextlib.ExitStack()
         self._report: Report = lambda done, of: None
+        self._received_bytes = 0
+        self._before_bytes: int | None = None
+        """Received when it became known what is missing; None until then."""
+        self._missing_bytes = 0
 
     def __call__(self, record: "Record") -> None:
         """Take note of ``record``."""
-        from p2ptrain.events import StateChanged, StateFetched
+        from p2ptrain.events import StateChanged, StateMissing, Traffic
 
         match record.event:
             case StateChanged(state=state):
                 self._open.close()
                 if state == "JOINING":
-                    self._fetched.clear()
-                    self._report = self._open.enter_context(working("joining: slices that are here"))
-            case StateFetched(slice=slice_id):
-                self._fetched.add(slice_id)
-                self._report(len(self._fetched), self._num_slices)
+                    self._before_bytes, self._missing_bytes = None, 0
+                    self._report = self._open.enter_context(working("joining", in_bytes=True))
+            case StateMissing(size_bytes=size_bytes):
+                if self._before_bytes is None:
+                    self._before_bytes = self._received_bytes
+                self._missing_bytes += size_bytes
+                self._show()
+            case Traffic(received_bytes=received_bytes):
+                self._received_bytes = received_bytes
+                self._show()
             case _:
                 pass
+
+    def _show(self) -> None:
+        if self._before_bytes is not None:
+            self._report(min(self._received_bytes - self._before_bytes, self._missing_bytes), self._missing_bytes)
 
 
 def printer(form: Literal["human", "json"]) -> "Callable[[Record], None]":

@@ -2,11 +2,14 @@
 
 import codecs
 import itertools
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from p2ptrain.cli.progress import working
 
 _HOME_HELP = "A peer's home folder; the peer may be running."
 
@@ -24,16 +27,20 @@ def generate(
 
     Example: p2ptrain generate --home peer-home --prompt "def "
     """
-    from p2ptrain.model import generation
-    from p2ptrain.node.home import Home
-    from p2ptrain.node.trained_model import load_trained
-
-    model = load_trained(Home.inspect(home))
     import secrets
+
+    with working("reading the model"):
+        from p2ptrain.model import generation
+        from p2ptrain.node.home import Home
+        from p2ptrain.node.trained_model import load_trained
+
+        model = load_trained(Home.inspect(home))
 
     chosen_seed = secrets.randbits(32) if seed is None else seed
     start = prompt.encode(errors="surrogateescape")
     produced = generation.generate(model, start, num_bytes=num_bytes, temperature=temperature, seed=chosen_seed)
+    if not sys.stdout.isatty():  # on a terminal the text itself shows how far it is
+        produced = counted(produced, "generating", num_bytes)
     for text in readable(itertools.chain([start], produced)):
         typer.echo(text, nl=False)
     typer.echo()
@@ -47,14 +54,24 @@ def export(
 
     Example: p2ptrain export --home peer-home --out model
     """
-    from p2ptrain.model.export import export_model
-    from p2ptrain.node.home import Home
-    from p2ptrain.node.trained_model import load_trained
+    with working("reading the model"):
+        from p2ptrain.model.export import export_model
+        from p2ptrain.node.home import Home
+        from p2ptrain.node.trained_model import load_trained
 
-    model = load_trained(Home.inspect(home))
-    written = export_model(model.config, model.tensors(), out)
+        model = load_trained(Home.inspect(home))
+    with working("writing"):
+        written = export_model(model.config, model.tensors(), out)
     num_parameters = sum(tensor.numel() for tensor in model.tensors().values())
     typer.echo(f"wrote {written}: a LlamaForCausalLM of {num_parameters:,} parameters, one token per byte")
+
+
+def counted(chunks: Iterator[bytes], what: str, total: int) -> Iterator[bytes]:
+    """The same chunks, with a bar of how many have come of ``total``."""
+    with working(what) as report:
+        for number, chunk in enumerate(chunks, start=1):
+            report(number, total)
+            yield chunk
 
 
 def readable(chunks: Iterable[bytes]) -> Iterator[str]:

@@ -145,9 +145,7 @@ def peer(
     )
     findings = examine_at_start(home, config, peer_config.engine.device)
     with Home.open(home, source.text, source.id) as opened, Journal(opened.journal_path) as journal:
-        events = EventBus(
-            sinks=[journal, printer(form), JoiningBar(len(plan.slice_ids))], last_sequence=journal.last_sequence
-        )
+        events = EventBus(sinks=[journal, printer(form), JoiningBar()], last_sequence=journal.last_sequence)
         for finding in findings:
             events.emit(finding)
         engine = engine_options.engine_chosen(choice)

@@ -13,16 +13,17 @@ Report = Callable[[int, int], None]
 
 
 @contextlib.contextmanager
-def working(what: str) -> Iterator[Report]:
+def working(what: str, *, in_bytes: bool = False) -> Iterator[Report]:
     """Show that ``what`` goes on while the block runs; with a bar once something is reported.
 
     Args:
         what: in a few words.
+        in_bytes: what is reported are bytes.
     """
     if not sys.stderr.isatty():
         yield lambda done, of: None
         return
-    bar = _Bar(what)
+    bar = _Bar(what, in_bytes=in_bytes)
     timer = threading.Timer(_SHOWN_AFTER_S, bar.show)
     timer.daemon = True
     timer.start()
@@ -36,9 +37,17 @@ def working(what: str) -> Iterator[Report]:
 class _Bar:
     """Shown by the timer's thread and hidden by the main one, whichever comes first."""
 
-    def __init__(self, what: str) -> None:
+    def __init__(self, what: str, *, in_bytes: bool) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+        from rich.progress import (
+            BarColumn,
+            DownloadColumn,
+            MofNCompleteColumn,
+            Progress,
+            SpinnerColumn,
+            TextColumn,
+            TimeElapsedColumn,
+        )
 
         self._lock = threading.Lock()
         self._is_over = False
@@ -46,10 +55,11 @@ class _Bar:
             SpinnerColumn(),
             TextColumn("{task.description}"),
             BarColumn(),
-            MofNCompleteColumn(),
+            DownloadColumn() if in_bytes else MofNCompleteColumn(),
             TimeElapsedColumn(),
             console=Console(stderr=True),
             transient=True,
+            redirect_stdout=sys.stdout.isatty(),  # lines go above the bar; but what a file is to get must get there
         )
         self._task = self._progress.add_task(what, total=None)
 

@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from p2ptrain.cli.progress import working
+
 
 def soak(
     minutes: Annotated[float, typer.Option(min=1.0, help="How long, once all peers average.")] = 20.0,
@@ -45,7 +47,8 @@ def soak(
         swarm = DemoSwarm(folder=folder, manifest=manifest)
         at_end.callback(swarm.end)
         say = (lambda _: None) if as_json else typer.echo
-        report = Soak(seed=seed, peers=peers, seconds=60 * minutes, swarm=swarm, say=say).run()
+        with working("soak, seconds") as tell:
+            report = Soak(seed=seed, peers=peers, seconds=60 * minutes, swarm=swarm, say=say, report=tell).run()
     typer.echo(json.dumps(report.to_json(), indent=None if as_json else 2))
     problems = report.problems(0.9 * report.val_loss_first if target_loss is None else target_loss)
     for problem in problems:

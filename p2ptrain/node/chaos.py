@@ -64,9 +64,13 @@ class Chaos:
     plan: ChaosPlan
     swarm: DemoSwarm
     say: Callable[[str], None]
+    report: Callable[[int, int], None] = lambda done, of: None
+    """Told how many seconds are over, of how many."""
     void_reasons: dict[str, int] = field(default_factory=dict)
     _ended_s: dict[str, float] = field(default_factory=dict)
     """Wall time at which each killed peer was killed."""
+    _began_s: float = 0.0
+    """Monotonic time at which all peers averaged."""
     _names: Iterator[str] = field(default_factory=lambda: (f"peer-{number:03d}" for number in range(10**6)))
 
     def run(self) -> ChaosReport:
@@ -81,7 +85,7 @@ class Chaos:
         running = [self._start() for _ in range(self.plan.peers)]
         self._wait_until_all_average(running)
         from_s, began_s = clock.wall_s(), clock.monotonic_s()
-        kills = 0
+        self._began_s, kills = began_s, 0
         while (kills + 1) * self.plan.kill_every_s < self.plan.minutes * 60:
             self._watch(running, began_s + (kills + 1) * self.plan.kill_every_s)
             victim = chance.choice(sorted(running))
@@ -145,6 +149,7 @@ class Chaos:
         """Wait until a monotonic moment; a peer that ends by itself meanwhile ends the experiment."""
         while (left_s := until_s - clock.monotonic_s()) > 0:
             self.swarm.check_running([BOOTSTRAP, *running])
+            self.report(round(clock.monotonic_s() - self._began_s), round(self.plan.minutes * 60 + _SETTLE_S))
             time.sleep(min(_LOOK_EVERY_S, left_s))
 
 

@@ -242,7 +242,11 @@ class Peer:
         check_budget(self._disk_budget_bytes, self._plan, owned)
         replicas = self._starting_replicas(owned)
         histories = await asyncio.to_thread(load_rounds, self._home, replicas)
-        await self._swarm.join(owned, replicas, load_past(self._home, owned), histories)
+        reporting = asyncio.create_task(self._report_traffic())
+        try:
+            await self._swarm.join(owned, replicas, load_past(self._home, owned), histories)
+        finally:
+            reporting.cancel()
         values = {slice_id: self._values(slice_id) for slice_id in self._plan.slice_ids}
         inner = InnerLoop(
             self._run, self._plan, owned, values, self._corpus, self._identity.peer_id, engine=self._config.engine

@@ -85,6 +85,8 @@ class Soak:
     seconds: float
     swarm: DemoSwarm
     say: Callable[[str], None]
+    report: Callable[[int, int], None] = lambda done, of: None
+    """Told how many seconds are over, of how many."""
     _done: Counter[str] = field(default_factory=Counter)
 
     def run(self) -> SoakReport:
@@ -104,6 +106,7 @@ class Soak:
         for at_s, step in [*todo, (self.seconds, lambda: None)]:
             while (passed_s := clock.monotonic_s() - began_s) < at_s:
                 self.swarm.check_running([BOOTSTRAP, *self._living()])
+                self.report(round(passed_s), round(self.seconds))
                 if not memory and passed_s > _WARM_SHARE * self.seconds:
                     memory.append(_use(self.swarm.children[_name(0)].pid))
                 time.sleep(_LOOK_EVERY_S)

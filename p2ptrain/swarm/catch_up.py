@@ -37,6 +37,23 @@ def head_of(replica: Replica) -> Head:
     return Head.of(replica.certificate) if replica.certificate else Head()
 
 
+def missing_bytes(replica: Replica, certificates: Sequence[Certificate], numel: int) -> int:
+    """What ``catch_up`` would fetch, if the donors still have what leads to the newest certificate.
+
+    Args:
+        replica: what the peer holds.
+        certificates: of this slice, in order of version.
+        numel: parameters of the slice.
+    """
+    head = head_of(replica)
+    chain = [c for c in certificates if c.value.version > head.version]
+    if not chain:
+        return 0
+    way = route(chain, numel, is_owner=replica.owned is not None)
+    is_unbroken = chain[0].value.previous == head.value_hash
+    return way.replay_bytes if is_unbroken and way.is_replay else way.whole_bytes
+
+
 async def catch_up(
     context: Context, slice_id: SliceId, replica: Replica, certificates: Sequence[Certificate], donor: PeerId
 ) -> list[Advance]:

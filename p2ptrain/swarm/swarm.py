@@ -23,10 +23,11 @@ from p2ptrain.events import (
     SliceGivenUp,
     SlicesClaimed,
     SliceTakenOver,
+    StateMissing,
 )
 from p2ptrain.ids import COMMON, Digest, PeerId, SliceId, Version, slice_order
 from p2ptrain.swarm.assignment import Assignment
-from p2ptrain.swarm.catch_up import catch_up, fetch_owned, head_of
+from p2ptrain.swarm.catch_up import catch_up, fetch_owned, head_of, missing_bytes
 from p2ptrain.swarm.certificates import check_certificate
 from p2ptrain.swarm.context import Context, Past, Replica
 from p2ptrain.swarm.coverage import Change, Coverage, Pace, Target
@@ -492,13 +493,13 @@ class Swarm:
         have = {slice_id: replica.published.version for slice_id, replica in replicas.items()}
         answers = await asyncio.gather(*(self.newer_certificates(peer, have) for peer in others))
 
+        told = dict(zip(others, answers, strict=True))
+        best = {slice_id: way for slice_id in replicas if (way := _furthest(slice_id, told)) is not None}
+        if chains is not None:
+            self._tell_missing(replicas, {slice_id: certificates for slice_id, (certificates, _) in best.items()})
+
         async def catch_up_one(slice_id: SliceId, replica: Replica) -> Replica | None:
-            best: tuple[Head, list[Certificate], PeerId] | None = None
-            for peer, answer in zip(others, answers, strict=True):
-                certificates = [c for c in answer if c.value.slice == slice_id]
-                if certificates and (best is None or Head.of(certificates[-1]).outranks(best[0])):
-                    best = (Head.of(certificates[-1]), certificates, peer)
-            steps = await catch_up(self._context, slice_id, replica, best[1], best[2]) if best else []
+            steps = await catch_up(self._context, slice_id, replica, *best[slice_id]) if slice_id in best else []
             if chains is not None:
                 chains.setdefault(slice_id, []).extend(PastRound(step.certificate, step.blobs) for step in steps)
             return steps[-1].replica if steps else None
@@ -506,6 +507,14 @@ class Swarm:
         # All at once: small slices do not wait for large ones, and the line is never idle between two of them.
         found = await asyncio.gather(*(catch_up_one(*item) for item in replicas.items()))
         return {slice_id: replica for slice_id, replica in zip(replicas, found, strict=True) if replica}
+
+    def _tell_missing(
+        self, replicas: Mapping[SliceId, Replica], newer: Mapping[SliceId, Sequence[Certificate]]
+    ) -> None:
+        sizes = {s: missing_bytes(replicas[s], newer[s], self._context.numel[s]) for s in _sorted(newer)}
+        ahead = {s: newer[s][-1].value.version for s, size in sizes.items() if size}
+        if ahead:
+            self._context.events.emit(StateMissing(slices=ahead, size_bytes=sum(sizes.values())))
 
     # Changing slices while running.
 
@@ -637,6 +646,18 @@ def _by_slice(certificates: Sequence[Certificate]) -> dict[SliceId, list[Certifi
     for certificate in certificates:
         by_slice.setdefault(certificate.value.slice, []).append(certificate)
     return by_slice
+
+
+def _furthest(
+    slice_id: SliceId, told: Mapping[PeerId, Sequence[Certificate]]
+) -> tuple[list[Certificate], PeerId] | None:
+    """The certificates of a slice that lead to the highest head, and who told them."""
+    best: tuple[list[Certificate], PeerId] | None = None
+    for peer, answer in told.items():
+        certificates = [c for c in answer if c.value.slice == slice_id]
+        if certificates and (best is None or Head.of(certificates[-1]).outranks(Head.of(best[0][-1]))):
+            best = (certificates, peer)
+    return best
 
 
 def _sorted(slices: "Mapping[SliceId, object] | frozenset[SliceId]") -> tuple[SliceId, ...]:
