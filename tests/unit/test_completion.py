@@ -1,5 +1,7 @@
 """Shells complete p2ptrain's commands and options."""
 
+import os
+import pty
 import shutil
 import subprocess
 import sys
@@ -22,8 +24,7 @@ def script(tmp_path: Path, capsys: pytest.CaptureFixture[str], request: pytest.F
     return path
 
 
-@pytest.mark.parametrize("script", ["bash"], indirect=True)
-@pytest.mark.parametrize(
+LINES = pytest.mark.parametrize(
     ("line", "found"),
     [
         ("p2ptrain sta", {"status"}),
@@ -31,23 +32,61 @@ def script(tmp_path: Path, capsys: pytest.CaptureFixture[str], request: pytest.F
         ("p2ptrain peer --up", {"--upload-mbps"}),
     ],
 )
+
+
+@pytest.mark.parametrize("script", ["bash"], indirect=True)
+@LINES
 def test_bash_completes(script: Path, line: str, found: set[str]) -> None:
     words = line.split()
     typed = (
         f"PATH={script.parent}:$PATH; source {script}; COMP_WORDS=({line}); COMP_CWORD={len(words) - 1};"
         ' _p2ptrain_completion p2ptrain; echo "${COMPREPLY[@]}"'
     )
-    done = subprocess.run(["bash", "-c", typed], capture_output=True, text=True, check=True, timeout=30)
+    done = subprocess.run(["bash", "-c", typed], capture_output=True, text=True, check=True, timeout=60)
     assert set(done.stdout.split()) == found
 
 
-@pytest.mark.parametrize("script", ["zsh", "fish"], indirect=True)
-def test_script_is_one_that_its_shell_can_read(script: Path) -> None:
-    shell = script.suffix[1:]
-    assert "_P2PTRAIN_COMPLETE" in script.read_text()
-    if shutil.which(shell) is None:
-        pytest.skip(f"{shell} is not installed")
-    subprocess.run([shell, "-n", str(script)], check=True, timeout=30)
+@pytest.mark.parametrize("script", ["fish"], indirect=True)
+@LINES
+def test_fish_completes(script: Path, line: str, found: set[str]) -> None:
+    if shutil.which("fish") is None:
+        pytest.skip("fish is not installed")
+    typed = f'set PATH {script.parent} $PATH; source {script}; complete -C "{line}"'
+    variables = {**os.environ, "HOME": str(script.parent)}
+    done = subprocess.run(["fish", "-c", typed], capture_output=True, text=True, check=True, timeout=60, env=variables)
+    assert {answer.split("\t")[0] for answer in done.stdout.splitlines() if answer} == found
+
+
+@pytest.mark.parametrize("script", ["zsh"], indirect=True)
+def test_zsh_completes(script: Path) -> None:
+    """As a person uses it: an interactive shell on a terminal, and the Tab key."""
+    if shutil.which("zsh") is None:
+        pytest.skip("zsh is not installed")
+    controller, terminal = pty.openpty()
+    variables = {**os.environ, "TERM": "dumb", "PS1": "", "HOME": str(script.parent)}
+    shell = subprocess.Popen(
+        ["zsh", "-f", "-i"], stdin=terminal, stdout=terminal, stderr=terminal, env=variables, start_new_session=True
+    )
+    os.close(terminal)
+    try:
+        setup = f"PATH={script.parent}:$PATH; autoload -U compinit; compinit -D -u; source {script}; echo rea''dy\n"
+        os.write(controller, setup.encode())
+        _read_until(controller, b"ready")
+        for line, found in (("p2ptrain sta", "status "), ("p2ptrain peer --up", "--upload-mbps ")):
+            os.write(controller, f"{line}\t".encode())
+            _read_until(controller, found.encode())
+            os.write(controller, b"\x15")  # Ctrl-U: away with the line
+    finally:
+        shell.kill()
+        shell.wait(timeout=30)
+        os.close(controller)
+
+
+def _read_until(controller: int, wanted: bytes) -> None:
+    """What the terminal shows, until it has shown this; pytest's timeout is the only limit."""
+    seen = b""
+    while wanted not in seen:
+        seen += os.read(controller, 65536)
 
 
 def test_another_shell_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

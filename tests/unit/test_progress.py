@@ -19,8 +19,8 @@ from p2ptrain.cli import progress
 progress._SHOWN_AFTER_S = 0.05
 with progress.working("counting sheep", in_bytes=sys.argv[1] == "bytes") as report:
     report(3_000_000, 8_000_000)
-    print("line meanwhile")
     sys.stdin.readline()
+    print("line meanwhile")
 print("counted")
 """
 
