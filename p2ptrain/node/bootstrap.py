@@ -19,12 +19,12 @@ from p2ptrain.identity.keys import load_or_create
 from p2ptrain.node.child_processes import die_with_parent_prefix
 from p2ptrain.node.crowd_watch import watch_crowd
 from p2ptrain.node.draining import DRAIN
+from p2ptrain.node.link_probe import serve_download, serve_upload
 from p2ptrain.node.listening import listen_host
 from p2ptrain.node.manifest_exchange import serve_manifest
 from p2ptrain.node.presence import keep_presence
 from p2ptrain.node.run_watch import NodeStatus, WatchedRun, watch_run
 from p2ptrain.node.status_server import start_status_server
-from p2ptrain.node.upload_probe import serve_upload
 from p2ptrain.swarm.directory import DhtDirectory, is_valid_record
 from p2ptrain.wire.crowd import PER_ADDRESS, Crowd
 from p2ptrain.wire.libp2p import Libp2pNode, NodeOptions
@@ -101,6 +101,7 @@ async def run_bootstrap(
         undo.push_async_callback(node.stop)
         await serve_manifest(node, options.run.manifest if options.run else None)
         await serve_upload(node)
+        await serve_download(node)
 
         crowd = Crowd(per_address=options.connections_per_address)
         status = NodeStatus(identity.peer_id, node.addresses, options.run, node.relay, load=lambda: _load(node, crowd))

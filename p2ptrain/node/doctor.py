@@ -432,8 +432,8 @@ class LinkFacts:
     """What the line carries; None is not measured. In Mbit/s."""
 
     down_mbps: float | None
-    down_bytes: int = 0
-    """Size of the transfer; small ones say little."""
+    down_source: str = ""
+    """What was transferred, and from whom."""
     up_mbps: float | None = None
     up_source: str = ""
     """Where the upload's figure is from."""
@@ -445,11 +445,11 @@ def judge_link(facts: LinkFacts) -> Finding:
     """Whether the line is fast enough for rounds."""
     if facts.down_mbps is None and facts.up_mbps is None:
         return not_measured("link", facts.reason or "nobody had anything to transfer")
-    down = "down not measured"
-    if facts.down_mbps is not None:
-        down = f"down {facts.down_mbps:.1f} Mbit/s ({_bytes(facts.down_bytes)} from a peer)"
+    down = (
+        "down not measured" if facts.down_mbps is None else f"down {facts.down_mbps:.1f} Mbit/s ({facts.down_source})"
+    )
     up = "up not measured" if facts.up_mbps is None else f"up {facts.up_mbps:.1f} Mbit/s ({facts.up_source})"
-    slow = facts.down_mbps is not None and facts.down_mbps < _LINK_SLOW_MBPS
+    slow = any(mbps is not None and mbps < _LINK_SLOW_MBPS for mbps in (facts.down_mbps, facts.up_mbps))
     return Finding(
         check="link",
         verdict="warn" if slow else "ok",

@@ -19,8 +19,8 @@ from p2ptrain.identity.keys import Identity
 from p2ptrain.ids import PeerId, RunId
 from p2ptrain.node.doctor import ClockOffset, DialledBootstrap, DirectoryFacts, LinkFacts, ReachFacts
 from p2ptrain.node.doctor_probes import tcp_port
+from p2ptrain.node.link_probe import measure_download, measure_upload
 from p2ptrain.node.passing_node import passing_node
-from p2ptrain.node.upload_probe import measure_upload
 from p2ptrain.swarm.directory import Claim, DhtDirectory
 from p2ptrain.swarm.swarm import HEADS, STATUS
 from p2ptrain.wire.blobs import BlobExchange
@@ -86,7 +86,7 @@ async def examine_network(
             facts = replace(facts, directory=await _store_and_find(first, identity, second))
             if run is not None and run_id is not None:
                 facts = await _ask_swarm(facts, second, identity, run_id, own, is_running=is_running)
-            facts = replace(facts, link=await _with_upload(facts.link, second))
+            facts = replace(facts, link=await _with_bootstraps(facts.link, second))
     except NetworkSetupError as error:
         broken = DirectoryFacts(is_stored=False, is_found=False, seconds=0.0, is_own_claim_seen=None, error=str(error))
         return replace(facts, directory=broken)
@@ -200,18 +200,18 @@ async def _measure_link(node: Libp2pNode, peers: Sequence[PeerId], run: RunId) -
                 size += ref.size_bytes
         seconds = clock.monotonic_s() - started_s
         if size >= _FEWEST_BYTES:
-            return LinkFacts(down_mbps=size * 8e-6 / max(seconds, 1e-6), down_bytes=size)
+            return LinkFacts(down_mbps=size * 8e-6 / max(seconds, 1e-6), down_source=f"{size / 1e6:.1f} MB from a peer")
     return LinkFacts(down_mbps=None, reason="no peer had enough to transfer")
 
 
-async def _with_upload(link: LinkFacts, node: Libp2pNode) -> LinkFacts:
-    """Bytes go to a bootstrap: it is there, and nobody's round waits for its line."""
+async def _with_bootstraps(link: LinkFacts, node: Libp2pNode) -> LinkFacts:
+    """Bytes go to a bootstrap, and come from one if no peer had enough: no round waits for its line."""
     bootstraps = [PeerId(address.rpartition("/p2p/")[2]) for address in node.bootstraps]
-    measured = await measure_upload(node, bootstraps)
-    if measured is None:
-        return link
-    mbps, size = measured
-    return replace(link, up_mbps=mbps, up_source=f"{size / 1e6:.1f} MB to a bootstrap")
+    if (up := await measure_upload(node, bootstraps)) is not None:
+        link = replace(link, up_mbps=up[0], up_source=f"{up[1] / 1e6:.1f} MB to a bootstrap")
+    if link.down_mbps is None and (down := await measure_download(node, bootstraps)) is not None:
+        link = replace(link, down_mbps=down[0], down_source=f"{down[1] / 1e6:.1f} MB from a bootstrap")
+    return link
 
 
 async def _updates_at(node: Libp2pNode, peer: PeerId, run: RunId) -> list[BlobRef]:

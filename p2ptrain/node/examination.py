@@ -10,7 +10,9 @@ from p2ptrain.ids import RunId
 from p2ptrain.node import doctor, doctor_probes
 from p2ptrain.node.doctor import Finding
 from p2ptrain.node.doctor_network import NetworkFacts, examine_network
-from p2ptrain.node.doctor_reach import examine_router
+from p2ptrain.node.doctor_reach import examine_relay, examine_router
+
+_OF_THE_NETWORK = ("names", "bootstraps", "directory", "reach", "link", "router", "relay")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,7 +31,7 @@ async def examine(patient: Patient) -> list[Finding]:
     findings = await asyncio.to_thread(examine_machine, patient)
     if not patient.bootstraps:
         reason = "no bootstrap is given; add --bootstrap ADDRESS"
-        return [*findings, *(doctor.not_measured(check, reason) for check in ("directory", "reach", "link"))]
+        return [*findings, *(doctor.not_measured(check, reason) for check in _OF_THE_NETWORK)]
     identity = doctor_probes.measure_identity(patient.home) if patient.home is not None else None
     # In a thread: the peer that answers may be in this very event loop.
     peers_port = await asyncio.to_thread(doctor_probes.listening_port, patient.home) if patient.home else None
@@ -41,7 +43,8 @@ async def examine(patient: Patient) -> list[Finding]:
         is_running=identity is not None and identity.holder is not None,
         peers_port=peers_port,
     )
-    return [*_with_network(findings, patient, facts), await examine_router(patient.bootstraps)]
+    ways_in = await asyncio.gather(examine_router(patient.bootstraps), examine_relay(patient.bootstraps))
+    return [*_with_network(findings, patient, facts), *ways_in]
 
 
 def examine_machine(patient: Patient) -> list[Finding]:

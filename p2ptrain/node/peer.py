@@ -47,6 +47,7 @@ from p2ptrain.node.ban_list import BanList, UnbannedDirectory
 from p2ptrain.node.child_processes import die_with_parent_prefix
 from p2ptrain.node.disk_budget import Worth, check_budget, checkpoint_bytes, keep_within
 from p2ptrain.node.home import Home
+from p2ptrain.node.link_probe import serve_upload
 from p2ptrain.node.listening import listen_host
 from p2ptrain.node.local_progress import LocalProgress, Residual, is_due, load_progress, save_progress
 from p2ptrain.node.manifest_exchange import serve_manifest
@@ -78,7 +79,6 @@ from p2ptrain.node.trainer import (
     TrainerListener,
     UseThreads,
 )
-from p2ptrain.node.upload_probe import serve_upload
 from p2ptrain.swarm.acquaintances import Acquaintances
 from p2ptrain.swarm.context import Context, Past, Replica
 from p2ptrain.swarm.coverage import Target

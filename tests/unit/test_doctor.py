@@ -48,6 +48,7 @@ from p2ptrain.node.doctor_probes import (
     tcp_port,
     version_conflicts,
 )
+from p2ptrain.node.doctor_reach import RelayFacts, judge_relay
 from p2ptrain.node.home import FolderLock
 from p2ptrain.wire.reach import Sighting
 
@@ -138,8 +139,16 @@ def called_back(*could_dial: bool) -> ReachFacts:
         (judge_directory(replace(STORED, is_stored=False)), "fail", "no node took"),
         (judge_directory(replace(STORED, error="none answers")), "fail", "none answers"),
         (judge_link(LinkFacts(down_mbps=None)), "not measured", "nobody"),
-        (judge_link(LinkFacts(down_mbps=80.0, down_bytes=10**6)), "ok", "down 80.0 Mbit/s (1.0 MB from a peer)"),
-        (judge_link(LinkFacts(down_mbps=0.4, down_bytes=10**5)), "warn", "0.4 Mbit/s"),
+        (
+            judge_link(LinkFacts(down_mbps=80.0, down_source="1.0 MB from a peer")),
+            "ok",
+            "down 80.0 Mbit/s (1.0 MB from a peer)",
+        ),
+        (judge_link(LinkFacts(down_mbps=0.4)), "warn", "0.4 Mbit/s"),
+        (judge_link(LinkFacts(down_mbps=None, up_mbps=0.4)), "warn", "up 0.4 Mbit/s"),
+        (judge_relay(RelayFacts(num_bootstraps=2, num_places=0, seconds=None)), "warn", "none of 2 bootstraps"),
+        (judge_relay(RelayFacts(num_bootstraps=2, num_places=1, seconds=0.2)), "ok", "answered in 0.20 s"),
+        (judge_relay(RelayFacts(num_bootstraps=2, num_places=1, seconds=None, error="gone")), "warn", "through: gone"),
     ],
 )
 def test_verdict_and_evidence(finding: Finding, verdict: str, says: str) -> None:

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cp2ptrain/wire/v1/probe.proto\x12\x10p2ptrain.wire.v1\" \n\rUploadRequest\x12\x0f\n\x07\x62\x61llast\x18\x01 \x01(\x0c\"%\n\x0bUploadReply\x12\x16\n\x0ereceived_bytes\x18\x01 \x01(\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cp2ptrain/wire/v1/probe.proto\x12\x10p2ptrain.wire.v1\" \n\rUploadRequest\x12\x0f\n\x07\x62\x61llast\x18\x01 \x01(\x0c\"%\n\x0bUploadReply\x12\x16\n\x0ereceived_bytes\x18\x01 \x01(\x04\"\'\n\x0f\x44ownloadRequest\x12\x14\n\x0cwanted_bytes\x18\x01 \x01(\r\" \n\rDownloadReply\x12\x0f\n\x07\x62\x61llast\x18\x01 \x01(\x0c\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,4 +35,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_UPLOADREQUEST']._serialized_end=82
   _globals['_UPLOADREPLY']._serialized_start=84
   _globals['_UPLOADREPLY']._serialized_end=121
+  _globals['_DOWNLOADREQUEST']._serialized_start=123
+  _globals['_DOWNLOADREQUEST']._serialized_end=162
+  _globals['_DOWNLOADREPLY']._serialized_start=164
+  _globals['_DOWNLOADREPLY']._serialized_end=196
 # @@protoc_insertion_point(module_scope)
