@@ -15,8 +15,7 @@
     ├── ControlError              a running peer cannot do now what it was asked, or does not answer in time
     ├── StorageError              a file could not be written; what was saved before is intact
     ├── NodeDied                  libp2p's daemon has ended under a running peer
-
-
+    ├── StepBrokenOff             an inner step was given up between two micro-batches: a pause does not wait for it
     ├── OutOfMemory               the device's memory is too small for one window
     ├── NonFiniteUpdate           training produced NaN or infinity; the contribution is withheld
     └── WireError                 bytes from the network that break the protocol
@@ -87,6 +86,10 @@ class StorageError(P2PTrainError):
 
 class NodeDied(P2PTrainError):
     """libp2p's daemon has ended under a running peer."""
+
+
+class StepBrokenOff(P2PTrainError):
+    """An inner step was given up because nobody wants it any more; nothing was changed."""
 
 
 class OutOfMemory(P2PTrainError):

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 
 from p2ptrain import clock
-from p2ptrain.errors import NonFiniteUpdate
+from p2ptrain.errors import NonFiniteUpdate, StepBrokenOff
 from p2ptrain.events import EngineLightened, Evaluated, Event, InnerStepDone, ProgressDropped, TrainingFailed
 from p2ptrain.ids import COMMON, SliceId, Version
 from p2ptrain.node.meter import Meter
@@ -196,6 +196,8 @@ class Trainer:
         self._asks: dict[SliceId, CutOffBy] = {}
         self._to_own: Own | None = None
         self._is_resting = False
+        self._is_step_wanted = True
+        """False: break the inner step off that is under way. Set by the event loop, only looked at by the thread."""
         self._device = loop.engine.device
         self._evaluated: Version | None = None
         self._loss_nats = math.nan
@@ -213,6 +215,8 @@ class Trainer:
 
     def send(self, message: Message) -> None:
         """Hand a message to the thread."""
+        if isinstance(message, Rest):
+            self._is_step_wanted = not message.is_resting
         self._inbox.put(message)
 
     async def remember(self) -> Memory:
@@ -229,6 +233,7 @@ class Trainer:
     async def stop(self) -> None:
         """End the thread after the inner step it is in."""
         self._stopping.set()
+        self._is_step_wanted = False
         self._inbox.put(None)
         await asyncio.to_thread(self._thread.join)
 
@@ -280,7 +285,9 @@ class Trainer:
             self._show(Phase(round))
             engine = self._inner.engine
             try:
-                report = self._meter.training(lambda: self._inner.step(round))
+                report = self._meter.training(lambda: self._inner.step(round, is_wanted=lambda: self._is_step_wanted))
+            except StepBrokenOff:
+                continue
             except NonFiniteUpdate as error:
                 self._in_loop(self._emit, TrainingFailed(reason=str(error)))
                 self._give_up_progress()

@@ -1,14 +1,17 @@
 """Gradients of a batch in micro-batches, and their norm."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from p2ptrain.errors import StepBrokenOff
 from p2ptrain.model.transformer import Transformer
 
 
-def batch_gradients(model: Transformer, windows: Tensor, micro_batch: int) -> tuple[Tensor, list[Tensor]]:
+def batch_gradients(
+    model: Transformer, windows: Tensor, micro_batch: int, is_wanted: Callable[[], bool] = lambda: True
+) -> tuple[Tensor, list[Tensor]]:
     """Loss of a batch and gradients of what the model owns.
 
     One micro-batch gives gradients in the model's dtype. Several add up in float32 at least, each gradient as soon as
@@ -18,6 +21,10 @@ def batch_gradients(model: Transformer, windows: Tensor, micro_batch: int) -> tu
         model: where to compute.
         windows: token ids, shape [B, T+1], int64, on the model's device.
         micro_batch: windows in one forward pass; 0 takes all.
+        is_wanted: asked before each micro-batch but the first.
+
+    Raises:
+        StepBrokenOff: it was not wanted any more.
 
     Returns:
         The mean loss, a scalar, and one gradient for each of ``model.owned_parameters()``. The parameters' ``grad`` is
@@ -50,6 +57,8 @@ def batch_gradients(model: Transformer, windows: Tensor, micro_batch: int) -> tu
     try:
         losses = []
         for index, piece in enumerate(pieces):
+            if index and not is_wanted():
+                raise StepBrokenOff("an inner step was broken off")
             weighted = (loss if index == 0 else model.loss(piece)) * (len(piece) / len(windows))
             weighted.backward()  # type: ignore[no-untyped-call]
             losses.append(weighted.detach())

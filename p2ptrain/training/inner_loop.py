@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -93,15 +93,19 @@ class InnerLoop:
             self.round = round
             self.inner_step = 0
 
-    def step(self, round: Version, *, position: int | None = None) -> StepReport:
+    def step(
+        self, round: Version, *, position: int | None = None, is_wanted: Callable[[], bool] = lambda: True
+    ) -> StepReport:
         """Train on one batch, which depends on (run seed, peer, round, inner step) alone.
 
         Args:
             round: version that the step's round would commit after.
             position: inner steps from the start of the run, for the learning rate; None counts ``inner.steps`` for
                 each round before this one.
+            is_wanted: asked between two micro-batches.
 
         Raises:
+            StepBrokenOff: it is not wanted any more; as if it had not begun.
             NonFiniteUpdate: the loss or a gradient is NaN or infinite; weights, optimizer and counter are as before.
             OutOfMemory: even the lightest way to compute the step needs more than there is; nothing has changed.
         """
@@ -117,7 +121,7 @@ class InnerLoop:
             batch=inner.batch,
             length=self.run.model.context,
         )
-        loss, gradients = self._gradients(torch.from_numpy(windows).to(self.engine.device))
+        loss, gradients = self._gradients(torch.from_numpy(windows).to(self.engine.device), is_wanted)
         loss_nats = loss.item()
         if not math.isfinite(loss_nats):
             raise NonFiniteUpdate(self._sentence(f"the training loss is {loss_nats}"))
@@ -192,10 +196,10 @@ class InnerLoop:
         """Loss of the model as it is now on held-out text, nats per token."""
         return evaluation.validation_loss(self._model, self._corpus, num_windows)
 
-    def _gradients(self, windows: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def _gradients(self, windows: Tensor, is_wanted: Callable[[], bool]) -> tuple[Tensor, list[Tensor]]:
         while True:
             try:
-                return batch_gradients(self._model, windows, self.engine.micro_batch)
+                return batch_gradients(self._model, windows, self.engine.micro_batch, is_wanted)
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise

@@ -2,9 +2,12 @@
 
 import asyncio
 import math
+import threading
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +25,7 @@ from p2ptrain.config.schema import (
     SlicingConfig,
 )
 from p2ptrain.data.corpus import Corpus
-from p2ptrain.errors import NonFiniteUpdate
+from p2ptrain.errors import NonFiniteUpdate, StepBrokenOff
 from p2ptrain.events import EngineLightened, Event, InnerStepDone, TrainingFailed
 from p2ptrain.ids import COMMON, Digest, PeerId, SliceId, Version
 from p2ptrain.model.initial_weights import initial_values
@@ -218,11 +221,11 @@ def test_other_slices_are_trained_once_nothing_is_averaged_and_from_their_newest
 def test_step_that_gives_nan_throws_the_round_away_and_contributes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     whole_step = InnerLoop.step
 
-    def step(self: InnerLoop, round: Version, *, position: int | None = None) -> StepReport:
+    def step(self: InnerLoop, round: Version, **options: Any) -> StepReport:
         if (self.round, self.inner_step) == (0, 3):
             self.inner_step += 1
             raise NonFiniteUpdate("as the test wants it")
-        return whole_step(self, round, position=position)
+        return whole_step(self, round, **options)
 
     monkeypatch.setattr(InnerLoop, "step", step)
 
@@ -298,9 +301,9 @@ def test_threads_change_between_two_inner_steps_and_back_to_what_torch_chose() -
         own_choice = torch.get_num_threads()
         step = bench.inner.step
 
-        def noting(round: Version) -> StepReport:
+        def noting(round: Version, **options: Any) -> StepReport:
             used.append(torch.get_num_threads())
-            return step(round)
+            return step(round, **options)
 
         bench.inner.step = noting  # type: ignore[method-assign]
         try:
@@ -311,5 +314,29 @@ def test_threads_change_between_two_inner_steps_and_back_to_what_torch_chose() -
                 await until(lambda threads=threads: used[-1] == (threads or own_choice))  # type: ignore[misc]
         finally:
             torch.set_num_threads(own_choice)
+
+    drive(test)
+
+
+def test_a_pause_does_not_wait_for_a_long_inner_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole_step, broken_off = InnerLoop.step, threading.Event()
+
+    def step(self: InnerLoop, round: Version, *, is_wanted: Callable[[], bool]) -> StepReport:
+        if self.inner_step < 3 or broken_off.is_set():
+            return whole_step(self, round)
+        while is_wanted():
+            time.sleep(0.001)
+        broken_off.set()
+        raise StepBrokenOff("as it would be between two micro-batches")
+
+    monkeypatch.setattr(InnerLoop, "step", step)
+
+    async def test(bench: Bench) -> None:
+        await until(lambda: len(bench.steps) == 3)
+        bench.trainer.send(Rest(True))
+        await until(broken_off.is_set)
+        bench.trainer.send(Rest(False))
+        await until(lambda: len(bench.trained) == 1)
+        assert [step.inner_step for step in bench.steps[:6]] == list(range(6)), "and then it is done once"
 
     drive(test)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from p2ptrain.config.schema import InnerConfig, ModelConfig, OuterConfig, RunConfig, SlicingConfig
+from p2ptrain.config.schema import EngineConfig, InnerConfig, ModelConfig, OuterConfig, RunConfig, SlicingConfig
 from p2ptrain.data.corpus import Corpus
-from p2ptrain.errors import DataError, NonFiniteUpdate
+from p2ptrain.errors import DataError, NonFiniteUpdate, StepBrokenOff
 from p2ptrain.ids import COMMON, Digest, PeerId, SliceId, Version
 from p2ptrain.model.initial_weights import initial_values
 from p2ptrain.model.slicing import SlicePlan
@@ -165,3 +165,19 @@ def test_the_learning_rate_warms_up_and_falls_to_a_tenth_at_the_end() -> None:
     assert all(earlier > later for earlier, later in itertools.pairwise(rates[3:51]))
     assert rates[50:] == pytest.approx([5e-4] * 10)
     assert learning_rate(replace(RUN, inner=replace(RUN.inner, warmup_steps=0)), 0) == 5e-3
+
+
+def test_a_step_that_is_broken_off_between_two_micro_batches_is_as_if_it_had_not_begun() -> None:
+    def small() -> InnerLoop:
+        owned = frozenset({COMMON, ONE})
+        return InnerLoop(RUN, PLAN, owned, VALUES, CORPUS, PeerId("a"), EngineConfig(micro_batch=1))
+
+    asked = iter([True, False])
+    trained, undisturbed = small(), small()
+    for one in (trained, undisturbed):
+        one.step(Version(0))
+    with pytest.raises(StepBrokenOff):
+        trained.step(Version(0), is_wanted=lambda: next(asked))
+    assert next(asked, None) is None, "two of three micro-batches were begun"
+    assert trained.step(Version(0)).loss_nats == undisturbed.step(Version(0)).loss_nats
+    assert state(trained) == state(undisturbed)
