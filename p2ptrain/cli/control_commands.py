@@ -246,6 +246,7 @@ def _limits_lines(reply: "LimitsReply") -> list[str]:
         if limit.HasField("until_s"):
             origin += time.strftime(" until %a %H:%M", time.localtime(limit.until_s))
         lines.append(f"{limit.key:<{width}}  {limit.value:<{values}}  {origin}")
+    lines += [f"note: {problem}" for problem in reply.problems]
     lines.append("allowed to train" if reply.is_allowed else f"not allowed to train: {reply.reason}")
     return lines
 

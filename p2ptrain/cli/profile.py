@@ -67,7 +67,8 @@ def followed_limits(context: "Context") -> "FollowedLimits":
 
     def read() -> ChosenLimits:
         named = _limits_in(profile, _read(profile)) if profile is not None else {}
-        limits = with_values(LimitsConfig(), {**named, **{name: context.params[name] for name in origins}})
+        flags = {name: context.params[name] for name in origins}
+        limits = with_values(LimitsConfig(), {**named, **flags}, str(profile or ""))
         kept = {entry.key: "profile" if entry.key in named else "default" for entry in limit_entries(limits)}
         return ChosenLimits(limits, kept | origins)
 

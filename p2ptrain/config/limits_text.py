@@ -55,14 +55,19 @@ def changed_limits(base: LimitsConfig, changes: Mapping[str, str]) -> tuple[Limi
     return with_values(base, unknown | given), given
 
 
-def with_values(base: LimitsConfig, values: Mapping[str, Any]) -> LimitsConfig:
+def with_values(base: LimitsConfig, values: Mapping[str, Any], source: str = "") -> LimitsConfig:
     """``base`` with some values replaced, as TOML gives them.
+
+    Args:
+        base: what is not replaced.
+        values: by key.
+        source: the file that they are from, for messages; empty for none.
 
     Raises:
         ConfigError: every wrong key and value, one a line.
     """
     kept = {key: _plain(value) for key, value in asdict(base).items()}
-    return read_table(LimitsConfig, {**kept, **values}, prefix="limits.", source="limits")
+    return read_table(LimitsConfig, {**kept, **values}, prefix="limits.", source=source)
 
 
 def _value(key: str, text: str) -> Any:

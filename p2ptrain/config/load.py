@@ -103,7 +103,7 @@ def read_table(kind: type[_T], table: Mapping[str, Any], *, prefix: str, source:
         kind: of the schema.
         table: TOML values.
         prefix: what stands before its keys in messages and in the table of ranges, like ``limits.``.
-        source: the file's name or other origin, for messages.
+        source: the file's name or other origin, for messages; empty for none.
 
     Raises:
         ConfigError: every problem, one a line.
@@ -111,7 +111,7 @@ def read_table(kind: type[_T], table: Mapping[str, Any], *, prefix: str, source:
     reader = _Reader()
     read = reader.table(kind, table, prefix=prefix)
     if read is None or reader.problems:
-        raise ConfigError("\n".join(f"{source}: {problem}" for problem in reader.problems))
+        raise ConfigError("\n".join(f"{source}: {problem}" if source else problem for problem in reader.problems))
     return read
 
 

@@ -121,7 +121,10 @@ class Authority:
         """
         if existing := cls.open(folder):
             return existing
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise ControlUsageError(f"{folder} cannot be made: {error.strerror}; choose another --home") from error
         key = ec.generate_private_key(ec.SECP256R1())
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "p2ptrain control authority")])
         certificate = (

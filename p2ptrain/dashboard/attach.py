@@ -177,7 +177,8 @@ class ControlLink:
             return "nothing was typed, nothing was changed"
         reply = await self._call("SetLimits", pb.SetLimitsRequest(changes=changes))
         held = {limit.key: limit.value for limit in reply.limits}
-        return "limits now: " + ", ".join(f"{key} = {held.get(key, value)}" for key, value in changes.items())
+        now = "limits now: " + ", ".join(f"{key} = {held.get(key, value)}" for key, value in changes.items())
+        return "; ".join([now, *reply.problems])
 
 
 def typed_duration_s(text: str) -> float | None:

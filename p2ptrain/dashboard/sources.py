@@ -25,6 +25,8 @@ _LIVE_TAIL_BYTES = 16 << 20
 """How far back the journal of a running peer is read: some 100,000 events."""
 _RESTART_AFTER_S = 2.0
 _LONGEST_JSON_BYTES = 16 << 20
+_USAGE_STATUS = 2
+"""With which a command ends that cannot work as it was asked."""
 """A report of some ten thousand peers."""
 
 
@@ -189,9 +191,16 @@ class ObserverSource:
 
     def __init__(self, command: Sequence[str]) -> None:
         self._command = list(command)
+        self._status: int | None = None
+        """With which the last one ended."""
 
     async def run(self, inbox: Inbox) -> None:
-        """Run the observer, and run it again when it ends."""
+        """Run the observer, and run it again when it ends.
+
+        Raises:
+            UsageError: it cannot work with what it was given.
+        """
+        was_live = False
         while True:
             inbox.link(Link(word="opening", detail="asking the bootstrap node who is there"))
             said = ""
@@ -208,7 +217,11 @@ class ObserverSource:
                 inbox.snapshot(snapshot)
                 inbox.link(Link(word="live"))
                 inbox.caught_up.set()
-            inbox.link(Link(word="lost", detail=said.removeprefix("p2ptrain: ") or "the observer ended; trying again"))
+                was_live = True
+            said = said.removeprefix("p2ptrain: ")
+            if self._status == _USAGE_STATUS and not was_live:
+                raise UsageError(said)
+            inbox.link(Link(word="lost", detail=said or "the observer ended; trying again"))
             inbox.caught_up.set()
             await asyncio.sleep(_RESTART_AFTER_S)
 
@@ -228,7 +241,7 @@ class ObserverSource:
             if process.returncode is None:
                 with contextlib.suppress(ProcessLookupError):
                     process.terminate()
-            await process.wait()
+            self._status = await process.wait()
 
 
 def facts_beside(journal: Path) -> RunFacts | None:

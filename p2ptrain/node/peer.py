@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from p2ptrain import clock
-from p2ptrain.config.schema import PeerConfig
+from p2ptrain.config.schema import LimitsConfig, PeerConfig
 from p2ptrain.data.corpus import Corpus
 from p2ptrain.errors import NonFiniteUpdate
 from p2ptrain.events import (
@@ -164,7 +164,7 @@ class Peer:
         self._since = Since()
         self._twin_told_s = -math.inf
         self._book_saved_s = -_BOOK_EVERY_S
-        self._disk_budget_bytes = _disk_budget(config)
+        self._disk_budget_bytes = _disk_budget(config.limits)
         check_budget(self._disk_budget_bytes, self._plan, frozenset([COMMON, *(config.slices or ())]))
         self._has_room_for_progress = True
         self._keeps_rounds = True
@@ -304,11 +304,19 @@ class Peer:
         Raises:
             UsageError: the last committed state would not fit; the limit is as it was.
         """
+        self.check_disk_limit(disk_gb)
         self._config = replace(self._config, limits=replace(self._config.limits, disk_gb=disk_gb))
-        budget_bytes = _disk_budget(self._config)
+        self._disk_budget_bytes, self._has_room_for_progress = _disk_budget(self._config.limits), True
+
+    def check_disk_limit(self, disk_gb: float) -> None:
+        """Return if ``set_disk_limit`` would.
+
+        Raises:
+            UsageError: the last committed state would not fit.
+        """
         if self._has_joined:
-            check_budget(budget_bytes, self._plan, frozenset(self._swarm.owners))
-        self._disk_budget_bytes, self._has_room_for_progress = budget_bytes, True
+            limits = replace(self._config.limits, disk_gb=disk_gb)
+            check_budget(_disk_budget(limits), self._plan, frozenset(self._swarm.owners))
 
     async def rest(self, reason: str) -> None:
         """Compute nothing from the next inner step on, give the device's memory back, and say so to the others."""
@@ -713,5 +721,5 @@ class Peer:
         self._group.create_task(work)
 
 
-def _disk_budget(config: PeerConfig) -> int | None:
-    return int(config.limits.disk_gb * 1e9) if config.limits.disk_gb else None
+def _disk_budget(limits: LimitsConfig) -> int | None:
+    return int(limits.disk_gb * 1e9) if limits.disk_gb else None

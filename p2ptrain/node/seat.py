@@ -79,6 +79,8 @@ class Seat:
         self._probe = Probe(config.engine.device)
         self._conditions = Conditions()
         self._verdict = AWAKE
+        self._problems: dict[str, str] = {}
+        """By key, why a limit that is set has no effect."""
         self._peer: Peer | None = None
         self._first: Peer | None = None
         """Of the first session, from ``check_home``."""
@@ -245,12 +247,14 @@ class Seat:
         """Change limits.
 
         Raises:
-            ConfigError: a key or value is wrong; nothing was changed.
+            UsageError: a key or value is wrong, or too little for this peer; nothing was changed.
             StorageError: the change cannot be kept on disk.
         """
         until_s = None if duration_s is None else clock.wall_s() + duration_s
         kept = dict(self._wishes.changes)
-        _, values = changed_limits(self._config.limits, changes)
+        wanted, values = changed_limits(self._config.limits, changes)
+        if self._peer is not None and "disk_gb" in values:
+            self._peer.check_disk_limit(wanted.disk_gb)
         for key in changes:
             kept.pop(key, None)
             if key in values:
@@ -261,7 +265,9 @@ class Seat:
 
     def limits(self) -> pb.LimitsReply:
         """Limits in force, and whether they allow to train now."""
-        reply = pb.LimitsReply(is_allowed=self._verdict.allowed, reason=self._verdict.reason)
+        reply = pb.LimitsReply(
+            is_allowed=self._verdict.allowed, reason=self._verdict.reason, problems=self._problems.values()
+        )
         if self._verdict.until_s is not None:
             reply.until_s = self._verdict.until_s
         for entry in limit_entries(self._limits):
@@ -386,16 +392,25 @@ class Seat:
             try:
                 self._peer.set_disk_limit(self._limits.disk_gb)
             except UsageError as error:
-                self._events.emit(LimitsChanged(limits={}, problem=str(error)))
+                self._note_problem("disk_gb", str(error))
+            else:
+                self._note_problem("disk_gb", "")
         self._tune_machine(_OF_THE_MACHINE & set(changed))
 
     def _tune_machine(self, changed: AbstractSet[str]) -> None:
         if "niceness" in changed:
             be_nice(self._limits.niceness)
-        if "gpu_memory_gib" in changed and (problem := self._probe.cap_memory(self._limits.gpu_memory_gib)):
-            self._events.emit(LimitsChanged(limits={}, problem=problem))
-        if "gpu_power_w" in changed and (problem := self._probe.set_power_limit(self._limits.gpu_power_w)):
-            self._events.emit(LimitsChanged(limits={}, problem=problem))
+        if "gpu_memory_gib" in changed:
+            self._note_problem("gpu_memory_gib", self._probe.cap_memory(self._limits.gpu_memory_gib))
+        if "gpu_power_w" in changed:
+            self._note_problem("gpu_power_w", self._probe.set_power_limit(self._limits.gpu_power_w))
+
+    def _note_problem(self, key: str, sentence: str) -> None:
+        """Tell why a limit has no effect; an empty sentence: it has."""
+        self._problems.pop(key, None)
+        if sentence:
+            self._problems[key] = sentence
+            self._events.emit(LimitsChanged(limits={}, problem=sentence))
 
     def _count_bytes(self, *, save: bool = False) -> None:
         total = self._vitals.sent_bytes + self._vitals.received_bytes

@@ -234,6 +234,7 @@ async def test_command_that_fails_is_a_sentence_at_the_bottom(tmp_path: Path) ->
         (["--home", ".", "--page", "xyz"], "choose from overview"),
         (["--home", ".", "--once", "--size", "big"], "like 120x36"),
         (["--home", "."], "add --plain for lines"),
+        (["--bootstrap", "nonsense", "--run", "absent.toml", "--once"], "absent.toml does not exist"),
     ],
 )
 def test_what_cannot_work_is_one_sentence_and_status_2(arguments, sentence, capsys, monkeypatch, tmp_path) -> None:

@@ -240,16 +240,18 @@ class Limit(_message.Message):
     def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ..., origin: _Optional[str] = ..., until_s: _Optional[float] = ..., help: _Optional[str] = ...) -> None: ...
 
 class LimitsReply(_message.Message):
-    __slots__ = ("limits", "is_allowed", "reason", "until_s")
+    __slots__ = ("limits", "is_allowed", "reason", "until_s", "problems")
     LIMITS_FIELD_NUMBER: _ClassVar[int]
     IS_ALLOWED_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     UNTIL_S_FIELD_NUMBER: _ClassVar[int]
+    PROBLEMS_FIELD_NUMBER: _ClassVar[int]
     limits: _containers.RepeatedCompositeFieldContainer[Limit]
     is_allowed: bool
     reason: str
     until_s: float
-    def __init__(self, limits: _Optional[_Iterable[_Union[Limit, _Mapping]]] = ..., is_allowed: _Optional[bool] = ..., reason: _Optional[str] = ..., until_s: _Optional[float] = ...) -> None: ...
+    problems: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, limits: _Optional[_Iterable[_Union[Limit, _Mapping]]] = ..., is_allowed: _Optional[bool] = ..., reason: _Optional[str] = ..., until_s: _Optional[float] = ..., problems: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class WhyRequest(_message.Message):
     __slots__ = ()
