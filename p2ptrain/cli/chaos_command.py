@@ -31,12 +31,30 @@ def chaos(
     """
     import tempfile
 
+    from p2ptrain.config.load import load_run
+
+    if run is not None:
+        load_run(run)  # what is wrong with it is said before eight peers are started
     with tempfile.TemporaryDirectory(prefix="p2ptrain-chaos-") as temporary:
-        folder = out.absolute() if out else Path(temporary)
-        if out and folder.exists() and any(folder.iterdir()):
-            raise UsageError(f"{folder} is not an empty folder; choose another --out, or remove it")
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = empty_folder(out) if out else Path(temporary)
         _run(folder, run, peers=peers, kill_every_s=kill_every, minutes=minutes, seed=seed, as_json=as_json)
+
+
+def empty_folder(out: Path) -> Path:
+    """The folder that ``--out`` names, made if it is missing.
+
+    Raises:
+        UsageError: it is something else, not empty, or cannot be made.
+    """
+    folder = out.absolute()
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        is_empty = not any(folder.iterdir())
+    except OSError as error:
+        raise UsageError(f"--out {out} cannot be used: {error.strerror}; choose another folder") from error
+    if not is_empty:
+        raise UsageError(f"{folder} is not an empty folder; choose another --out, or remove it")
+    return folder
 
 
 def _run(

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from p2ptrain.cli.chaos_command import empty_folder
 from p2ptrain.cli.progress import working
 
 
@@ -39,8 +40,7 @@ def soak(
         if out is None:
             folder = Path(at_end.enter_context(tempfile.TemporaryDirectory(prefix="p2ptrain-soak-")))
         else:
-            folder = out
-            folder.mkdir(mode=0o700, parents=True)
+            folder = empty_folder(out)
         manifest = folder / "run.toml"
         # More rounds than any soak sees: a swarm that is done proves nothing.
         write_manifest(preset, manifest, ManifestChanges(seed=1, rounds=100_000))

@@ -18,8 +18,9 @@ from pathlib import Path
 from p2ptrain import clock
 
 _POLL_S = 0.01
-_REAP_TIMEOUT_S = 5.0
-"""SIGKILL takes effect at once unless the process sits in an uninterruptible disk wait."""
+_REAP_TIMEOUT_S = 60.0
+"""To die, a killed process needs a turn on the processor, and gets none for seconds where many want it (5 s were too
+few on two cores with twelve who wanted them). It never dies in an uninterruptible disk wait."""
 
 _DIE_WITH_PARENT = """\
 import ctypes, os, sys, _signal
