@@ -57,6 +57,7 @@ def dash(
     from p2ptrain.cli.processes import run_loop
     from p2ptrain.dashboard.app import Dashboard, Look, is_terminal, look_of
     from p2ptrain.dashboard.canvas import ASCII, UNICODE
+    from p2ptrain.dashboard.doctor import doctor_of
     from p2ptrain.dashboard.terminal import Terminal
     from p2ptrain.dashboard.ui import Ui
 
@@ -67,8 +68,10 @@ def dash(
     if start_s is not None and not replay:
         raise UsageError(f"--at {at} goes with --replay")
     width_height = _size(size) if size else None
-    doctor = [sys.executable, "-m", "p2ptrain", "doctor", "--json", "--home", str(home)] if home else []
-    actor = link.act if link is not None else None
+    actor, doctor = None, None
+    if link is not None:
+        command = [sys.executable, "-m", "p2ptrain", "doctor", "--json", "--home", str(home)] if home else []
+        actor, doctor = link.act, doctor_of(link, command)
     ui = Ui(page=cast("Page", page), is_readonly=readonly)
     dashboard = Dashboard(source, actor, doctor, ui, start_s)
     has_colour, has_unicode = look_of(os.environ, sys.stdout.encoding)

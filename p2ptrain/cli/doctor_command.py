@@ -28,7 +28,10 @@ def doctor(
         typer.Option(envvar="P2PTRAIN_HOME", help="A peer's folder; it may run meanwhile, or not exist yet."),
     ] = None,
     bootstrap: Annotated[
-        list[str] | None, typer.Option("--bootstrap", help="Address of a bootstrap node or any peer; for the network.")
+        list[str] | None,
+        typer.Option(
+            "--bootstrap", help="Address of a bootstrap node or any peer  [default: those of the peer that runs]"
+        ),
     ] = None,
     run: Annotated[
         str,
@@ -60,7 +63,8 @@ def doctor(
         check_addresses(bootstraps)
         patient = Patient(home=home, run=config, run_id=run_id, bootstraps=bootstraps, device=device)
         with working("examining"):
-            findings = run_loop(examine(patient))
+            asked = _of_running_peer(home) if home is not None and not bootstraps else []
+            findings = asked or run_loop(examine(patient))
     if as_json:
         typer.echo(json.dumps({"findings": [finding.to_json() for finding in findings]}, indent=2))
     else:
@@ -68,6 +72,26 @@ def doctor(
             _print(finding)
     if has_failed(findings):
         raise typer.Exit(1)
+
+
+def _of_running_peer(home: Path) -> "list[Finding]":
+    """What the peer that runs in ``home`` finds, since it knows its bootstraps; nothing when none does."""
+    from typing import cast
+
+    from p2ptrain.control.address import target_of_home
+    from p2ptrain.control.client import ControlClient
+    from p2ptrain.errors import ControlError
+    from p2ptrain.node.doctor import Finding, Verdict
+
+    try:
+        with ControlClient(target_of_home(home)) as client:
+            found = client.doctor(quick=False).findings
+    except (UsageError, ControlError):
+        return []
+    return [
+        Finding(check=one.check, verdict=cast("Verdict", one.verdict), evidence=one.evidence, remedy=one.remedy)
+        for one in found
+    ]
 
 
 def examine_at_start(home: Path, config: "RunConfig", device: str) -> "list[MachineExamined]":

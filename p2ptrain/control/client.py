@@ -119,7 +119,7 @@ class ControlClient:
 
     def doctor(self, *, quick: bool) -> pb.DoctorReply:
         """The peer's own examination."""
-        return self._call(pb.DoctorReply, "Doctor", pb.DoctorRequest(quick=quick), timeout_s=120.0)
+        return self._call(pb.DoctorReply, "Doctor", pb.DoctorRequest(quick=quick), timeout_s=300.0)
 
     def swarm(self, timeout_s: float = 5.0) -> pb.SwarmReply:
         """All peers, asked now."""

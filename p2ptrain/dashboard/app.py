@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import json
 import os
 import signal
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -11,6 +10,7 @@ from dataclasses import dataclass, replace
 from p2ptrain import clock
 from p2ptrain.dashboard.canvas import Glyphs, Line, to_ansi
 from p2ptrain.dashboard.device import DeviceProbe, DeviceSample
+from p2ptrain.dashboard.doctor import Doctor, Findings
 from p2ptrain.dashboard.recording import Recording
 from p2ptrain.dashboard.scene import Link, ReplayPlace, RunFacts, Scene, Seen
 from p2ptrain.dashboard.screen import draw
@@ -47,17 +47,17 @@ class Dashboard:
     Args:
         source: where news comes from.
         actor: carries out what keys ask of the peer; None: there is nobody to ask.
-        doctor: command whose JSON the doctor page shows.
+        doctor: examines the peer and its machine, for the doctor page; None: there is no peer to examine.
         ui: what to show first.
         start_s: of a replay, seconds after its first record to be shown first; before its last when negative.
     """
 
     def __init__(
-        self, source: Source, actor: Actor | None, doctor: Sequence[str], ui: Ui, start_s: float | None = None
+        self, source: Source, actor: Actor | None, doctor: Doctor | None, ui: Ui, start_s: float | None = None
     ) -> None:
         self._source = source
         self._actor = actor
-        self._doctor_command = list(doctor)
+        self._ask_doctor_for = doctor
         self._start_s = start_s
         self.ui = replace(ui, is_replay=source.is_replay, speed=0.0 if source.is_replay else 1.0)
         self.recording = Recording(Seat(mine=source.mine), keep=0 if source.is_replay else _KEPT_RECORDS)
@@ -66,7 +66,7 @@ class Dashboard:
         self._seen = Seen()
         self._peer_pid: int | None = None
         self._device: DeviceSample | None = None
-        self._doctor: Sequence[Mapping[str, object]] | str = "press d again to ask"
+        self._doctor: Findings | str = "press d again to ask"
         self._back_to_s: float | None = None
         """Wall time of the past that is shown; None for the present."""
         self._moved_s = clock.monotonic_s()
@@ -288,26 +288,14 @@ class Dashboard:
             self.ui = replace(self.ui, notice=answer)
 
     async def _ask_doctor(self) -> None:
-        if not self._doctor_command:
-            self._doctor = "the doctor looks at a peer's home: open the dashboard with --home"
+        if self._ask_doctor_for is None:
+            self._doctor = "the doctor examines a peer: open the dashboard with --home or --control"
             return
         self._doctor = "looking at this machine and the network; this takes some seconds"
-        process = await asyncio.create_subprocess_exec(
-            *self._doctor_command,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
         try:
-            printed, complaint = await process.communicate()
-        finally:
-            if process.returncode is None:
-                process.kill()
-        try:
-            found = json.loads(printed)["findings"]
-        except (ValueError, KeyError, TypeError):
-            found = complaint.decode(errors="replace").strip() or "the doctor said nothing"
-        self._doctor = found
+            self._doctor = await self._ask_doctor_for()
+        except P2PTrainError as error:
+            self._doctor = str(error)
 
     def _spawn(self, work: Awaitable[None]) -> None:
         task = asyncio.ensure_future(work)

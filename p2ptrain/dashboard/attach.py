@@ -26,6 +26,8 @@ _SWARM_EVERY_S = 5.0
 _SWARM_PAUSE_PER_PEER_S = 0.1
 _RETRY_AFTER_S = 1.0
 _CALL_TIMEOUT_S = 10.0
+_DOCTOR_TIMEOUT_S = 300.0
+"""Ten seconds are usual; a busy machine and bootstraps that do not answer take their time."""
 _UNITS_S = {"": 60, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 
 
@@ -145,6 +147,21 @@ class ControlLink:
         except grpc.RpcError as error:
             raise explain(error, self._find()) from error
 
+    async def examine(self) -> list[dict[str, object]]:
+        """What the peer's own doctor finds, of its machine and network; takes some ten seconds.
+
+        Raises:
+            NoPeerRunning: nobody answers.
+            ControlError: the peer cannot do that now.
+        """
+        from p2ptrain.control.v1 import control_pb2 as pb
+
+        reply = await self._call("Doctor", pb.DoctorRequest(), timeout_s=_DOCTOR_TIMEOUT_S)
+        return [
+            {"check": one.check, "verdict": one.verdict, "evidence": one.evidence, "remedy": one.remedy}
+            for one in reply.findings
+        ]
+
     async def act(self, command: Command) -> str:
         """Do what a key asked; returns how it went, as a sentence.
 
@@ -178,7 +195,7 @@ class ControlLink:
         reply = await self._call("SetLimits", pb.SetLimitsRequest(changes=changes))
         held = {limit.key: limit.value for limit in reply.limits}
         now = "limits now: " + ", ".join(f"{key} = {held.get(key, value)}" for key, value in changes.items())
-        return "; ".join([now, *reply.problems])
+        return "; ".join([*reply.problems, now])
 
 
 def typed_duration_s(text: str) -> float | None:

@@ -207,18 +207,21 @@ def _panel(
             lines = tables.events(scene, inner, rows, glyphs, words=ui.words, scroll=scroll, with_routine=with_routine)
             corner = [(f"only: {ui.words}", "trouble")] if ui.words else []
         case "why":
-            lines = _scrolled(tables.why(scene, inner, glyphs), rows, ui.scroll)
+            lines, corner = _scrolled(tables.why(scene, inner, glyphs), rows, ui.scroll)
         case "doctor":
             found = [[(doctor, "quiet")]] if isinstance(doctor, str) else tables.findings(doctor, inner, glyphs)
-            lines = _scrolled(found, rows, ui.scroll)
+            lines, corner = _scrolled(found, rows, ui.scroll)
         case _:
-            lines = _scrolled(_help(glyphs), rows, ui.scroll)
+            lines, corner = _scrolled(_help(glyphs), rows, ui.scroll)
     return box(title, lines, width, height, glyphs, corner=corner or None)
 
 
-def _scrolled(lines: Sequence[Line], rows: int, scroll: int) -> list[Line]:
+def _scrolled(lines: Sequence[Line], rows: int, scroll: int) -> tuple[list[Line], Line]:
+    """The lines that fit, and a corner that says how many follow."""
     start = max(0, min(scroll, len(lines) - rows))
-    return list(lines[start : start + rows])
+    below = len(lines) - start - rows
+    corner: Line = [(f"{below} more: arrow down", "quiet")] if below > 0 else []
+    return list(lines[start : start + rows]), corner
 
 
 def _slices_corner(scene: Scene) -> Line:
@@ -244,8 +247,10 @@ def _peers_corner(scene: Scene, width: int) -> Line:
 
 def _footer(scene: Scene, ui: Ui, width: int, glyphs: Glyphs) -> Line:
     if ui.prompt is not None:
-        question = f" {QUESTIONS[ui.prompt.kind]} "
-        return fit([(question, "strong"), (ui.prompt.text, ""), (" ", "chosen")], width)
+        typed = [(f" {ui.prompt.text}", ""), (" ", "chosen")]
+        question: Line = [(f" {QUESTIONS[ui.prompt.kind]}", "strong")]
+        room = max(0, width - line_width(typed))  # what is typed is seen in any case
+        return fit([*(question if line_width(question) <= room else fit(question, room, glyphs.more)), *typed], width)
     if ui.notice:
         return fit([(f" {ui.notice}", "strong")], width, glyphs.more)
     if scene.place is not None:

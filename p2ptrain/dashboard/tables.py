@@ -160,7 +160,7 @@ def wrapped(text: str, width: int) -> list[str]:
 
 
 def findings(report: Sequence[Mapping[str, object]], width: int, glyphs: Glyphs) -> list[Line]:
-    """What ``p2ptrain doctor`` found: verdict, evidence, remedy."""
+    """What the doctor found: verdict, evidence, remedy; what is to be repaired first."""
     marks = {
         "ok": (glyphs.yes, "good"),
         "warn": ("!", "trouble"),
@@ -168,7 +168,8 @@ def findings(report: Sequence[Mapping[str, object]], width: int, glyphs: Glyphs)
         "not measured": (glyphs.none, "quiet"),
     }
     lines: list[Line] = []
-    for finding in report:
+    order = ("fail", "warn")
+    for finding in sorted(report, key=lambda one: (*order, one["verdict"]).index(one["verdict"])):
         mark, style = marks.get(str(finding.get("verdict")), ("?", ""))
         name = f"{finding.get('check', '')}"
         first, *rest = wrapped(str(finding.get("evidence", "")), width - 20) or [""]

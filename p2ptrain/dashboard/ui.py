@@ -59,7 +59,7 @@ class Ui:
 
 QUESTIONS: dict[PromptKind, str] = {
     "filter": "show events with the words:",
-    "pause": "pause for how long (2h, 30m; empty: until you resume)? Enter pauses, Esc does not:",
+    "pause": "pause for how long (2h, 30m; empty: until you resume)?",
     "finish": "complete the round, then pause for how long (empty: until you resume)?",
     "bandwidth": "limit in Mbit/s, upload then download (5 20; 0: none):",
     "gpu": "GPU limits, memory in GiB then power in W (6 150; 0: none):",

@@ -88,6 +88,8 @@ async def examine_relay(bootstraps: Sequence[str]) -> Finding:
     open_ = NetworkConfig(bootstraps=tuple(bootstraps))
     try:
         async with passing_node(hidden, "doctor") as (called, _), passing_node(open_, "doctor") as (caller, _):
+            if called.is_alone:
+                return not_measured(_RELAY, "everybody is on this machine")
             await serve_upload(called)
             return judge_relay(await _call_through(caller, called, len(bootstraps)))
     except NetworkSetupError as error:

@@ -305,6 +305,11 @@ class Libp2pNode:
             return [Connection(PeerId(peer.to_base58()), host) for peer, host in hosts]
         return []
 
+    @property
+    def is_alone(self) -> bool:
+        """Whether nobody outside this machine is concerned."""
+        return _is_alone(self._options)
+
     async def look_at_reach(self) -> Reach | None:
         """How we can be reached at this moment, by what the bootstraps see; None if nobody can tell."""
         if self._options.reach != "auto" or _is_alone(self._options):

@@ -6,15 +6,15 @@ import re
 import shlex
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.support.live_swarm import LiveSwarm, eventually, p2ptrain, stop_gently
 
-pytestmark = [pytest.mark.swarm, pytest.mark.timeout(120)]
-WITHIN_S = 20.0
+pytestmark = [pytest.mark.swarm, pytest.mark.timeout(400)]
+WITHIN_S = 60.0
 
 
 @pytest.fixture(scope="module")
@@ -38,10 +38,10 @@ class Screen:
         line = "trap : INT; " + shlex.join(command) + "; echo ended with $?; exec cat"
         variables = {**os.environ, "LC_ALL": "C.UTF-8", "NO_COLOR": "", **(environment or {})}
         started = [*self._tmux, "new-session", "-d", "-x", "80", "-y", "24", "sh", "-c", line]
-        subprocess.run(started, env=variables, check=True, timeout=10)
+        subprocess.run(started, env=variables, check=True, timeout=60)
 
     def _do(self, *arguments: str) -> str:
-        done = subprocess.run([*self._tmux, *arguments], capture_output=True, text=True, check=True, timeout=10)
+        done = subprocess.run([*self._tmux, *arguments], capture_output=True, text=True, check=True, timeout=60)
         return done.stdout
 
     def text(self, *, with_styles: bool = False) -> str:
@@ -83,7 +83,7 @@ class Screen:
             raise AssertionError(f"{error}\n{self.text()}") from None
 
     def close(self) -> None:
-        subprocess.run([*self._tmux, "kill-server"], check=False, timeout=10)
+        subprocess.run([*self._tmux, "kill-server"], check=False, timeout=60)
 
 
 @pytest.fixture
@@ -119,7 +119,9 @@ def test_screen_is_used_at_three_sizes_with_keys_and_given_back(swarm: LiveSwarm
     screen.type("w")
     screen.shows("how the time was spent", r"training +━")
     screen.type("w", "[", "[")
-    screen.shows("back .* of", "stands still")
+    back = screen.shows("back .* of", "stands still")
+    screen.type("[")
+    eventually(lambda: _shown_moment(screen.text()) < _shown_moment(back), within_s=WITHIN_S, what="[ goes back")
     screen.type("l")
     screen.shows("● live")
     screen.type("q")
@@ -127,6 +129,44 @@ def test_screen_is_used_at_three_sizes_with_keys_and_given_back(swarm: LiveSwarm
     assert screen.flag("alternate_on") == "0"
     assert screen.flag("cursor_flag") == "1"
     swarm.peers["peer-a"].check()
+
+
+def _shown_moment(text: str) -> float:
+    """Seconds from the start to the moment that a scrubbed screen shows."""
+    found = re.search(r"back (\d+):(\d+) of", text)
+    return int(found[1]) * 60 + int(found[2]) if found else float("inf")
+
+
+@pytest.mark.parametrize("size", [(80, 24), (120, 40), (240, 70)])
+def test_doctor_and_gpu_keys_ask_the_running_peer_at_every_size(screen: Screen, size: tuple[int, int]) -> None:
+    screen.shows("live")
+    screen.resize(*size)
+    screen.fills(*size)
+    screen.type("d")
+    screen.shows("looking at this machine|training step")
+    shown = screen.shows(
+        "✓ +clock +0.0. s", "✓ +training step +cpu: loss", "✓ +bootstraps +1 of 1", "✓ +directory +stored"
+    )
+    assert max(map(len, shown.splitlines())) == size[0]
+    screen.type("d", "g")
+    screen.shows("GPU limits, memory in GiB then power in W")
+    screen.type("6 150", "Enter")
+    screen.shows("the memory limit has no effect")
+    screen.type("g", "0 0", "Enter")
+    screen.shows("gpu_memory_gib = 0.0, gpu_power_w = 0.0")
+
+
+def test_finish_key_completes_the_round_and_pauses(swarm: LiveSwarm, screen: Screen) -> None:
+    peer = swarm.peers["peer-a"]
+    screen.shows("live", "TRAINING|AVERAGING")
+    screen.type("P")
+    screen.shows("complete the round, then pause for how long")
+    screen.type("Enter")
+    eventually(lambda: peer.state() == "PAUSED", within_s=WITHIN_S, what="the journal says PAUSED")
+    screen.shows("‖ PAUSED", "goes on with")
+    screen.type("p")
+    eventually(lambda: peer.state() in ("TRAINING", "AVERAGING"), within_s=WITHIN_S, what="it goes on")
+    peer.check()
 
 
 def test_keys_pause_the_peer_for_a_time_and_resume_it_and_change_limits(swarm: LiveSwarm, screen: Screen) -> None:
@@ -144,7 +184,7 @@ def test_keys_pause_the_peer_for_a_time_and_resume_it_and_change_limits(swarm: L
     screen.type("p")
     screen.shows("TRAINING|AVERAGING")
     version = len(peer.committed("common"))
-    eventually(lambda: len(peer.committed("common")) > version, within_s=40, what="it commits again")
+    eventually(lambda: len(peer.committed("common")) > version, within_s=WITHIN_S, what="it commits again")
     peer.check()
 
 
@@ -155,13 +195,13 @@ def test_screen_says_so_when_the_peer_is_gone_and_goes_on_when_it_is_back(swarm:
         screen.shows("● live")
         codes = set(re.findall(r"\x1b\[([0-9;]*)m", screen.text(with_styles=True)))
         assert not {code for code in codes for one in code.split(";") if one.isdigit() and 30 <= int(one) < 38}
-        assert stop_gently([peer], 20.0) == {"peer-b": 0}
+        assert stop_gently([peer], WITHIN_S) == {"peer-b": 0}
         screen.shows("not running", "start it with p2ptrain peer")
         before = len(peer.committed("common"))
         swarm.start_peer("peer-b", "1")
         screen.shows("● live", "TRAINING|AVERAGING")
         again = swarm.peers["peer-b"]
-        eventually(lambda: again.committed("common"), within_s=40, what="peer-b commits again")
+        eventually(lambda: again.committed("common"), within_s=WITHIN_S, what="peer-b commits again")
         newest = again.committed("common")[-1].version
         assert newest > before
         eventually(lambda: screen.version() >= newest, within_s=WITHIN_S, what=f"the screen has v{newest}")
@@ -174,7 +214,7 @@ def test_screen_says_so_when_the_peer_is_gone_and_goes_on_when_it_is_back(swarm:
 
 def test_observer_needs_only_an_address_of_the_swarm(swarm: LiveSwarm) -> None:
     command = p2ptrain("dash", "--bootstrap", swarm.address, "--run", str(swarm.manifest), "--json")
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=True)
     body = json.loads(done.stdout)
     assert body["name"] == "nano"
     assert body["peer"] is None
@@ -192,15 +232,20 @@ def test_first_picture_comes_within_half_a_second_of_processor_time(swarm: LiveS
 
 def _processor_s(command: list[str]) -> float:
     before = os.times()
-    subprocess.run(command, capture_output=True, timeout=60, check=True)
+    subprocess.run(command, capture_output=True, timeout=200, check=True)
     after = os.times()
     return after.children_user + after.children_system - before.children_user - before.children_system
 
 
-def test_doctor_examines_a_running_peer_from_outside(swarm: LiveSwarm) -> None:
+@pytest.mark.parametrize(
+    "bootstrap", [lambda swarm: ["--bootstrap", swarm.address], lambda swarm: []], ids=["by address", "by the peer"]
+)
+def test_doctor_examines_a_running_peer_from_outside(
+    swarm: LiveSwarm, bootstrap: Callable[[LiveSwarm], list[str]]
+) -> None:
     home = swarm.peers["peer-a"].home
-    command = p2ptrain("doctor", "--home", str(home), "--bootstrap", swarm.address, "--json")
-    done = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
+    command = p2ptrain("doctor", "--home", str(home), *bootstrap(swarm), "--json")
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     findings = {one["check"]: one for one in json.loads(done.stdout)["findings"]}
     verdicts = {check: one["verdict"] for check, one in findings.items()}
@@ -210,12 +255,13 @@ def test_doctor_examines_a_running_peer_from_outside(swarm: LiveSwarm) -> None:
     assert "seen from outside" in findings["directory"]["evidence"]
     assert "is running here" in findings["identity"]["evidence"]
     assert re.search(r"up [\d.]+ Mbit/s \([\d.]+ MB to a bootstrap\)", findings["link"]["evidence"])
+    assert re.search(r"down [\d.]+ Mbit/s \([\d.]+ MB from a bootstrap\)", findings["link"]["evidence"])
     assert "1 of 1 bootstrap could call the running peer's port" in findings["reach"]["evidence"]
 
 
 def test_doctor_finds_the_same_identity_elsewhere(swarm: LiveSwarm, tmp_path: Path) -> None:
     shutil.copytree(swarm.peers["peer-a"].home, tmp_path / "copy", ignore=shutil.ignore_patterns("sockets", "*.sock"))
     command = p2ptrain("doctor", "--home", str(tmp_path / "copy"), "--bootstrap", swarm.address)
-    done = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 1
     assert "the same identity.key runs elsewhere" in done.stdout

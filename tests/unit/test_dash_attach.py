@@ -94,7 +94,7 @@ async def test_peer_elsewhere_is_watched_without_a_gap_obeys_and_is_missed_when_
     server.add_insecure_port(f"unix:{socket}")
     await server.start()
     link = ControlLink(lambda: Target(uri=f"unix:{socket}"))
-    dashboard = Dashboard(ControlSource(link), link.act, [], Ui())
+    dashboard = Dashboard(ControlSource(link), link.act, None, Ui())
     running = asyncio.create_task(ControlSource(link).run(dashboard.inbox))
 
     def top() -> list[str]:
@@ -132,7 +132,7 @@ async def test_link_to_a_peer_that_is_not_there_says_how_to_start_one() -> None:
         raise NoPeerRunning("no peer is running there; start one with: p2ptrain peer")
 
     link = ControlLink(nobody)
-    dashboard = Dashboard(ControlSource(link), link.act, [], Ui())
+    dashboard = Dashboard(ControlSource(link), link.act, None, Ui())
     running = asyncio.create_task(ControlSource(link).run(dashboard.inbox))
     try:
         await until(lambda: dashboard.link.word == "lost")

@@ -167,7 +167,7 @@ def test_tail_begins_at_a_whole_line_near_the_end(tmp_path: Path) -> None:
 async def test_home_is_followed_across_the_peers_restart(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
     write(path, records(20))
-    dashboard = Dashboard(HomeSource(tmp_path), None, [], Ui())
+    dashboard = Dashboard(HomeSource(tmp_path), None, None, Ui())
     reading = asyncio.create_task(HomeSource(tmp_path).run(dashboard.inbox))
     try:
         await asyncio.wait_for(dashboard.inbox.caught_up.wait(), 10)
@@ -186,7 +186,7 @@ async def test_home_is_followed_across_the_peers_restart(tmp_path: Path) -> None
 async def test_how_much_of_a_long_past_is_read_is_told(tmp_path: Path) -> None:
     write(tmp_path / "events.jsonl", records(8000))
     source = HomeSource(tmp_path)
-    dashboard = Dashboard(source, None, [], Ui())
+    dashboard = Dashboard(source, None, None, Ui())
     reading = asyncio.create_task(source.run(dashboard.inbox))
     try:
         await until(lambda: "reading its past" in dashboard.lines(80, 24, UNICODE)[0][-1][0])
@@ -198,7 +198,7 @@ async def test_how_much_of_a_long_past_is_read_is_told(tmp_path: Path) -> None:
 async def test_replay_shows_the_end_and_scrubs(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
     write(path, records(101))
-    dashboard = Dashboard(ReplaySource([path]), None, [], Ui())
+    dashboard = Dashboard(ReplaySource([path]), None, None, Ui())
     await dashboard.settle()
     assert "1:40 of 1:40" in to_text(dashboard.lines(80, 24, UNICODE)[0])
     for _ in range(5):
@@ -214,7 +214,7 @@ async def test_command_that_fails_is_a_sentence_at_the_bottom(tmp_path: Path) ->
     async def fails(command: Command) -> str:
         raise P2PTrainError(f"could not {command.kind}: ask later")
 
-    dashboard = Dashboard(HomeSource(tmp_path), fails, [], Ui())
+    dashboard = Dashboard(HomeSource(tmp_path), fails, None, Ui())
     dashboard.press(["p", "enter"])
     await until(lambda: bool(dashboard.ui.notice))
     assert "could not pause: ask later" in to_text(dashboard.lines(80, 24, UNICODE)[-1])
