@@ -29,12 +29,14 @@ def generate(
     """
     import secrets
 
+    from p2ptrain.node.home import Home
+
+    trained_in = Home.inspect(home)  # before torch is imported, which takes seconds
     with working("reading the model"):
         from p2ptrain.model import generation
-        from p2ptrain.node.home import Home
         from p2ptrain.node.trained_model import load_trained
 
-        model = load_trained(Home.inspect(home))
+        model = load_trained(trained_in)
 
     chosen_seed = secrets.randbits(32) if seed is None else seed
     start = prompt.encode(errors="surrogateescape")
@@ -54,12 +56,14 @@ def export(
 
     Example: p2ptrain export --home peer-home --out model
     """
+    from p2ptrain.node.home import Home
+
+    trained_in = Home.inspect(home)
     with working("reading the model"):
         from p2ptrain.model.export import export_model
-        from p2ptrain.node.home import Home
         from p2ptrain.node.trained_model import load_trained
 
-        model = load_trained(Home.inspect(home))
+        model = load_trained(trained_in)
     with working("writing"):
         written = export_model(model.config, model.tensors(), out)
     num_parameters = sum(tensor.numel() for tensor in model.tensors().values())

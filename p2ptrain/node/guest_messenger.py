@@ -21,11 +21,12 @@ async def publish_guests(run: RunId, signer: PeerId, packed: bytes, bootstraps: 
     network = NetworkConfig(bootstraps=tuple(bootstraps))
     async with passing_node(network, "authority") as (node, _):
         records = DhtGuestRecords(node)
-        # Storing says True too easily; what can be read back somebody else keeps. While a node that has just left is
-        # still asked, either can fail.
+        # What storing says is worth little (``Libp2pNode.store``); what can be read back somebody else keeps. While a
+        # node that has just left is still asked, that can fail.
         for attempt in range(_ATTEMPTS):
             if attempt:
                 await asyncio.sleep(_PAUSE_S)
-            if await records.publish(run, signer, packed) and packed in await records.find(run):
+            await records.publish(run, signer, packed)
+            if packed in await records.find(run):
                 return True
         return False

@@ -110,7 +110,7 @@ class Directory(Protocol):
     """Where claims are published and found."""
 
     async def publish(self, claim: Claim) -> bool:
-        """Replace this peer's claim; False when nobody took the record."""
+        """Replace this peer's claim; True when somebody took the record, see ``Libp2pNode.store``."""
 
     async def claims(self) -> Mapping[PeerId, Claim]:
         """The live claims of the run."""
@@ -137,7 +137,7 @@ class DhtDirectory:
         self._twins = Twins(self._instance)
 
     async def publish(self, claim: Claim) -> bool:
-        """Replace this peer's claim; False when nobody took the record."""
+        """Replace this peer's claim; True when somebody took the record, see ``Libp2pNode.store``."""
         self._twins.published(claim.expires_s)
         value = _encode(self._identity, replace(claim, instance=self._instance))
         return await self._node.store(

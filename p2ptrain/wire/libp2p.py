@@ -518,7 +518,11 @@ class Libp2pNode:
             raise PeerUnreachable(f"stream {name} to {short(peer)} broke: {error}") from error
 
     async def store(self, record_name: str, *, subkey: str, value: bytes, expires_s: float) -> bool:
-        """Put a record into the DHT; True says that some node took it, not that others can read it."""
+        """Put a record into the DHT; True says that some node took it, not that others can read it.
+
+        False does not say that nobody did: hivemind tells what the last node said that it asked, and that may be one
+        that has the record already, known under the DHT ids of its earlier lives, too.
+        """
         return bool(await self._dht.store(record_name, value, expires_s, subkey=subkey))
 
     async def find(self, record_name: str) -> dict[str, bytes]:

@@ -5,6 +5,7 @@ import os
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -38,6 +39,7 @@ from p2ptrain.node.doctor import (
     judge_versions,
     not_measured,
 )
+from p2ptrain.node.doctor_network import _store_and_find
 from p2ptrain.node.doctor_probes import (
     KNOWN_LOSSES,
     installed_versions,
@@ -230,3 +232,21 @@ def test_doctor_ends_with_status_1_when_something_must_be_repaired(capsys) -> No
 )
 def test_port_is_that_of_an_address_that_leads_straight_to_us(addresses: list[str], port: int | None) -> None:
     assert tcp_port(addresses) == port
+
+
+async def test_a_record_that_is_found_was_stored_whatever_storing_said(tmp_path: Path) -> None:
+    """hivemind tells what the last node that it asked said, and that may be one that has the record already."""
+
+    class Node:
+        records: ClassVar[dict[str, bytes]] = {}
+
+        async def store(self, record_name: str, *, subkey: str, value: bytes, expires_s: float) -> bool:
+            self.records[subkey] = value
+            return False
+
+        async def find(self, record_name: str) -> dict[str, bytes]:
+            return self.records
+
+    identity = load_or_create(tmp_path / "identity.key")
+    facts = await _store_and_find(Node(), identity, Node())  # type: ignore[arg-type]
+    assert judge_directory(facts).verdict == "ok"

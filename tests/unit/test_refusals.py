@@ -97,6 +97,7 @@ def _folder(manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         ("export --home absent --out m", "name the folder that you gave to: p2ptrain peer --home"),
         ("generate --home absent", "name the folder that you gave to: p2ptrain peer --home"),
         ("bootstrap --port 99999", "choose 0 to 65535"),
+        ("identity --home /proc/1/x", "choose another folder"),
         ("completion tcsh", "choose from bash, zsh, fish"),
         ("--vresion", "did you mean --version?"),
     ],
