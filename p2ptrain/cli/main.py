@@ -111,13 +111,21 @@ def _tell(error: Exception, arguments: Sequence[str]) -> int:
             return 1
 
 
+_LARGEST_CRASH_BYTES = 1 << 18
+
+
 def _kept_details(error: Exception) -> str:
     import traceback
+    from datetime import datetime
 
     path = data_folder() / "crash.txt"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+        # One does not hide another, and they do not grow for ever.
+        is_small = not path.exists() or path.stat().st_size < _LARGEST_CRASH_BYTES
+        with path.open("a" if is_small else "w", encoding="utf-8") as file:
+            file.write(f"{datetime.now().astimezone():%Y-%m-%d %H:%M:%S} p2ptrain {' '.join(sys.argv[1:2])}\n")
+            file.writelines(traceback.format_exception(error))
     except OSError:
         return "p2ptrain --debug, before the command, shows where"
     return f"{path} has where, for a bug report"

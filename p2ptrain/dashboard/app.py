@@ -162,9 +162,12 @@ class Dashboard:
             changed.set()
 
         def paint() -> None:
-            width, height = terminal.size()
-            ansi = (to_ansi(line, colour=look.has_colour) for line in self.lines(width, height, look.glyphs))
-            terminal.paint(list(ansi))
+            try:
+                width, height = terminal.size()
+                ansi = (to_ansi(line, colour=look.has_colour) for line in self.lines(width, height, look.glyphs))
+                terminal.paint(list(ansi))
+            except EOFError:  # its window was closed
+                self._has_ended.set()
 
         with terminal:
             paint()

@@ -6,6 +6,7 @@ those that do not know it.
 """
 
 import codecs
+import contextlib
 import os
 import re
 import signal
@@ -77,8 +78,15 @@ class Terminal:
         self._painted: list[str] = []
 
     def size(self) -> tuple[int, int]:
-        """Columns and lines, now."""
-        size = os.get_terminal_size(self._target)
+        """Columns and lines, now.
+
+        Raises:
+            EOFError: the terminal is gone.
+        """
+        try:
+            size = os.get_terminal_size(self._target)
+        except OSError as error:
+            raise EOFError from error
         return size.columns, size.lines
 
     def __enter__(self) -> Self:
@@ -102,9 +110,10 @@ class Terminal:
         if self._before is None:
             return
         before, self._before = self._before, None
-        self._write(_LEAVE)
-        # Keys that were typed but not read are for us, not for the shell.
-        termios.tcsetattr(self._source, termios.TCSAFLUSH, before)
+        with contextlib.suppress(EOFError, termios.error):  # it is gone
+            self._write(_LEAVE)
+            # Keys that were typed but not read are for us, not for the shell.
+            termios.tcsetattr(self._source, termios.TCSAFLUSH, before)
 
     def stop_like_a_job(self) -> None:
         """Ctrl-Z: give the terminal back, stop, and take it over again when continued."""
@@ -131,7 +140,11 @@ class Terminal:
         self._painted = []
 
     def paint(self, lines: Sequence[str]) -> int:
-        """Bring the screen up to date with ``lines``; returns the bytes written."""
+        """Bring the screen up to date with ``lines``; returns the bytes written.
+
+        Raises:
+            EOFError: the terminal is gone.
+        """
         parts = []
         if len(self._painted) != len(lines):
             parts.append("\x1b[2J")
@@ -147,6 +160,9 @@ class Terminal:
     def _write(self, text: str) -> int:
         raw = text.encode(errors="replace")
         rest = memoryview(raw)
-        while rest:
-            rest = rest[os.write(self._target, rest) :]
+        try:
+            while rest:
+                rest = rest[os.write(self._target, rest) :]
+        except OSError as error:
+            raise EOFError from error
         return len(raw)

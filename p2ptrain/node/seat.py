@@ -37,6 +37,7 @@ from p2ptrain.node.peer_status import peer_status, swarm_reply
 from p2ptrain.node.vitals import Vitals
 from p2ptrain.node.wishes import Change, Wishes, load_wishes, save_wishes
 from p2ptrain.swarm.directory import Claim
+from p2ptrain.training.device import release_memory
 
 _LOOK_EVERY_S = 0.5
 """Limits take effect within a second."""
@@ -136,6 +137,8 @@ class Seat:
         finally:
             self._peer, self._ending = None, None
             self._owned, self._unsettled = frozenset(), None
+        # A session is full of cycles: without this, the next one's model came beside the last one's.
+        await asyncio.to_thread(release_memory)
 
     async def _sleep(self, stop: asyncio.Event) -> None:
         self._awake.clear()

@@ -13,14 +13,12 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-import torch
-
 from p2ptrain import clock
 from p2ptrain.errors import NonFiniteUpdate, StepBrokenOff
 from p2ptrain.events import EngineLightened, Evaluated, Event, InnerStepDone, ProgressDropped, TrainingFailed
 from p2ptrain.ids import COMMON, SliceId, Version
 from p2ptrain.node.meter import Meter
-from p2ptrain.training.device import use_threads
+from p2ptrain.training.device import release_memory, use_threads
 from p2ptrain.training.engine import describe
 from p2ptrain.training.footing import Footing, Move, move
 from p2ptrain.training.inner_loop import InnerLoop
@@ -341,8 +339,6 @@ class Trainer:
     def _move_to(self, device: str) -> None:
         if self._inner.engine.device != device:
             self._inner = self._inner.on_device(device)
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
 
     def _show(self, phase: Phase) -> None:
         if phase != self._phase:
@@ -428,6 +424,8 @@ class Trainer:
                 self._is_resting, self._phase = is_resting, None
                 if is_resting:  # at once, also while slices are averaged
                     self._move_to("cpu")
+                    self._inner.drop_gradients()
+                    release_memory()
             case UseThreads(threads):
                 use_threads(threads)
             case None:

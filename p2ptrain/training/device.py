@@ -1,5 +1,8 @@
 """What a machine can compute on: the best device, its name and how much memory it has for training."""
 
+import contextlib
+import ctypes
+import gc
 import os
 from dataclasses import dataclass
 from functools import cache
@@ -77,6 +80,15 @@ def use_threads(count: int) -> None:
 def _torchs_choice() -> int:
     """Asked before it is overridden for the first time."""
     return torch.get_num_threads()
+
+
+def release_memory() -> None:
+    """Give the GPU and the system back what is free: torch and the C library keep it for the next step otherwise."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    with contextlib.suppress(OSError, AttributeError):  # another C library than glibc
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def device_memory_bytes(device: str) -> int:

@@ -184,6 +184,11 @@ class InnerLoop:
         moved.round, moved.inner_step = self.round, self.inner_step
         return moved
 
+    def drop_gradients(self) -> None:
+        """Forget the last step's, which are kept only because they are cheaper to replace than to make anew."""
+        for parameter in self._model.owned_parameters():
+            parameter.grad = None
+
     def moments(self, slice_id: SliceId) -> SliceMoments:
         """A copy of AdamW's memory of an owned slice."""
         return slice_moments(self.plan, self.owned, self._optimizer.moments(), slice_id)
