@@ -8,7 +8,7 @@ import ipaddress
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Literal
+from typing import Any, Literal
 
 from p2ptrain.ids import PeerId, short
 from p2ptrain.wire.reach import Sighting
@@ -48,6 +48,11 @@ class Finding:
             "evidence": self.evidence,
             "remedy": self.remedy or None,
         }
+
+    @classmethod
+    def from_json(cls, body: Mapping[str, Any]) -> "Finding":
+        """What ``to_json`` gave."""
+        return cls(check=body["check"], verdict=body["verdict"], evidence=body["evidence"], remedy=body["remedy"] or "")
 
 
 def has_failed(findings: Iterable[Finding]) -> bool:

@@ -1,13 +1,18 @@
 """A whole examination: every probe with its judge, for ``p2ptrain doctor`` and for a peer that is asked."""
 
 import asyncio
+import json
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from p2ptrain import clock
 from p2ptrain.config.schema import NetworkConfig, RunConfig
+from p2ptrain.errors import ControlError
 from p2ptrain.ids import RunId
 from p2ptrain.node import doctor, doctor_probes
+from p2ptrain.node.child_processes import die_with_parent_prefix
 from p2ptrain.node.doctor import Finding
 from p2ptrain.node.doctor_network import NetworkFacts, examine_network
 from p2ptrain.node.doctor_reach import examine_relay, examine_router
@@ -24,6 +29,42 @@ class Patient:
     run_id: RunId | None
     bootstraps: tuple[str, ...]
     device: str
+
+
+async def examine_apart(home: Path, bootstraps: Sequence[str], device: str) -> list[Finding]:
+    """What ``p2ptrain doctor`` finds, in a process of its own.
+
+    For a peer that trains: to count a step's memory torch hooks into every module of its process, and a training thread
+    that meets such a hook ends.
+
+    Args:
+        home: of the peer, bound to its run.
+        bootstraps: at least one, or the other process would ask this one.
+        device: what trains.
+
+    Raises:
+        ControlError: the other process found nothing.
+    """
+    assert bootstraps
+    named = [part for address in bootstraps for part in ("--bootstrap", address)]
+    command = [sys.executable, "-m", "p2ptrain", "doctor", "--json", "--home", str(home), "--device", device, *named]
+    process = await asyncio.create_subprocess_exec(
+        *die_with_parent_prefix(),
+        *command,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        printed, complaint = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+    try:
+        return [Finding.from_json(one) for one in json.loads(printed)["findings"]]
+    except (ValueError, KeyError, TypeError) as error:
+        said = complaint.decode(errors="replace").strip() or f"ended with status {process.returncode}"
+        raise ControlError(f"the doctor found nothing: {said}") from error
 
 
 async def examine(patient: Patient) -> list[Finding]:

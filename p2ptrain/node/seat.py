@@ -28,7 +28,7 @@ from p2ptrain.events import (
 from p2ptrain.ids import COMMON, PeerId, SliceId, slice_order
 from p2ptrain.node.conditions import Probe, be_nice
 from p2ptrain.node.doctor_probes import short_examination
-from p2ptrain.node.examination import Patient, examine
+from p2ptrain.node.examination import examine_apart
 from p2ptrain.node.followed_limits import FollowedLimits
 from p2ptrain.node.home import Home
 from p2ptrain.node.limits import AWAKE, Conditions, Level, Wish, decide
@@ -329,14 +329,7 @@ class Seat:
         if quick:
             findings = await asyncio.to_thread(short_examination, self._home.path, self._home.run, device)
         else:
-            patient = Patient(
-                home=self._home.path,
-                run=self._home.run,
-                run_id=self._home.run_id,
-                bootstraps=self._config.network.bootstraps,
-                device=device,
-            )
-            findings = await examine(patient)
+            findings = await examine_apart(self._home.path, self._config.network.bootstraps, device)
         return pb.DoctorReply(
             findings=[
                 pb.Finding(check=one.check, verdict=one.verdict, evidence=one.evidence, remedy=one.remedy)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from p2ptrain.events import InnerStepDone
 from tests.support.live_swarm import LiveSwarm, eventually, p2ptrain, stop_gently
 
 pytestmark = [pytest.mark.swarm, pytest.mark.timeout(400)]
@@ -120,8 +121,10 @@ def test_screen_is_used_at_three_sizes_with_keys_and_given_back(swarm: LiveSwarm
     screen.shows("how the time was spent", r"training +━")
     screen.type("w", "[", "[")
     back = screen.shows("back .* of", "stands still")
-    screen.type("[")
-    eventually(lambda: _shown_moment(screen.text()) < _shown_moment(back), within_s=WITHIN_S, what="[ goes back")
+    screen.type("{", "{")
+    eventually(
+        lambda: _shown_moment(screen.text()) < _shown_moment(back), within_s=WITHIN_S, what="{ goes further back"
+    )
     screen.type("l")
     screen.shows("● live")
     screen.type("q")
@@ -138,7 +141,10 @@ def _shown_moment(text: str) -> float:
 
 
 @pytest.mark.parametrize("size", [(80, 24), (120, 40), (240, 70)])
-def test_doctor_and_gpu_keys_ask_the_running_peer_at_every_size(screen: Screen, size: tuple[int, int]) -> None:
+def test_doctor_and_gpu_keys_ask_the_running_peer_at_every_size(
+    swarm: LiveSwarm, screen: Screen, size: tuple[int, int]
+) -> None:
+    peer = swarm.peers["peer-a"]
     screen.shows("live")
     screen.resize(*size)
     screen.fills(*size)
@@ -154,6 +160,9 @@ def test_doctor_and_gpu_keys_ask_the_running_peer_at_every_size(screen: Screen, 
     screen.shows("the memory limit has no effect")
     screen.type("g", "0 0", "Enter")
     screen.shows("gpu_memory_gib = 0.0, gpu_power_w = 0.0")
+    steps = len(peer.events(InnerStepDone))
+    eventually(lambda: len(peer.events(InnerStepDone)) > steps, within_s=WITHIN_S, what="the peer trains on")
+    peer.check()
 
 
 def test_finish_key_completes_the_round_and_pauses(swarm: LiveSwarm, screen: Screen) -> None:
