@@ -14,7 +14,7 @@ import pytest
 from p2ptrain.events import MetricsServed
 from tests.support.live_swarm import START_S, LivePeer, LiveSwarm, eventually
 
-pytestmark = [pytest.mark.swarm, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.swarm, pytest.mark.timeout(400)]
 
 
 @pytest.fixture(scope="module")
@@ -65,9 +65,11 @@ def test_prometheus_reads_a_peer(peer: LivePeer, tmp_path: Path) -> None:
             return float(results[0]["value"][1]) if results else 0.0
 
         eventually(lambda: value("up") == 1, within_s=START_S, what="Prometheus has read the peer")
+        # Each once more if need be: on a busy machine a reading can miss its second.
         for query in ("p2ptrain_peer_tokens_total", "p2ptrain_peer_slice_version", "process_resident_memory_bytes"):
-            assert value(query) > 0
-        assert value(f'p2ptrain_peer_info{{peer="{peer.id}"}}') == 1
+            eventually(lambda query=query: value(query) > 0, within_s=START_S, what=f"{query} is read")
+        info = f'p2ptrain_peer_info{{peer="{peer.id}"}}'
+        eventually(lambda: value(info) == 1, within_s=START_S, what=f"{info} is read")
         grows = "rate(p2ptrain_peer_tokens_total[10s])"
         eventually(lambda: value(grows) > 0, within_s=START_S, what="tokens rise between two readings")
     finally:
@@ -76,6 +78,7 @@ def test_prometheus_reads_a_peer(peer: LivePeer, tmp_path: Path) -> None:
 
 
 def test_without_a_terminal_each_printed_line_is_an_object(peer: LivePeer) -> None:
-    lines = [json.loads(line) for line in peer.child.log.read_text().splitlines()]
+    whole_lines, _, _ = peer.child.log.read_text().rpartition("\n")  # the last one may be half written
+    lines = [json.loads(line) for line in whole_lines.splitlines()]
     assert {"PeerStarted", "ControlListening", "RoundCommitted"} <= {line.get("kind") for line in lines}
     assert all(line["time"].endswith("Z") and line["line"] for line in lines)
