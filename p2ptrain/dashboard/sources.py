@@ -162,9 +162,13 @@ class ReplaySource:
             inbox.facts(facts)
         inbox.link(Link(word="replay", detail="reading the journal"))
         records: list[tuple[float, str, Record]] = []
+        whole_bytes, read_bytes = sum(path.stat().st_size for path in self._paths), 0
         for name, path in zip(self._names, self._paths, strict=True):
             tail, latest_s = JournalTail(path), float("-inf")
             while chunk := tail.new_records(_CHUNK_BYTES):
+                read_bytes += _CHUNK_BYTES
+                percent = min(100, 100 * read_bytes // max(1, whole_bytes))
+                inbox.link(Link(word="replay", detail=f"reading the journal, {percent} %"))
                 for record in chunk:
                     # A journal's own order is kept even if its clock was set back meanwhile.
                     latest_s = max(latest_s, record.time_s)

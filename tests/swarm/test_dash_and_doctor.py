@@ -94,6 +94,22 @@ def screen(swarm: LiveSwarm, tmp_path: Path) -> Iterator[Screen]:
     opened.close()
 
 
+def test_first_picture_costs_little_more_than_any_command(swarm: LiveSwarm) -> None:
+    """By processor time against another command's, which slow and busy machines leave alike; see docs/results."""
+    home = str(swarm.peers["peer-a"].home)
+    picture = p2ptrain("dash", "--home", home, "--once", "--size", "200x50")
+    assert min(_processor_s(picture) for _ in range(3)) < 4 * min(
+        _processor_s(p2ptrain("why", "--home", home)) for _ in range(3)
+    )
+
+
+def _processor_s(command: list[str]) -> float:
+    before = os.times()
+    subprocess.run(command, capture_output=True, timeout=200, check=True)
+    after = os.times()
+    return after.children_user + after.children_system - before.children_user - before.children_system
+
+
 def test_screen_is_used_at_three_sizes_with_keys_and_given_back(swarm: LiveSwarm, screen: Screen) -> None:
     screen.shows("live", r"TRAINING|AVERAGING", r"◆ common +v\d+", r"last round", "peer-a", "pause")
     screen.fills(80, 24)
@@ -230,20 +246,6 @@ def test_observer_needs_only_an_address_of_the_swarm(swarm: LiveSwarm) -> None:
     assert {one["peer"] for one in body["peers"]} >= {swarm.peers["peer-a"].id}
     assert [one["id"] for one in body["slices"]] == ["common", "0", "1"]
     assert all(one["owners_online"] >= 1 for one in body["slices"] if one["version"])
-
-
-def test_first_picture_comes_within_half_a_second_of_processor_time(swarm: LiveSwarm) -> None:
-    """By processor time, which other work on the machine does not change; real time is in docs/results."""
-    command = p2ptrain("dash", "--home", str(swarm.peers["peer-a"].home), "--once", "--size", "200x50")
-    best = min(_processor_s(command) for _ in range(2))
-    assert best < 1.0, best
-
-
-def _processor_s(command: list[str]) -> float:
-    before = os.times()
-    subprocess.run(command, capture_output=True, timeout=200, check=True)
-    after = os.times()
-    return after.children_user + after.children_system - before.children_user - before.children_system
 
 
 @pytest.mark.parametrize(

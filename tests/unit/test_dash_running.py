@@ -195,6 +195,21 @@ async def test_how_much_of_a_long_past_is_read_is_told(tmp_path: Path) -> None:
         reading.cancel()
 
 
+async def test_how_much_of_a_replay_is_read_is_told(tmp_path: Path) -> None:
+    paths = [tmp_path / name / "events.jsonl" for name in ("a", "b")]
+    for path in paths:
+        path.parent.mkdir()
+        write(path, records(3000))
+    dashboard = Dashboard(ReplaySource(paths), None, None, Ui())
+    told: list[str] = []
+    dashboard.inbox.link = lambda link: told.append(link.detail)
+    await ReplaySource(paths).run(dashboard.inbox)
+    percents = [int(detail.split()[-2]) for detail in told if detail.endswith("%")]
+    assert percents == sorted(percents)
+    assert percents[-1] == 100
+    assert len(set(percents)) > 2
+
+
 async def test_replay_shows_the_end_and_scrubs(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
     write(path, records(101))
