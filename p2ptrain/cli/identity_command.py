@@ -33,7 +33,10 @@ def identity(context: typer.Context, home: _Home = None) -> None:
         from p2ptrain.identity.keys import load_or_create
 
         home = _given(home)
-        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"--home {home} cannot be used: {error.strerror}; choose another folder") from error
         typer.echo(load_or_create(home / _KEY).peer_id)
     else:
         context.obj = home
