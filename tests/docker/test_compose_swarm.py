@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import sys
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -77,6 +78,28 @@ def test_three_peers_with_one_url_train_together(swarm: None) -> None:
     assert {peer["state"] for peer in seen["peers"]} <= {"JOINING", "TRAINING", "AVERAGING"}
     before = versions()
     eventually(lambda: all(v > before[s] + 2 for s, v in versions().items()), within_s=60, what="every slice moves on")
+
+
+def test_images_and_starts_are_what_the_readme_says(swarm: None, capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = {
+        name: int(docker("image", "inspect", "-f", "{{.Size}}", f"p2ptrain:{name}")) for name in ("cpu", "bootstrap")
+    }
+    started_s = time.monotonic()
+    docker("restart", container("bootstrap"))
+    eventually(lambda: answers() and status()["uptime_s"] < 60, within_s=90, what="the page is there again")
+    page_s = time.monotonic() - started_s
+    with capsys.disabled():
+        said = ", ".join(f"{name} {size / 1e9:.2f} GB" for name, size in sizes.items())
+        sys.stdout.write(f"\n{said}; a bootstrap node is restarted in {page_s:.1f} s\n")
+    assert max(sizes.values()) < 1.9e9
+
+
+def answers() -> bool:
+    try:
+        status()
+    except OSError:
+        return False
+    return True
 
 
 def test_the_containers_can_do_nothing_that_they_need_not(swarm: None) -> None:

@@ -84,9 +84,10 @@ def _need_base_image(folder: Path) -> None:
         check=True,
         capture_output=True,
     )
-    tar = subprocess.Popen(["tar", "-C", str(root), "--numeric-owner", "-c", "."], stdout=subprocess.PIPE)
-    subprocess.run(["docker", "import", "-", "p2ptrain-test-debian"], stdin=tar.stdout, check=True, capture_output=True)
-    assert tar.wait() == 0
+    with subprocess.Popen(["tar", "-C", str(root), "--numeric-owner", "-c", "."], stdout=subprocess.PIPE) as tar:
+        import_it = ["docker", "import", "-", "p2ptrain-test-debian"]
+        subprocess.run(import_it, stdin=tar.stdout, check=True, capture_output=True)
+    assert tar.returncode == 0
     shutil.rmtree(root)
     context = folder / "stand-in"
     context.mkdir()

@@ -166,6 +166,15 @@ def test_every_link_leads_somewhere(page: Path) -> None:
     assert broken_links(page, page.read_text()) == []
 
 
+def test_every_claim_of_the_threat_model_names_a_test_that_would_fail_without_it() -> None:
+    text = (ROOT / "docs/threat-model.md").read_text().partition("## What is not defended")[0]
+    claims = [
+        " ".join(item.split()) for item in re.findall(r"^- (.*?)(?=^- |^\S|^$|\Z)", text, re.MULTILINE | re.DOTALL)
+    ]
+    assert len(claims) >= 12
+    assert [claim for claim in claims if not re.search(r"`tests/\w+/test_\w+\.py`", claim)] == []
+
+
 def glossary() -> list[tuple[str, str]]:
     """Terms, and the cell that says where each lives."""
     rows = re.findall(r"^\| ([^|]+) \| [^|]+ \| ([^|]+) \|$", (ROOT / "docs/glossary.md").read_text(), re.MULTILINE)
