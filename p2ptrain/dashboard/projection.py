@@ -217,7 +217,7 @@ def add_note(view: SwarmView, note: Note) -> SwarmView:
 
 def _with_names(view: SwarmView, text: str) -> str:
     for peer in view.peers.values():
-        if peer.peer is not None:
+        if peer.peer is not None and short(peer.peer) in text:
             # Not inside addresses, which have the whole id.
             text = re.sub(rf"\b(peer )?{re.escape(short(peer.peer))}\b", peer.name, text)
     return text

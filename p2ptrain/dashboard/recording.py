@@ -23,6 +23,8 @@ class Recording:
         self._records: list[tuple[str, Record]] = []
         self._keyframes: list[Seat] = [seat]
         """The seat before record 0, 256, 512, …"""
+        self._shown = (0, seat)
+        """The seat that was asked for last, and how many records it has: a replay mostly goes on from there."""
 
     def append(self, records: Sequence[tuple[str, Record]]) -> None:
         """More records, in order, each with the name of its journal."""
@@ -35,6 +37,7 @@ class Recording:
             dropped = (len(self._records) - self._keep) // _KEYFRAME_EVERY
             del self._records[: dropped * _KEYFRAME_EVERY]
             del self._keyframes[:dropped]
+            self._shown = (0, self._keyframes[0])
 
     def __len__(self) -> int:
         return len(self._records)
@@ -54,7 +57,10 @@ class Recording:
                 high = middle
         if low == len(self._records):
             return self.latest
-        seat = self._keyframes[low // _KEYFRAME_EVERY]
-        for name, record in self._records[low // _KEYFRAME_EVERY * _KEYFRAME_EVERY : low]:
+        start, seat = low // _KEYFRAME_EVERY * _KEYFRAME_EVERY, self._keyframes[low // _KEYFRAME_EVERY]
+        if start <= self._shown[0] <= low:
+            start, seat = self._shown
+        for name, record in self._records[start:low]:
             seat = observe_record(seat, name, record)
+        self._shown = (low, seat)
         return seat

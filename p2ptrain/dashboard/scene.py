@@ -268,6 +268,7 @@ def peer_rows(scene: Scene, sort: SortKey = "peer", *, is_reversed: bool = False
                 is_silent=True,
             )
     _add_seen(scene, rows)
+    newest_first = sorted(seat.swarm.validation_nats, reverse=True)
     for view in seat.swarm.peers.values():
         key = view.peer or view.name
         ended = view.fate != "alive"
@@ -285,7 +286,7 @@ def peer_rows(scene: Scene, sort: SortKey = "peer", *, is_reversed: bool = False
             tokens=view.tokens,
             tokens_per_s=view.tokens_per_s,
             sent_bytes=view.sent_bytes,
-            loss_nats=_own_validation(seat, view.name),
+            loss_nats=_own_validation(seat, view.name, newest_first),
             seen_s=heard_s,
         )
     ordered = sorted(rows.values(), key=lambda row: _sort_key(row, sort))
@@ -317,9 +318,10 @@ def _add_seen(scene: Scene, rows: dict[str, PeerRow]) -> None:
             )
 
 
-def _own_validation(seat: Seat, name: str) -> float | None:
-    measured = [(number, by[name]) for number, by in seat.swarm.validation_nats.items() if name in by]
-    return max(measured)[1] if measured else None
+def _own_validation(seat: Seat, name: str, newest_first: Sequence[Version]) -> float | None:
+    """The loss that a peer measured last; ``newest_first`` are the rounds with a measurement."""
+    measured = seat.swarm.validation_nats
+    return next((measured[number][name] for number in newest_first if name in measured[number]), None)
 
 
 def _sort_key(row: PeerRow, sort: SortKey) -> tuple[object, ...]:

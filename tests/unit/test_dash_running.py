@@ -117,7 +117,7 @@ def test_any_moment_can_be_shown_again() -> None:
     story = [("peer-a", record) for record in records(1500)]
     recording = Recording(Seat(mine="peer-a"))
     recording.append(story)
-    for moment_s in (999.0, 1000.0, 1255.0, 1256.5, 1800.0, 9999.0):
+    for moment_s in (999.0, 1000.0, 1255.0, 1256.5, 1260.0, 1260.0, 1258.0, 1800.0, 1700.0, 9999.0, 1001.0):
         seat = Seat(mine="peer-a")
         for name, record in story:
             if record.time_s <= moment_s:
