@@ -578,6 +578,26 @@ class ReachChanged(Event):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ReducerLied(Event):
+    """A member announced an average that its inputs do not give; two others computed another, each by itself."""
+
+    peer: PeerId
+    slice: SliceId
+    part: int
+    announced: Digest
+    """SHA-256 of the encoded average that it named."""
+    correct: Digest
+    """Of the one that two others computed."""
+
+    def line(self) -> str:
+        """The event as one sentence for people."""
+        return (
+            f"{short(self.peer)} LIED about the average of part {self.part} of slice {self.slice}: it announced"
+            f" {short(self.announced)}, and the inputs give {short(self.correct)}; it is cut off for a while"
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class TwinSeen(Event):
     """Another process runs with this peer's identity; told once a minute while it does."""
 

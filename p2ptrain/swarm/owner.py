@@ -14,7 +14,7 @@ import numpy as np
 
 from p2ptrain import clock
 from p2ptrain.errors import BadMessage, BadRecord, BlobUnavailable, NonFiniteUpdate, StorageError
-from p2ptrain.events import PartLeftOut, PeerLost, Refused, RoundCommitted, RoundStage, RoundVoid
+from p2ptrain.events import PartLeftOut, PeerLost, ReducerLied, Refused, RoundCommitted, RoundStage, RoundVoid
 from p2ptrain.ids import GENESIS, PeerId, SliceId
 from p2ptrain.swarm import rounds
 from p2ptrain.swarm.catch_up import catch_up, fetch_results, head_of
@@ -23,7 +23,7 @@ from p2ptrain.swarm.context import Context, Past, Replica
 from p2ptrain.swarm.error_feedback import EncodedContribution, encode_contribution, keep_rounded_away
 from p2ptrain.swarm.history import History
 from p2ptrain.swarm.plausible import check_plausible
-from p2ptrain.swarm.robust import combine
+from p2ptrain.swarm.robust import average, combine
 from p2ptrain.swarm.served_state import ServedState
 from p2ptrain.swarm.state import StagedState, outer_step
 from p2ptrain.swarm.why import SliceSituation
@@ -31,6 +31,7 @@ from p2ptrain.wire.codec import Float32, decode, encode, encoded_bytes
 from p2ptrain.wire.messages import (
     Accepted,
     Ballot,
+    BlobRef,
     CastVote,
     Certificate,
     Committed,
@@ -39,6 +40,11 @@ from p2ptrain.wire.messages import (
     RoundMessage,
     Value,
 )
+
+_LIE_WEIGHT = 8
+"""Strikes for a wrong average, which no bug or bad line makes: enough to be cut off at once."""
+_ROUNDING_SHARE = 0.02
+"""Of the largest element: two steps of an 8-bit code, by which averages that are rounded elsewhere may differ."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,6 +252,15 @@ class SliceOwner:
             case rounds.Reduce(parts, contributions, within_s):
                 for part in parts:
                     self._spawn(self._reduce(part, contributions, within_s))
+            case rounds.Check(result, contributions, reducer, within_s):
+                self._spawn(self._check(result, contributions, reducer, within_s))
+            case rounds.Lied(peer, part, announced, correct):
+                self._context.events.emit(
+                    ReducerLied(peer=peer, slice=self.slice, part=part, announced=announced, correct=correct)
+                )
+                self._context.node.door.accuse(
+                    peer, f"a wrong average of part {part} of slice {self.slice}", weight=_LIE_WEIGHT
+                )
             case rounds.StageResults(results):
                 self._spawn(self._stage(results))
             case rounds.Promise():
@@ -316,10 +331,55 @@ class SliceOwner:
             self._leave_out(peer, part, reason)
         if not combined.contributors:
             return
-        average = await asyncio.to_thread(encode, codec, combined.mean)
+        encoded = await asyncio.to_thread(encode, codec, combined.mean)
         if (version, ballot) == (self._state.version, self._state.ballot):
-            ref = self._context.blobs.store.hold(self._round_label, average)
+            ref = self._context.blobs.store.hold(self._round_label, encoded)
             self._queue.put_nowait(rounds.PartReduced(PartResult(part, ref, combined.contributors)))
+
+    async def _check(
+        self, result: PartResult, contributions: tuple[Contribution, ...], reducer: PeerId, within_s: float
+    ) -> None:
+        """Average once more what a reducer says that it averaged, and announce what comes out."""
+        version, ballot, part = self._state.version, self._state.ballot, result.part
+        exchange = self._context.exchange
+        inputs = await asyncio.gather(*(self._input(part, c, reducer, within_s) for c in contributions))
+        fetched = {c.peer: (c.tokens, v) for c, v in zip(contributions, inputs, strict=True) if v is not None}
+        if len(fetched) < len(contributions):
+            return
+        mean = await asyncio.to_thread(average, exchange.averaging, fetched)
+        data = await asyncio.to_thread(encode, exchange.codec, mean)
+        ref = BlobRef.of(data)
+        if ref != result.average and exchange.averaging != "mean" and await self._is_near(result, mean, reducer):
+            ref = result.average  # these rules are not exact to the last bit on every processor
+        if (version, ballot) == (self._state.version, self._state.ballot):
+            if ref != result.average or exchange.averaging == "mean":
+                self._context.blobs.store.hold(self._round_label, data)
+            self._queue.put_nowait(rounds.PartReduced(PartResult(part, ref, result.contributors)))
+
+    async def _input(self, part: int, contribution: Contribution, reducer: PeerId, within_s: float) -> Float32 | None:
+        """A part of a contribution, from whoever made it, or from the reducer; None if neither delivers it."""
+        start, stop = self._context.bounds(self.slice)[part]
+        what = f"part {part} of slice {self.slice}, to check its average"
+        try:
+            async with asyncio.timeout(within_s):
+                holders = [peer for peer in (contribution.peer, reducer) if peer != self._context.me]
+                ref = contribution.parts[part]
+                data, _ = await self._context.blobs.fetch(ref, holders, silence_timeout_s=within_s / 2, what=what)
+            return decode(self._context.exchange.codec, data, stop - start)
+        except (BadMessage, BlobUnavailable, TimeoutError):
+            return None
+
+    async def _is_near(self, result: PartResult, mean: Float32, reducer: PeerId) -> bool:
+        """Whether a reducer's average is ours but for rounding."""
+        timeout_s = self._context.exchange.reduce_timeout_s
+        try:
+            data, _ = await self._context.blobs.fetch(
+                result.average, [reducer], silence_timeout_s=timeout_s, what=f"average {result.part}"
+            )
+            theirs = decode(self._context.exchange.codec, data, len(mean))
+        except (BadMessage, BlobUnavailable):
+            return False
+        return bool(np.abs(theirs - mean).max() <= _ROUNDING_SHARE * np.abs(mean).max())
 
     async def _fetch_part(self, part: int, contribution: Contribution, within_s: float) -> Float32 | None:
         """One owner's part of the pseudo-gradient, decoded; None when it is left out, which is reported."""
@@ -335,6 +395,8 @@ class SliceOwner:
                 data, _ = await self._context.blobs.fetch(
                     ref, [contribution.peer], silence_timeout_s=within_s, what=f"part {part} of slice {self.slice}"
                 )
+            if contribution.peer != self._context.me:  # whoever checks our average may not get it there any more
+                self._context.blobs.store.hold(self._round_label, data)
             return decode(codec, data, stop - start)
         except BadMessage as error:
             self._context.events.emit(Refused(peer=contribution.peer, reason=str(error)))

@@ -38,10 +38,10 @@ def check_plausible(message: RoundMessage, num_parts: int, max_owners: int) -> N
                 _check_value(accepted.value, num_parts)
         case Offer(contribution) if contribution:
             _check_contributions([contribution], most, num_parts)
-        case Plan(_, contributions, reducers):
+        case Plan(_, contributions, reducers, checkers):
             _check_contributions(contributions, most, num_parts)
-            if len(reducers) != num_parts:
-                raise BadMessage(f"a plan of {len(reducers)} parts for a slice of {num_parts}")
+            if len(reducers) != num_parts or len(checkers) not in (0, num_parts):
+                raise BadMessage(f"a plan of {len(reducers)}, {len(checkers)} parts for a slice of {num_parts}")
         case PartResult(part, _, contributors):
             if part >= num_parts or not 0 < len(set(contributors)) == len(contributors) <= most:
                 raise BadMessage(f"an average of part {part} of {num_parts}, from {len(contributors)} contributors")

@@ -1,7 +1,7 @@
 """What a round's plan and proposal contain, as functions of the round's state; when they are due is for ``rounds``."""
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from p2ptrain.ids import PeerId
@@ -9,7 +9,7 @@ from p2ptrain.swarm.electorate import drawn
 from p2ptrain.swarm.reduce import share_parts
 from p2ptrain.swarm.round_events import Staged
 from p2ptrain.swarm.round_state import RoundState
-from p2ptrain.wire.messages import Offer, Plan, Ready, RoundMessage, Value
+from p2ptrain.wire.messages import Offer, PartResult, Plan, Ready, RoundMessage, Value
 
 
 def binding_value(s: RoundState) -> Value | None:
@@ -43,23 +43,96 @@ def first_plan(s: RoundState) -> Plan | None:
     contributions = tuple(c for c in contributions if len(c.parts) == num_parts)
     reducers = sorted(set(s.ready) - s.suspects)
     uplinks = {c.peer: c.uplink_mbps for c in contributions}
-    return Plan(0, contributions, share_parts(num_parts, {peer: uplinks.get(peer, 0.0) for peer in reducers}))
+    shares = share_parts(num_parts, {peer: uplinks.get(peer, 0.0) for peer in reducers})
+    return Plan(0, contributions, shares, _checkers(shares, reducers))
 
 
-def missing_parts(s: RoundState, reducers: Collection[PeerId]) -> list[int]:
-    """Parts of the plan that these reducers have not delivered."""
+def _checkers(reducers: Sequence[PeerId], able: Sequence[PeerId]) -> tuple[PeerId, ...]:
+    """For every part somebody else than its reducer, in turn; empty where there is nobody."""
+    if len(able) < 2:
+        return ()
+    turn: Counter[PeerId] = Counter()
+    chosen = []
+    for reducer in reducers:
+        others = [peer for peer in able if peer != reducer]
+        chosen.append(others[turn[reducer] % len(others)])
+        turn[reducer] += 1
+    return tuple(chosen)
+
+
+def result_of(s: RoundState, part: int) -> PartResult | None:
+    """The average of a part that may be gone on with: two members computed it, or there is only one."""
     assert s.plan is not None
-    return [j for j, peer in enumerate(s.plan.reducers) if peer in reducers and (j, peer) not in s.reduced]
+    return s.agreed.get(part) if s.plan.checkers else s.reduced.get((part, s.plan.reducers[part]))
 
 
-def plan_without(s: RoundState, missing: Collection[int]) -> Plan:
-    """The plan with these parts in the hands of others that are ready and not suspected."""
+def whom_to_wait_for(s: RoundState, part: int) -> PeerId:
+    """Who has to announce a part next: its reducer, or then its checker."""
     assert s.plan is not None
-    others = sorted(set(s.ready) - s.suspects)
-    reducers = list(s.plan.reducers)
+    reducer = s.plan.reducers[part]
+    return s.plan.checkers[part] if s.plan.checkers and (part, reducer) in s.reduced else reducer
+
+
+def missing_parts(s: RoundState, late: Collection[PeerId]) -> list[int]:
+    """Parts of the plan that wait, or will wait, for these members."""
+    plan, parts = s.plan, range(len(s.plan.reducers) if s.plan else 0)
+    assert plan is not None
+    asked = [{plan.reducers[j], *plan.checkers[j : j + 1]} for j in parts]
+    return [
+        j for j in parts if result_of(s, j) is None and any(m in late and (j, m) not in s.reduced for m in asked[j])
+    ]
+
+
+def plan_without(s: RoundState, missing: Collection[int], late: Collection[PeerId]) -> Plan:
+    """The plan with what these members have not delivered of these parts in the hands of others, not suspected ones."""
+    assert s.plan is not None
+    able = sorted(set(s.ready) - s.suspects)
+    reducers, checkers = list(s.plan.reducers), list(s.plan.checkers)
     for turn, part in enumerate(missing):
-        reducers[part] = others[turn % len(others)]
-    return Plan(s.plan.revision + 1, s.plan.contributions, tuple(reducers))
+        if reducers[part] in late and (part, reducers[part]) not in s.reduced:
+            reducers[part] = able[turn % len(able)]
+        if checkers and (checkers[part] in late or checkers[part] == reducers[part]):
+            asked = {reducers[part], s.plan.checkers[part]}
+            others = [peer for peer in able if peer not in asked] or [peer for peer in able if peer != reducers[part]]
+            checkers[part] = others[turn % len(others)] if others else reducers[part]
+    return Plan(s.plan.revision + 1, s.plan.contributions, tuple(reducers), tuple(checkers))
+
+
+def disagreement(s: RoundState, part: int) -> frozenset[PeerId]:
+    """The members that announced different averages of the same contributions, while no two agree."""
+    if part in s.agreed:
+        return frozenset()
+    said = {m: s.reduced[part, m] for m in s.ballot.members if (part, m) in s.reduced}
+    return frozenset(
+        m
+        for m, result in said.items()
+        if any(o.contributors == result.contributors and o.average != result.average for o in said.values())
+    )
+
+
+def liars(s: RoundState, part: int) -> dict[PeerId, PartResult]:
+    """Who announced another average of the same contributions than the one that two members have computed."""
+    right = s.agreed.get(part)
+    said = {m: s.reduced[part, m] for m in s.ballot.members if (part, m) in s.reduced}
+    return {
+        m: result
+        for m, result in said.items()
+        if right and result.contributors == right.contributors and result.average != right.average
+    }
+
+
+def is_confirmed(s: RoundState, value: Value) -> bool:
+    """Whether the averages that a value names are more than one member's word.
+
+    Each was announced by two members, or we computed what another member proposes. What a member accepted in an
+    earlier ballot it has looked at in this way, and the inputs may be gone by now.
+    """
+    if len(s.ballot.members) < 2 or any(r.accepted and r.accepted.value == value for r in s.ready.values()):
+        return True
+    if s.accepted and s.accepted.value == value:
+        return True
+    ours = [s.reduced.get((r.part, s.me)) if s.proposer != s.me else None for r in value.results]
+    return all(r in (s.agreed.get(r.part), own) for r, own in zip(value.results, ours, strict=True))
 
 
 def value_of(s: RoundState, staged: Staged, plan: Plan) -> Value:

@@ -83,7 +83,12 @@ def _filled(uplinks: Mapping[PeerId, float], others: int) -> dict[PeerId, float]
 
 
 def planned_transfer_s(
-    contributions: Sequence[Contribution], reducers: Sequence[PeerId], num_members: int, *, at_most_s: float
+    contributions: Sequence[Contribution],
+    reducers: Sequence[PeerId],
+    num_members: int,
+    *,
+    checkers: Sequence[PeerId] = (),
+    at_most_s: float,
 ) -> float:
     """Seconds that the slowest known uplink of a plan needs, for deadlines to take into account.
 
@@ -91,14 +96,17 @@ def planned_transfer_s(
         contributions: with their uplinks; one that is not known is not waited for.
         reducers: one peer a part.
         num_members: who wants the averages.
+        checkers: one peer a part, who wants the contributions to it, too, and no average; empty if nobody checks.
         at_most_s: nobody is planned for longer, whatever it announces.
     """
-    parts = Counter(reducers)
+    parts, checked = Counter(reducers), Counter(checkers)
     longest_s = 0.0
     for contribution in contributions:
         if contribution.uplink_mbps > 0:
             slice_bytes = sum(ref.size_bytes for ref in contribution.parts)
             share = parts[contribution.peer] / len(reducers)
             upload_bytes = slice_bytes * ((1 - share) + share * (num_members - 1))
+            if checkers:
+                upload_bytes += slice_bytes * (1 - checked[contribution.peer] / len(checkers) - share)
             longest_s = max(longest_s, upload_bytes * 8e-6 / contribution.uplink_mbps)
     return min(longest_s, at_most_s)

@@ -51,12 +51,15 @@ def combine(rule: Averaging, parts: Mapping[PeerId, tuple[int, Float32]]) -> Com
     kept = {peer: part for peer, part in parts.items() if peer not in left_out}
     if not kept:
         return Combined(np.zeros(0, np.float32), (), left_out)
-    if rule == "mean" or len(kept) < _MIN_JURY:
-        mean = weighted_mean(kept)
-    else:
-        stacked = np.stack([kept[peer][1] for peer in sorted(kept)])
-        mean = trimmed_mean(stacked) if rule == "trimmed" else centered_clip(stacked)
-    return Combined(mean, tuple(sorted(kept)), left_out)
+    return Combined(average(rule, kept), tuple(sorted(kept)), left_out)
+
+
+def average(rule: Averaging, parts: Mapping[PeerId, tuple[int, Float32]]) -> Float32:
+    """The average of exactly these parts; arguments as for ``combine``, which leaves some of them out before."""
+    if rule == "mean" or len(parts) < _MIN_JURY:
+        return weighted_mean(parts)
+    stacked = np.stack([parts[peer][1] for peer in sorted(parts)])
+    return trimmed_mean(stacked) if rule == "trimmed" else centered_clip(stacked)
 
 
 def trimmed_mean(values: Float32) -> Float32:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from p2ptrain.ids import PeerId, Version
+from p2ptrain.ids import Digest, PeerId, Version
 from p2ptrain.swarm.deadlines import Deadline
 from p2ptrain.wire.messages import Ballot, Certificate, Contribution, PartResult, RoundBody, Value
 
@@ -32,6 +32,29 @@ class Reduce:
     contributions: tuple[Contribution, ...]
     within_s: float
     """After this, go on with what has arrived: some of the others' patience must be left for our averages."""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """Average this part once more over the contributions that a result names; report what it should be as PartReduced.
+
+    Report nothing if an input cannot be had, from who contributed it or from the reducer, who keeps it.
+    """
+
+    result: PartResult
+    contributions: tuple[Contribution, ...]
+    reducer: PeerId
+    within_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Lied:
+    """A member announced another average than it and the other two who computed it have inputs for."""
+
+    peer: PeerId
+    part: int
+    announced: Digest
+    correct: Digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +138,8 @@ Command = (
     Send
     | AskCutOff
     | Reduce
+    | Check
+    | Lied
     | StageResults
     | Promise
     | SignVote

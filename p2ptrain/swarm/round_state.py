@@ -74,6 +74,14 @@ class RoundState:
     reduced: Mapping[tuple[int, PeerId], PartResult] = field(default_factory=dict)
     reducing: frozenset[int] = frozenset()
     """Parts that we were told to reduce in this ballot."""
+    checking: frozenset[PartResult] = frozenset()
+    """Of others, that we compute once more."""
+    agreed: Mapping[int, PartResult] = field(default_factory=dict)
+    """By part, what two members have computed, each by itself, in this ballot."""
+    disputed: frozenset[PeerId] = frozenset()
+    """Members of whom one has announced a wrong average, until a third has computed it; one dispute at a time."""
+    convicted: frozenset[PeerId] = frozenset()
+    """Members that announced a wrong average in this ballot."""
     staging: tuple[PartResult, ...] | None = None
     """Results whose outer step the edge was last told to compute."""
     staged: Staged | None = None

@@ -31,22 +31,29 @@ from p2ptrain.swarm.deadlines import Deadline
 from p2ptrain.swarm.head import Head
 from p2ptrain.swarm.proposing import (
     binding_value,
+    disagreement,
     first_plan,
     guests,
+    is_confirmed,
     is_staged,
+    liars,
     missing_parts,
     plan_without,
+    result_of,
     stands_on_a_rival,
     value_of,
+    whom_to_wait_for,
 )
 from p2ptrain.swarm.reduce import planned_transfer_s
 from p2ptrain.swarm.round_commands import (
     AskCutOff,
     CatchUp,
+    Check,
     Command,
     Commit,
     Entered,
     LeftOut,
+    Lied,
     Promise,
     Reduce,
     Send,
@@ -90,6 +97,7 @@ __all__ = [
     "MAX_OWNERS",
     "AskCutOff",
     "CatchUp",
+    "Check",
     "ClaimsSeen",
     "Command",
     "Commit",
@@ -100,6 +108,7 @@ __all__ = [
     "HeadMoved",
     "Heard",
     "LeftOut",
+    "Lied",
     "PartReduced",
     "Promise",
     "Reduce",
@@ -129,6 +138,8 @@ MAX_EARLY_PER_SENDER = 16
 """Of these, from one sender, so that nobody can push out what the others said."""
 _REDUCE_SHARE = 0.6
 """Of the reduce deadline, how long a reducer waits for contributions; in the rest the others fetch its averages."""
+_CHECK_SHARE = 0.3
+"""The same for who computes an average once more; all that it fetches has been fetched by somebody before."""
 MAX_LEAP = 65536
 """A ballot that is further ahead is refused, or one liar could use all numbers up. Voids count up by one a minute."""
 
@@ -276,7 +287,9 @@ class _Turn:
 
     def part_reduced(self, result: PartResult) -> None:
         s = self.state
-        if s.plan is None or result.part not in s.reducing or s.plan.reducers[result.part] != s.me:
+        is_reduced = s.plan and result.part in s.reducing and s.plan.reducers[result.part] == s.me
+        is_checked = any(c.part == result.part and c.contributors == result.contributors for c in s.checking)
+        if not (is_reduced or is_checked):
             return
         self._send([m for m in s.ballot.members if m != s.me], result)
         self._heard_result(s.me, result)
@@ -341,7 +354,7 @@ class _Turn:
     # Hearing within the ballot.
 
     def _heard_in_ballot(self, sender: PeerId, body: RoundBody) -> None:
-        if sender in self.state.suspects:
+        if sender in self.state.suspects and sender not in self.state.convicted:
             self._set(suspects=self.state.suspects - {sender})
         match body:
             case Ready():
@@ -399,7 +412,7 @@ class _Turn:
         s = self.state
         known = s.plan.revision if s.plan else -1
         members = set(s.ballot.members)
-        fits = set(plan.reducers) <= members
+        fits = {*plan.reducers, *plan.checkers} <= members
         if sender != s.proposer or plan.revision <= known or s.stage is Stage.VOTING or not fits:
             return
         if sender == s.me:  # our own plans are followed where they are made; this is none of them
@@ -408,8 +421,80 @@ class _Turn:
 
     def _heard_result(self, sender: PeerId, result: PartResult) -> None:
         s = self.state
+        if sender in s.convicted:
+            return
+        others = (s.reduced.get((result.part, m)) for m in s.ballot.members if m != sender)
+        if len(s.ballot.members) > 1 and result.part not in s.agreed and result in others:
+            self._set(agreed={**s.agreed, result.part: result})
         self._set(reduced={**s.reduced, (result.part, sender): result})
+        if self.state.plan and len(s.ballot.members) > 1:
+            self._check(result.part)
+            self._judge(result.part)
         self._stage_if_complete()
+        if self.state.stage is Stage.VOTING and self.state.staged and self.state.proposal:
+            self._use_staged()
+
+    def _check(self, part: int) -> None:
+        """Compute a part once more if it is ours to check and its reducer has announced it."""
+        s = self.state
+        if s.plan is None or not s.plan.checkers or s.plan.checkers[part] != s.me:
+            return
+        result = s.reduced.get((part, s.plan.reducers[part]))
+        if result:
+            self._compute(result)
+
+    def _compute(self, result: PartResult) -> None:
+        s = self.state
+        assert s.plan is not None
+        known = tuple(c for c in s.plan.contributions if c.peer in result.contributors)
+        ours = s.reduced.get((result.part, s.me))
+        is_done = ours is not None and ours.contributors == result.contributors
+        if is_done or result in s.checking or len(known) < len(result.contributors):
+            return
+        self._set(checking=s.checking | {result})
+        reducer = s.plan.reducers[result.part]
+        self._do(Check(result, known, reducer, _CHECK_SHARE * s.reduce_limit.seconds))
+
+    def _judge(self, part: int) -> None:
+        """Name who announced a wrong average; while nobody can tell who did, as the proposer, ask a third."""
+        s = self.state
+        for peer, result in liars(s, part).items():
+            if peer != s.me:
+                self._convict(peer, part, result)
+        s = self.state
+        unsettled = disagreement(s, part)
+        if not unsettled or s.disputed or s.proposer != s.me or s.stage is not Stage.REDUCING:
+            return
+        assert s.plan is not None
+        if not s.plan.checkers:
+            return
+        self._set(disputed=unsettled)
+        names = " and ".join(short(m) for m in sorted(unsettled))
+        third = sorted(set(s.ready) - s.suspects - unsettled)
+        if not third:
+            self._next_attempt(f"{names} disagree on the average of part {part}")
+            return
+        checkers = list(s.plan.checkers)
+        checkers[part] = third[part % len(third)]
+        plan = replace(s.plan, revision=s.plan.revision + 1, checkers=tuple(checkers))
+        self._send([m for m in s.ballot.members if m != s.me], plan)
+        self._follow(plan)
+
+    def _convict(self, peer: PeerId, part: int, result: PartResult) -> None:
+        """A member lied: nothing that it computed in this ballot counts, and its parts go to others."""
+        s = self.state
+        self._do(Lied(peer, part, result.average.sha256, s.agreed[part].average.sha256))
+        self._set(
+            convicted=s.convicted | {peer},
+            reduced={(j, m): said for (j, m), said in s.reduced.items() if m != peer},
+            disputed=frozenset(),
+        )
+        if peer not in s.suspects:
+            self._suspect(peer, f"its average of part {part} is not what the inputs give")
+        if s.proposer == s.me and s.stage is Stage.REDUCING and missing_parts(self.state, [peer]):
+            self._replace_reducers([peer])
+        elif s.proposer == peer and s.stage in (Stage.GATHERING, Stage.REDUCING, Stage.VOTING):
+            self._next_attempt(f"proposer {short(peer)} lied about an average")
 
     def _heard_proposal(self, sender: PeerId, value: Value) -> None:
         s = self.state
@@ -429,6 +514,10 @@ class _Turn:
             reduced_s=self.now_s - s.stage_began_s if s.stage is Stage.REDUCING else 0.0,
             deadline_s=self._deadline(s.vote_limit.seconds),
         )
+        if s.plan and not is_confirmed(self.state, value):
+            for result in value.results:
+                if s.agreed.get(result.part) != result:  # who told the proposer may not have reached us
+                    self._compute(result)
         if s.staged and s.staged.results == value.results:
             self._use_staged()
         elif s.staging != value.results:
@@ -500,12 +589,12 @@ class _Turn:
         s = self.state
         assert s.plan is not None
         missing = missing_parts(s, late)
-        for peer in {s.plan.reducers[j] for j in missing} - {s.me} - s.suspects:
+        for peer in ({whom_to_wait_for(s, j) for j in missing} & set(late)) - {s.me} - s.suspects:
             self._suspect(peer, "reduced nothing in time")
         if s.plan.revision >= MAX_REVISIONS or not missing:
             self._next_attempt(f"parts {missing} were never averaged" if missing else "staging took too long")
             return
-        plan = plan_without(self.state, missing)
+        plan = plan_without(self.state, missing, late)
         self._send([m for m in s.ballot.members if m != s.me], plan)
         self._follow(plan)
 
@@ -513,7 +602,11 @@ class _Turn:
         s = self.state
         limit = s.reduce_limit
         planned_s = planned_transfer_s(
-            plan.contributions, plan.reducers, len(s.ballot.members), at_most_s=_MAX_PLANNED * s.timing.reduce_s
+            plan.contributions,
+            plan.reducers,
+            len(s.ballot.members),
+            checkers=plan.checkers,
+            at_most_s=_MAX_PLANNED * s.timing.reduce_s,
         )
         if limit.seconds < _PLANNED_ROOM * planned_s:
             limit = Deadline(_PLANNED_ROOM * planned_s, f"{planned_s:.1f} s of transfers at the announced uplinks")
@@ -532,13 +625,16 @@ class _Turn:
         self._enter("reducing", f"{len(mine)} of {len(plan.reducers)} parts here, contributions of {names}", limit)
         if mine:
             self._do(Reduce(tuple(sorted(mine)), plan.contributions, _REDUCE_SHARE * limit.seconds))
+        for part, checker in enumerate(plan.checkers):
+            if checker == s.me:
+                self._check(part)
         self._stage_if_complete()
 
     def _stage_if_complete(self) -> None:
         s = self.state
         if s.plan is None or s.stage is not Stage.REDUCING:
             return
-        results = [s.reduced.get((j, reducer)) for j, reducer in enumerate(s.plan.reducers)]
+        results = [result_of(s, j) for j in range(len(s.plan.reducers))]
         complete = tuple(r for r in results if r)
         if len(complete) < len(results) or s.staging == complete:
             return
@@ -563,7 +659,7 @@ class _Turn:
                     LeftOut(s.me, f"its outer step gives digest {short(staged.digest)}, the proposal says {theirs}")
                 )
                 return
-            if s.accepted and s.accepted.ballot == s.ballot:
+            if (s.accepted and s.accepted.ballot == s.ballot) or not is_confirmed(s, s.proposal):
                 return
             self._set(accepted=Accepted(s.ballot, s.proposal))
             self._do(SignVote(s.ballot, s.proposal))
@@ -652,6 +748,10 @@ class _Turn:
             plan=None,
             reduced={},
             reducing=frozenset(),
+            checking=frozenset(),
+            agreed={},
+            disputed=frozenset(),
+            convicted=frozenset(),
             staging=None,
             proposal=None,
             votes={},

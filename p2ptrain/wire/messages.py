@@ -238,6 +238,8 @@ class Plan:
     revision: int
     contributions: tuple[Contribution, ...]
     reducers: tuple[PeerId, ...]
+    checkers: tuple[PeerId, ...] = ()
+    """Who computes which part once more, so that no single member is believed; empty where there is nobody else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,12 +294,13 @@ class RoundMessage:
                 if contribution:
                     offer.contribution.CopyFrom(_contribution_to_pb(contribution))
                 m.offer.CopyFrom(offer)
-            case Plan(revision, contributions, reducers):
+            case Plan(revision, contributions, reducers, checkers):
                 m.plan.CopyFrom(
                     pb.Plan(
                         revision=revision,
                         contributions=[_contribution_to_pb(c) for c in contributions],
                         reducers=_numbers(reducers, self.ballot.members),
+                        checkers=_numbers(checkers, self.ballot.members),
                     )
                 )
             case PartResult():
@@ -334,12 +337,13 @@ class RoundMessage:
                 body = Offer(_contribution_from_pb(o.contribution) if o.HasField("contribution") else None, previous)
             case "plan":
                 num_parts, num_contributions = len(m.plan.reducers), len(m.plan.contributions)
-                if num_parts > MAX_PARTS or num_contributions > MAX_MEMBERS:
+                if max(num_parts, len(m.plan.checkers)) > MAX_PARTS or num_contributions > MAX_MEMBERS:
                     raise BadMessage(f"plan with {num_parts} parts, {num_contributions} contributions")
                 body = Plan(
                     m.plan.revision,
                     tuple(map(_contribution_from_pb, m.plan.contributions)),
                     _named(m.plan.reducers, tuple(map(_peer, m.ballot.members))),
+                    _named(m.plan.checkers, tuple(map(_peer, m.ballot.members))),
                 )
             case "result":
                 body = _result_from_pb(m.result)

@@ -24,7 +24,8 @@ from typing import Any
 
 STAGES = ("training", "gathering", "sending", "reducing", "agreeing", "committing", "disseminating", "receiving")
 """In the order of a round; receiving is a non-owner's part of disseminating."""
-FAULTS = ("kill", "stop", "cut", "slow", "corrupt", "lie", "repeat", "ahead", "behind")
+FAULTS = ("kill", "stop", "cut", "slow", "corrupt", "lie", "forge", "repeat", "ahead", "behind")
+"""``lie`` names bytes that nobody has; ``forge`` averages to something else, and delivers that under its right hash."""
 SLOW_MBPS = 1.0
 CLOCK_OFF_S = 30.0
 
@@ -181,6 +182,13 @@ def install(orders: Orders) -> None:
             for old in (message, message, random.choice(sent)):
                 await deliver(self, peer, old)
         await deliver(self, peer, message)
+
+    encode = owner.encode
+
+    def encode_something_else(codec: Any, values: Any) -> Any:
+        return encode(codec, -values if _is_on("forge") else values)
+
+    owner.encode = encode_something_else
 
     vote = owner.SliceOwner._vote
 

@@ -134,6 +134,11 @@ class SimulatedGroup:
         self.commits: list[CommitSeen] = []
         self.voids: list[tuple[PeerId, rounds.Void]] = []
         self.counts: Counter[str] = Counter()
+        self.liars: set[PeerId] = set()
+        """They announce wrong averages, of which they have the bytes, as reducers and when they check."""
+        self.lies: set[Digest] = set()
+        self.convicted: list[tuple[PeerId, PeerId]] = []
+        """Who found out whom."""
         self.entered: list[tuple[float, PeerId, rounds.Entered]] = []
         self.decided: defaultdict[tuple[int, int], set[Digest]] = defaultdict(set)
         """(version, epoch) -> values that a majority voted for, whether or not anybody collected the votes."""
@@ -370,6 +375,10 @@ class SimulatedGroup:
             case rounds.Reduce(parts, contributions, _):
                 for part in parts:
                     self._reduce(node, part, contributions, node.state.ballot)
+            case rounds.Check(result, contributions, reducer, _):
+                self._check(node, result, contributions, reducer)
+            case rounds.Lied(peer):
+                self.convicted.append((node.peer, peer))
             case rounds.StageResults(results):
                 self._stage(node, results)
             case rounds.Promise(_, ballot):
@@ -399,11 +408,37 @@ class SimulatedGroup:
                 if self._answers(node.peer, self.nodes[c.peer]) and c.parts[part].sha256 in self.nodes[c.peer].blobs
             ]  # fmt: skip
             if got:
-                average = blob_of("average", [(c.parts[part], c.tokens) for c in got])
-                node.blobs.add(average.sha256)
+                average = self._averaged(node, part, got)
+                node.blobs |= {average.sha256, *(c.parts[part].sha256 for c in got)}
                 self._feed(node, life, rounds.PartReduced(PartResult(part, average, tuple(c.peer for c in got))))
 
         self._after(self._between(self.weather.reduce_s), reduced)
+
+    def _check(self, node: Node, result: PartResult, contributions: Sequence[Contribution], reducer: PeerId) -> None:
+        assert node.state is not None
+        life, ballot, part = node.life, node.state.ballot, result.part
+
+        def checked() -> None:
+            if node.life != life or node.state is None or node.state.ballot != ballot:
+                return
+            for c in contributions:
+                holders = [self.nodes[c.peer], self.nodes[reducer], node]
+                holding = [n for n in holders if n is node or self._answers(node.peer, n)]
+                if not any(c.parts[part].sha256 in n.blobs for n in holding):
+                    return
+            average = self._averaged(node, part, contributions)
+            node.blobs.add(average.sha256)
+            self._feed(node, life, rounds.PartReduced(PartResult(part, average, result.contributors)))
+
+        self._after(self._between(self.weather.reduce_s), checked)
+
+    def _averaged(self, node: Node, part: int, contributions: Sequence[Contribution]) -> BlobRef:
+        inputs = [(c.parts[part], c.tokens) for c in contributions]
+        if node.peer not in self.liars:
+            return blob_of("average", inputs)
+        lie = blob_of("lie", node.peer, inputs)
+        self.lies.add(lie.sha256)
+        return lie
 
     def _stage(self, node: Node, results: tuple[PartResult, ...]) -> None:
         life, previous = node.life, node.disk.head.value_hash
@@ -449,6 +484,8 @@ class SimulatedGroup:
         assert set(voters) <= self._voters[value.version, ballot, value.value_hash]
         assert (value.version, value.previous) == (node.disk.head.version + 1, node.disk.head.value_hash)
         assert {result.average.sha256 for result in value.results} <= node.blobs, "committed what was not staged"
+        is_alone = len(ballot.members) == 1  # whoever is the only owner left decides alone
+        assert is_alone or not self.lies & {r.average.sha256 for r in value.results}, "committed a lie"
         self._go_to(node, Head.of(certificate), certificate)
         self._announce(node)
         self._previous[value.value_hash] = value.previous

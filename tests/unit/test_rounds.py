@@ -10,6 +10,7 @@ from p2ptrain.swarm.deadlines import StageDurations
 from p2ptrain.swarm.rounds import (
     AskCutOff,
     CatchUp,
+    Check,
     ClaimsSeen,
     Command,
     Commit,
@@ -18,6 +19,7 @@ from p2ptrain.swarm.rounds import (
     HeadMoved,
     Heard,
     LeftOut,
+    Lied,
     PartReduced,
     Promise,
     Reduce,
@@ -108,7 +110,8 @@ def result(part: int) -> PartResult:
 
 
 RESULTS = tuple(result(part) for part in range(3))
-PLAN = Plan(0, tuple(map(contribution, MEMBERS)), MEMBERS)
+PLAN = Plan(0, tuple(map(contribution, MEMBERS)), MEMBERS, (B, A, A))
+"""A reduces part 0 and checks 1 and 2, B reduces 1 and checks 0, C reduces 2."""
 
 
 def staged(results: tuple[PartResult, ...]) -> Staged:
@@ -135,6 +138,27 @@ def value(results: tuple[PartResult, ...] = RESULTS, previous: Head = HEAD) -> V
 
 def vote(peer: PeerId, of: Value) -> CastVote:
     return CastVote(of.value_hash, Vote(peer, b"signature"))
+
+
+def averaged(owner: Owner) -> Owner:
+    """All parts are announced, by their reducers and by whoever checks them."""
+    for reducer, checker, part in zip(PLAN.reducers, PLAN.checkers, range(3), strict=True):
+        for peer in (reducer, checker):
+            if peer == owner.me:
+                owner.does(PartReduced(result(part)))
+            else:
+                owner.hears(peer, result(part))
+    return owner
+
+
+def averaged_by_two(owner: Owner, plan: Plan) -> None:
+    """A and C alone are ready: each checks what the other reduces."""
+    for part, reducer in enumerate(plan.reducers):
+        average = replace(result(part), contributors=(A, C))
+        if reducer == A:
+            owner.hears(A, average).does(PartReduced(average))
+        else:
+            owner.does(PartReduced(average)).hears(A, average)
 
 
 def reducing_proposer() -> Owner:
@@ -238,8 +262,10 @@ def test_an_owner_in_a_lower_ballot_makes_an_idle_one_cut_off() -> None:
 
 
 def test_averages_that_arrive_before_the_plan_count() -> None:
-    owner = Owner(A).cuts_off().hears(B, result(1)).hears(C, result(2)).hears(C, PLAN)
-    assert owner.told(StageResults) == []
+    owner = Owner(A).cuts_off().hears(B, result(1)).hears(C, result(2)).hears(B, result(0)).hears(C, PLAN)
+    assert [(check.result, check.reducer) for check in owner.told(Check)] == [(result(1), B), (result(2), C)]
+    assert owner.does(PartReduced(result(1))).sent(PartResult) == [((B, C), result(1))]
+    assert owner.does(PartReduced(result(2))).told(StageResults) == []
     owner.does(PartReduced(result(0)))
     assert owner.sent(PartResult) == [((B, C), result(0))]
     assert owner.told(StageResults) == [StageResults(RESULTS)]
@@ -248,7 +274,7 @@ def test_averages_that_arrive_before_the_plan_count() -> None:
 def test_an_owner_that_has_not_cut_off_reduces_and_votes_all_the_same() -> None:
     owner = Owner(A).hears(C, PLAN)
     assert owner.told(Reduce) == [Reduce((0,), PLAN.contributions, 6.0)]
-    assert owner.hears(C, Propose(value())).stages().told(SignVote) == [SignVote(BALLOT, value())]
+    assert averaged(owner).stages().hears(C, Propose(value())).told(SignVote) == [SignVote(BALLOT, value())]
 
 
 def test_a_plan_counts_only_from_the_proposer_and_for_members() -> None:
@@ -270,9 +296,10 @@ def test_only_the_parts_of_an_unreachable_reducer_go_to_others_in_the_same_ballo
     assert owner.state.ballot == BALLOT
 
 
-def test_a_reducer_that_is_gone_after_it_delivered_costs_nothing() -> None:
+def test_a_reducer_that_is_gone_after_it_delivered_is_replaced_only_where_it_was_to_check() -> None:
     owner = reducing_proposer().hears(A, result(0)).does(Unreachable(A))
-    assert owner.sent(Plan) == []
+    ((_, plan),) = owner.sent(Plan)
+    assert (plan.reducers, plan.checkers) == ((A, B, C), (B, C, B))
     assert (owner.state.ballot, owner.state.stage) == (BALLOT, Stage.REDUCING)
 
 
@@ -289,9 +316,8 @@ def test_an_owner_that_is_late_gets_the_plan_and_in_the_vote_the_proposal() -> N
     owner = Owner(C).cuts_off().hears(A, ready(A)).waits_for_its_deadline()
     ((_, plan),) = owner.sent(Plan)
     assert owner.hears(B, ready(B)).sent(Plan) == [((B,), plan)]
-    for part in (0, 2):
-        owner.hears(A, result(part))
-    owner.does(PartReduced(result(1))).stages()
+    averaged_by_two(owner, plan)
+    owner.stages()
     ((_, proposal),) = owner.sent(Propose)
     assert owner.hears(B, ready(B)).sent(Propose) == [((B,), proposal)]
 
@@ -300,7 +326,7 @@ def test_an_owner_that_is_late_gets_the_plan_and_in_the_vote_the_proposal() -> N
 
 
 def test_a_round_goes_from_averages_to_a_commit_by_two_of_three() -> None:
-    owner = reducing_proposer().hears(A, result(0)).hears(B, result(1)).does(PartReduced(result(2))).stages()
+    owner = averaged(reducing_proposer()).stages()
     assert owner.sent(Propose) == [((A, B), Propose(value()))]
     assert owner.told(SignVote) == [SignVote(BALLOT, value())]
     assert owner.hears(C, vote(C, value())).told(Commit) == []
@@ -310,9 +336,57 @@ def test_a_round_goes_from_averages_to_a_commit_by_two_of_three() -> None:
     assert owner.state.accepted is None
 
 
+def test_a_vote_waits_until_two_have_announced_every_average() -> None:
+    owner = Owner(B).cuts_off().hears(C, PLAN).hears(A, result(0)).does(PartReduced(result(0)))
+    owner.does(PartReduced(result(1))).hears(C, result(2)).hears(C, Propose(value())).stages()
+    assert owner.told(SignVote) == []
+    assert [check.result for check in owner.told(Check)] == []
+    assert owner.hears(A, result(1)).told(SignVote) == []
+    assert owner.hears(A, result(2)).told(SignVote) == [SignVote(BALLOT, value())]
+
+
+def test_a_voter_that_has_not_heard_the_checker_computes_the_average_itself() -> None:
+    owner = Owner(B).cuts_off().hears(C, PLAN).hears(A, result(0)).hears(A, result(1)).hears(C, result(2))
+    owner.does(PartReduced(result(0))).does(PartReduced(result(1))).hears(C, Propose(value()))
+    assert [check.result for check in owner.told(Check)] == [result(2)]
+    assert owner.stages().told(SignVote) == [SignVote(BALLOT, value())] * 0
+    assert owner.does(PartReduced(result(2))).told(SignVote) == [SignVote(BALLOT, value())]
+
+
+def test_a_proposer_that_names_no_checkers_and_lies_gets_no_vote_and_is_named() -> None:
+    lie = PartResult(2, blob_of("lie"), MEMBERS)
+    told = (result(0), result(1), lie)
+    owner = Owner(A).cuts_off().hears(C, replace(PLAN, checkers=())).does(PartReduced(result(0)))
+    owner.hears(B, result(1)).hears(C, lie).stages()
+    owner.hears(C, Propose(value(told)))
+    assert [check.result for check in owner.told(Check)] == [result(1), lie]
+    owner.does(PartReduced(result(1)))
+    assert owner.does(PartReduced(result(2))).told(SignVote) == []
+    assert owner.told(Lied) == [], "one of two words"
+    assert [lied.peer for lied in owner.hears(B, result(2)).told(Lied)] == [C]
+    assert owner.told(SignVote) == []
+    assert owner.state.ballot.attempt > 0, "the next member proposes"
+
+
+def test_of_two_that_differ_a_third_decides_and_the_liars_parts_go_to_others() -> None:
+    lie = PartResult(0, blob_of("lie"), MEMBERS)
+    owner = reducing_proposer().hears(A, lie)
+    assert owner.hears(B, result(0)).told(Lied) == []
+    ((_, plan),) = owner.sent(Plan)
+    assert plan.checkers[0] == C
+    assert [check.result for check in owner.told(Check)] == [lie]
+    owner.does(PartReduced(result(0)))
+    assert [(lied.peer, lied.part) for lied in owner.told(Lied)] == [(A, 0)]
+    ((_, plan),) = owner.sent(Plan)
+    assert A not in plan.checkers
+    assert (plan.reducers[0], owner.state.agreed[0]) == (A, result(0)), "what two agree on stands"
+    assert owner.hears(A, PartResult(1, blob_of("lie"), MEMBERS)).state.reduced.get((1, A)) is None
+
+
 def test_votes_that_arrive_before_the_proposal_count() -> None:
-    owner = Owner(A).cuts_off().hears(B, vote(B, value())).hears(C, vote(C, value())).hears(C, Propose(value()))
-    assert [type(command) for command in owner.stages().commands[-2:]] == [SignVote, Commit]
+    owner = averaged(Owner(A).cuts_off().hears(C, PLAN)).stages()
+    owner.hears(B, vote(B, value())).hears(C, vote(C, value())).hears(C, Propose(value()))
+    assert [type(command) for command in owner.commands[-2:]] == [SignVote, Commit]
 
 
 def test_one_owner_voting_twice_is_no_majority() -> None:
@@ -454,8 +528,7 @@ def test_a_guest_that_does_not_answer_costs_no_more_than_the_deadline(gone: str)
 def test_a_member_that_was_left_out_is_not_waited_for_again_as_a_guest() -> None:
     proposer = Owner(C).cuts_off().hears(A, ready(A)).waits_for_its_deadline()
     ((_, plan),) = proposer.sent(Plan)
-    for part, reducer in enumerate(plan.reducers):
-        proposer.does(PartReduced(result(part))) if reducer == C else proposer.hears(A, result(part))
+    averaged_by_two(proposer, plan)
     without_b = proposer.stages().state.proposal
     assert without_b is not None
     assert without_b.owners == (A, C)
@@ -492,7 +565,7 @@ def test_a_guests_contribution_counts_as_soon_as_the_members_are_gone() -> None:
 
 def test_whoever_has_a_claim_at_the_proposal_is_an_owner_of_the_next_version() -> None:
     owner = reducing_proposer().does(ClaimsSeen(frozenset([*MEMBERS, PeerId("N")])))
-    owner.hears(A, result(0)).hears(B, result(1)).does(PartReduced(result(2))).stages()
+    averaged(owner).stages()
     ((_, proposal),) = owner.sent(Propose)
     assert proposal.value.owners == (*MEMBERS, "N")
 

@@ -61,6 +61,10 @@ def test_plans_wait_for_the_slowest_line_that_is_known_up_to_a_limit() -> None:
     # A sends 2 of 4 parts to B and 2 averages of its own: 4 MB at 1 MB/s.
     assert planned_transfer_s(contributions, [A, A, B, B], 2, at_most_s=60) == pytest.approx(4.0)
     assert planned_transfer_s(contributions, [A, A, B, B], 2, at_most_s=3) == 3
+    both = planned_transfer_s(contributions, [A, A, B, B], 2, checkers=[B, B, A, A], at_most_s=60)
+    assert both == pytest.approx(4.0), "of two, each sends all of its contribution and no average"
+    four = planned_transfer_s(contributions, [A, B, C, D], 4, checkers=[B, C, D, A], at_most_s=60)
+    assert four == pytest.approx(4.0 * (0.75 + 0.75 + 0.25 * 2)), "contribution twice, averages to two"
     assert planned_transfer_s(contributions[1:], [B, B, B, B], 2, at_most_s=60) == 0
 
 

@@ -185,14 +185,16 @@ class Offer(_message.Message):
     def __init__(self, contribution: _Optional[_Union[Contribution, _Mapping]] = ..., previous_sha256: _Optional[bytes] = ...) -> None: ...
 
 class Plan(_message.Message):
-    __slots__ = ("revision", "contributions", "reducers")
+    __slots__ = ("revision", "contributions", "reducers", "checkers")
     REVISION_FIELD_NUMBER: _ClassVar[int]
     CONTRIBUTIONS_FIELD_NUMBER: _ClassVar[int]
     REDUCERS_FIELD_NUMBER: _ClassVar[int]
+    CHECKERS_FIELD_NUMBER: _ClassVar[int]
     revision: int
     contributions: _containers.RepeatedCompositeFieldContainer[Contribution]
     reducers: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, revision: _Optional[int] = ..., contributions: _Optional[_Iterable[_Union[Contribution, _Mapping]]] = ..., reducers: _Optional[_Iterable[int]] = ...) -> None: ...
+    checkers: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, revision: _Optional[int] = ..., contributions: _Optional[_Iterable[_Union[Contribution, _Mapping]]] = ..., reducers: _Optional[_Iterable[int]] = ..., checkers: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class RoundMessage(_message.Message):
     __slots__ = ("run", "slice", "version", "ballot", "ready", "plan", "result", "proposal", "vote", "committed", "offer")
