@@ -6,7 +6,7 @@ import re
 import shlex
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -156,26 +156,26 @@ def _shown_moment(text: str) -> float:
     return int(found[1]) * 60 + int(found[2]) if found else float("inf")
 
 
-@pytest.mark.parametrize("size", [(80, 24), (120, 40), (240, 70)])
-def test_doctor_and_gpu_keys_ask_the_running_peer_at_every_size(
-    swarm: LiveSwarm, screen: Screen, size: tuple[int, int]
+def test_doctor_and_gpu_keys_ask_the_running_peer_and_are_legible_at_every_size(
+    swarm: LiveSwarm, screen: Screen
 ) -> None:
     peer = swarm.peers["peer-a"]
     screen.shows("live")
-    screen.resize(*size)
-    screen.fills(*size)
     screen.type("d")
     screen.shows("looking at this machine|training step")
-    shown = screen.shows(
-        "✓ +clock +0.0. s", "✓ +training step +cpu: loss", "✓ +bootstraps +1 of 1", "✓ +directory +stored"
-    )
-    assert max(map(len, shown.splitlines())) == size[0]
-    screen.type("d", "g")
-    screen.shows("GPU limits, memory in GiB then power in W")
-    screen.type("6 150", "Enter")
-    screen.shows("the memory limit has no effect")
-    screen.type("g", "0 0", "Enter")
-    screen.shows("gpu_memory_gib = 0.0, gpu_power_w = 0.0")
+    for width, height in ((80, 24), (120, 40), (240, 70)):
+        screen.resize(width, height)
+        screen.fills(width, height)
+        screen.type("Home")
+        screen.shows("✓ +clock +.* the median of", "✓ +training step +cpu: loss")
+        screen.type("End")  # small screens show the rest when asked to
+        screen.shows("✓ +directory +stored and found", "✓ +link +down .*bootstrap", "– +relay +everybody is on this")
+        screen.type("g")
+        screen.shows("GPU limits, memory in GiB then power in W")
+        screen.type("6 150", "Enter")
+        screen.shows("the memory limit has no effect")
+        screen.type("g", "0 0", "Enter")
+        screen.shows("gpu_memory_gib = 0.0, gpu_power_w = 0.0")
     steps = len(peer.events(InnerStepDone))
     eventually(lambda: len(peer.events(InnerStepDone)) > steps, within_s=WITHIN_S, what="the peer trains on")
     peer.check()
@@ -248,14 +248,10 @@ def test_observer_needs_only_an_address_of_the_swarm(swarm: LiveSwarm) -> None:
     assert all(one["owners_online"] >= 1 for one in body["slices"] if one["version"])
 
 
-@pytest.mark.parametrize(
-    "bootstrap", [lambda swarm: ["--bootstrap", swarm.address], lambda swarm: []], ids=["by address", "by the peer"]
-)
-def test_doctor_examines_a_running_peer_from_outside(
-    swarm: LiveSwarm, bootstrap: Callable[[LiveSwarm], list[str]]
-) -> None:
+def test_doctor_has_a_running_peer_examined_from_outside(swarm: LiveSwarm) -> None:
+    """Without an address it asks the peer, which has another process look, with the bootstraps that it knows."""
     home = swarm.peers["peer-a"].home
-    command = p2ptrain("doctor", "--home", str(home), *bootstrap(swarm), "--json")
+    command = p2ptrain("doctor", "--home", str(home), "--json")
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     findings = {one["check"]: one for one in json.loads(done.stdout)["findings"]}
