@@ -234,6 +234,7 @@ class Trainer:
         self._is_step_wanted = False
         self._inbox.put(None)
         await asyncio.to_thread(self._thread.join)
+        await asyncio.to_thread(self._give_back)  # what is saved afterwards takes its time
 
     def _run(self) -> None:
         use_threads(self._threads)
@@ -336,6 +337,12 @@ class Trainer:
         if not self._is_resting:
             self._move_to(self._device)
 
+    def _give_back(self) -> None:
+        """The device's memory, and what of the machine's holds nothing that is needed."""
+        self._move_to("cpu")
+        self._inner.drop_gradients()
+        release_memory()
+
     def _move_to(self, device: str) -> None:
         if self._inner.engine.device != device:
             self._inner = self._inner.on_device(device)
@@ -423,9 +430,7 @@ class Trainer:
             case Rest(is_resting):
                 self._is_resting, self._phase = is_resting, None
                 if is_resting:  # at once, also while slices are averaged
-                    self._move_to("cpu")
-                    self._inner.drop_gradients()
-                    release_memory()
+                    self._give_back()
             case UseThreads(threads):
                 use_threads(threads)
             case None:
