@@ -21,7 +21,7 @@ _LOG = "log.txt"
 _JOURNAL = "events.jsonl"
 _BOOTSTRAP_START_S = 60.0
 """It takes 3 s on 2 cores, nearly all of them importing torch; ten times that and twice again on a loaded machine."""
-_ANSWER_TIMEOUT_S = 30.0
+_ANSWER_TIMEOUT_S = 120.0
 _LAST_GRACE_S = 0.8
 """Ctrl-C must have ended everything within 2 s, and this process needs some of them itself."""
 _ADDRESS = re.compile(r"/ip[46]/\S+/p2p/[1-9A-HJ-NP-Za-km-z]+")
