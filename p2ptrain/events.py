@@ -338,6 +338,8 @@ class RoundCommitted(Event):
     tokens: int
     seconds: float
     """From the cut-off to the commit, as this peer saw it."""
+    previous: str = ""
+    """Hash of the value that this one follows; empty at version 1. On two branches it differs."""
 
     def line(self) -> str:
         """The event as one sentence for people."""

@@ -213,7 +213,8 @@ class Soak:
 def diverged_in_journals(journals: Mapping[str, Sequence[Record]]) -> int:
     """Peers that committed another digest for a version than another peer did, although the same members decided it.
 
-    Two sides of a cut may decide differently, each by its own members; one of them gives its branch up later.
+    Two sides of a cut may decide differently, each by its own members; one of them gives its branch up later. So may
+    one member list before and after it has changed branches: what a decision follows is part of what it is.
     """
     digests: dict[tuple[Any, ...], Counter[str]] = {}
     by_peer = {name: list(_commits(records)) for name, records in journals.items()}
@@ -224,7 +225,7 @@ def diverged_in_journals(journals: Mapping[str, Sequence[Record]]) -> int:
 
 
 def _decision(event: RoundCommitted) -> tuple[Any, ...]:
-    return event.slice, event.version, event.epoch, *event.members
+    return event.slice, event.version, event.previous, event.epoch, *event.members
 
 
 def _disagreeing(answer: Sequence[SliceAnswer]) -> int:

@@ -458,6 +458,7 @@ class SliceOwner:
                 epoch=certificate.ballot.epoch,
                 members=list(certificate.ballot.members),
                 digest=value.digest,
+                previous=value.previous or "",
                 contributors=[c.peer for c in value.contributions],
                 owners=list(value.owners),
                 tokens=sum(c.tokens for c in value.contributions),

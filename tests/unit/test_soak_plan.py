@@ -36,7 +36,7 @@ def test_long_plan_has_everything_in_it() -> None:
     assert kinds == {"join", "kill", "freeze", "cut"}
 
 
-def committed(version: int, digest: str, members: str) -> Record:
+def committed(version: int, digest: str, members: str, previous: str = "p") -> Record:
     event = RoundCommitted(
         slice=SliceId("0"),
         version=Version(version),
@@ -47,6 +47,7 @@ def committed(version: int, digest: str, members: str) -> Record:
         owners=[],
         tokens=1,
         seconds=0.1,
+        previous=previous,
     )
     return Record(sequence=1, time_s=0.0, event=event)
 
@@ -55,6 +56,12 @@ def test_two_digests_by_the_same_members_are_a_divergence_and_those_of_two_sides
     same = {"a": [committed(1, "x", "abd")], "b": [committed(1, "x", "abd")], "c": [committed(1, "y", "c")]}
     assert diverged_in_journals(same) == 0
     assert diverged_in_journals({**same, "d": [committed(1, "z", "abd")]}) == 1
+
+
+def test_one_member_list_may_decide_a_version_once_on_each_branch() -> None:
+    alone, back = committed(2, "x", "a", previous="its own v1"), committed(2, "y", "a", previous="the others' v1")
+    assert diverged_in_journals({"a": [alone, back]}) == 0
+    assert diverged_in_journals({"a": [alone, committed(2, "z", "a", previous="its own v1")]}) == 1
 
 
 def test_report_names_each_broken_promise() -> None:
