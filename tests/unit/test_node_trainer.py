@@ -319,11 +319,12 @@ def test_threads_change_between_two_inner_steps_and_back_to_what_torch_chose() -
 
 
 def test_a_pause_does_not_wait_for_a_long_inner_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole_step, broken_off = InnerLoop.step, threading.Event()
+    whole_step, has_begun, broken_off = InnerLoop.step, threading.Event(), threading.Event()
 
     def step(self: InnerLoop, round: Version, *, is_wanted: Callable[[], bool]) -> StepReport:
         if self.inner_step < 3 or broken_off.is_set():
             return whole_step(self, round)
+        has_begun.set()
         while is_wanted():
             time.sleep(0.001)
         broken_off.set()
@@ -332,7 +333,7 @@ def test_a_pause_does_not_wait_for_a_long_inner_step(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(InnerLoop, "step", step)
 
     async def test(bench: Bench) -> None:
-        await until(lambda: len(bench.steps) == 3)
+        await until(has_begun.is_set)
         bench.trainer.send(Rest(True))
         await until(broken_off.is_set)
         bench.trainer.send(Rest(False))
