@@ -1,8 +1,18 @@
-"""Settings of the property tests: no deadline on shared machines, and the same examples each time in CI."""
+"""Settings of all tests: what is slow on a shared machine is no failure, and examples are the same each time in CI."""
 
 import os
 
+import pytest
 from hypothesis import settings
+
+REAL_PEERS_TIMEOUT_S = 900.0
+"""For a test with real peers; it ends one that hangs, and has nothing to do with how fast anything should be."""
 
 settings.register_profile("p2ptrain", deadline=None, derandomize=bool(os.environ.get("CI")))
 settings.load_profile("p2ptrain")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if any(item.get_closest_marker(name) for name in ("swarm", "faults")):
+            item.add_marker(pytest.mark.timeout(REAL_PEERS_TIMEOUT_S))

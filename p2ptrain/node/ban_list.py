@@ -175,9 +175,9 @@ class UnbannedDirectory:
         """Replace this peer's claim; False when nobody took the record."""
         return await self._inner.publish(claim)
 
-    async def claims(self) -> Mapping[PeerId, Claim]:
+    async def claims(self, *, elsewhere: bool = False) -> Mapping[PeerId, Claim]:
         """The live claims of the peers that are not banned."""
-        claims = await self._inner.claims()
+        claims = await self._inner.claims(elsewhere=elsewhere)
         reasons = {peer: reason for peer in claims if (reason := self._bans.verdict(peer))}
         for peer in reasons.keys() - self._told:
             self._on_refused(peer, reasons[peer])

@@ -112,8 +112,13 @@ class Directory(Protocol):
     async def publish(self, claim: Claim) -> bool:
         """Replace this peer's claim; True when somebody took the record, see ``Libp2pNode.store``."""
 
-    async def claims(self) -> Mapping[PeerId, Claim]:
-        """The live claims of the run."""
+    async def claims(self, *, elsewhere: bool = False) -> Mapping[PeerId, Claim]:
+        """The live claims of the run.
+
+        Args:
+            elsewhere: only as other nodes keep them. Then our own claim among them proves that others see us, and
+                that the rest is not missing because nobody answered.
+        """
 
 
 class DhtDirectory:
@@ -144,9 +149,10 @@ class DhtDirectory:
             _record_name(self._run), subkey=claim.peer, value=value, expires_s=claim.expires_s
         )
 
-    async def claims(self) -> Mapping[PeerId, Claim]:
-        """The live claims of the run."""
-        found = await self._node.find(_record_name(self._run))
+    async def claims(self, *, elsewhere: bool = False) -> Mapping[PeerId, Claim]:
+        """The live claims of the run, see ``Directory``."""
+        find = self._node.find_elsewhere if elsewhere else self._node.find
+        found = await find(_record_name(self._run))
         claims = [_decode(value) for value in found.values()]
         for claim in claims:
             if claim.peer == self._identity.peer_id and self._twins.is_alive(claim.instance, claim.expires_s):

@@ -102,11 +102,11 @@ class GuardedDirectory:
         """Replace this peer's claim; False when nobody took the record."""
         return await self._inner.publish(replace(claim, invite=self._invite))
 
-    async def claims(self) -> "Mapping[PeerId, Claim]":
+    async def claims(self, *, elsewhere: bool = False) -> "Mapping[PeerId, Claim]":
         """The live claims of the peers that may take part."""
         if self._door.authority:
             await self._keep_guests()
-        claims = await self._inner.claims()
+        claims = await self._inner.claims(elsewhere=elsewhere)
         verdicts = {peer: self._door.verdict(peer, claim.invite, clock.wall_s()) for peer, claim in claims.items()}
         refused = {peer: verdict.reason for peer, verdict in verdicts.items() if not verdict.admitted}
         for peer, reason in refused.items():

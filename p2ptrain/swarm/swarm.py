@@ -58,6 +58,11 @@ _MAX_DIRECTORY_INTERVAL_S = 2.0
 _STATE_ATTEMPTS = 10
 """Times that an owners' state is asked for, each time at the then newest version, before a change is abandoned."""
 _BY_ORDER = "the run's authority asks this peer to"
+_ASK_AGAIN_S = 0.5
+_SEEN_WITHIN_S = 30.0
+"""How long a peer that starts insists on being seen: ten times as long as hivemind waits for one answer."""
+_LEASES_FOR_STATE = 3
+"""So many leases long a peer that starts asks for what it knows to be newer; the claims of dead owners last for one."""
 _SETTLE_S = 1.0
 """Pause between announcing that we are undecided and choosing, so that peers that start together see each other."""
 
@@ -96,6 +101,8 @@ class Swarm:
         self._group: asyncio.TaskGroup | None = None
         self._is_away = False
         self._hurry = asyncio.Event()
+        self._shown_until_s = 0.0
+        """When the claim that we published last expires; wall time."""
         self._running: dict[SliceId, asyncio.Task[None]] = {}
         """Per owned slice the task that drives its rounds."""
         lease_s = context.exchange.lease_s
@@ -145,7 +152,7 @@ class Swarm:
         if wanted is None:
             await self._publish()
             await asyncio.sleep(_SETTLE_S)
-            await self._look()
+            await self._look_where_we_are_seen()
             if mine.ordered:
                 wanted, reason = _sorted(mine.ordered), _BY_ORDER
             else:
@@ -176,13 +183,37 @@ class Swarm:
             pasts: what it said as an owner before it was stopped, from disk.
             histories: rounds that led to these replicas, from disk, to pass on.
         """
-        await self._look()
-        orphans = {s for s in owned if not self._context.holders(s) - {self._context.me}}
-        # Nobody can give us an orphan's state, so we follow its published weights, which every peer holds.
-        current = {s: replace(r, owned=None) if s in orphans else r for s, r in replicas.items()}
+        showing = asyncio.create_task(self._show())  # fetching takes longer than a claim lasts
+        try:
+            await self._catch_up_with_all(owned, replicas, pasts, histories)
+        finally:
+            showing.cancel()
+
+    async def _catch_up_with_all(
+        self,
+        owned: frozenset[SliceId],
+        replicas: Mapping[SliceId, Replica],
+        pasts: Mapping[SliceId, Past],
+        histories: Mapping[SliceId, Sequence[PastRound]],
+    ) -> None:
+        await self._look_where_we_are_seen()
+        current, orphans = dict(replicas), set[SliceId]()
         chains = {slice_id: list(rounds) for slice_id, rounds in histories.items()}
-        while moved := await self._catch_up_all(current, chains):
-            current |= moved
+        insist_s = _LEASES_FOR_STATE * self._context.exchange.lease_s
+        moved_s = clock.monotonic_s()
+        while True:
+            orphans |= {s for s in owned if not self._context.holders(s) - {self._context.me}}
+            # Nobody can give us an orphan's state, so we follow its published weights, which every peer holds.
+            current |= {s: replace(current[s], owned=None) for s in orphans}
+            moved = await self._catch_up_all(current, chains)
+            if moved:
+                current |= moved
+                moved_s = clock.monotonic_s()
+            elif moved is not None or clock.monotonic_s() - moved_s > insist_s:
+                break
+            else:
+                await asyncio.sleep(_ASK_AGAIN_S)
+                await self._look()  # an owner that died a moment ago still has a claim
         for slice_id in orphans:
             # Our own state is as good as any if nobody went on after it.
             is_newest = head_of(current[slice_id]) == head_of(replicas[slice_id])
@@ -201,7 +232,7 @@ class Swarm:
         await self._publish()
         # Peers that become ready together should find each other before one of them founds the group alone.
         await asyncio.sleep(_SETTLE_S)
-        await self._look()
+        await self._look_where_we_are_seen()
 
     def _take_over(self, slice_id: SliceId, found: Replica) -> Replica:
         """A slice without living owners, from its published weights: they are the anchor from now on."""
@@ -216,6 +247,7 @@ class Swarm:
         async with asyncio.TaskGroup() as self._group:
             for slice_id, owner in self.owners.items():
                 self._running[slice_id] = self._group.create_task(owner.run())
+            self._spawn(self._show())
             self._spawn(self._keep_directory())
             self._spawn(self._pull_news())
 
@@ -229,7 +261,7 @@ class Swarm:
         return (self.owners.get(slice_id) or self.followers[slice_id]).replica
 
     def show_again(self) -> None:
-        """Publish our claim and read the others' now: what we knew of each other may be stale."""
+        """Publish our claim now: what the others know of us may be stale."""
         self._hurry.set()
 
     def history(self, slice_id: SliceId) -> History:
@@ -270,6 +302,10 @@ class Swarm:
 
     async def newer_certificates(self, peer: PeerId, have: Mapping[SliceId, int]) -> list[Certificate]:
         """The peer's certificates after those versions, checked; empty when it has none or cannot be reached."""
+        return await self._ask_for_newer(peer, have) or []
+
+    async def _ask_for_newer(self, peer: PeerId, have: Mapping[SliceId, int]) -> list[Certificate] | None:
+        """The same; None when it cannot be reached, or what it says breaks the protocol."""
         versions = {str(s): int(v) for s, v in have.items()}
         certificates: list[Certificate] = []
         try:
@@ -284,10 +320,10 @@ class Swarm:
                 if not reply.more or not page:
                     break
         except PeerUnreachable:
-            return []
+            return None
         except WireError as error:
             self._refuse(peer, str(error))
-            return []
+            return None
         return certificates
 
     async def decided_otherwise(self, peer: PeerId, slice_id: SliceId, head: Head) -> bool:
@@ -407,17 +443,18 @@ class Swarm:
 
     # What runs beside the rounds.
 
-    async def _keep_directory(self) -> None:
-        lease_s = self._context.exchange.lease_s
-        published_s = clock.monotonic_s()
+    async def _show(self) -> None:
+        """Never returns. Renews our claim, however long a look at the others' takes."""
         while True:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._look_s):
+                async with asyncio.timeout(self._context.exchange.lease_s / 3):
                     await self._hurry.wait()
-            if self._hurry.is_set() or clock.monotonic_s() - published_s > lease_s / 3:
-                self._hurry.clear()
-                published_s = clock.monotonic_s()
-                await self._publish()
+            self._hurry.clear()
+            await self._publish()
+
+    async def _keep_directory(self) -> None:
+        while True:
+            await asyncio.sleep(self._look_s)
             await self._look()
             self._report_coverage()
             await self._release_what_others_own()
@@ -427,18 +464,33 @@ class Swarm:
                 self.assignment.begin(change, wall_s)
                 self._spawn(self._carry_out(change))
 
-    async def _look(self) -> None:
-        """Bring our view of the claims up to date, and tell the owners what changed."""
-        found = dict(await self._directory.claims())
-        found.pop(self._context.me, None)  # of ours we know better what it says
+    async def _look_where_we_are_seen(self) -> None:
+        """Look until another node shows us our own claim, so that it would show us those of the others, too.
+
+        A directory that does not answer looks like one in which there is nobody, and who is alone founds slices anew.
+        """
+        deadline_s = clock.monotonic_s() + _SEEN_WITHIN_S
+        while not await self._look(elsewhere=True):
+            if not self._context.node.bootstraps or clock.monotonic_s() > deadline_s:
+                return  # we are the first, or nobody sees us, which the watchdog of isolation will say
+            await asyncio.sleep(_ASK_AGAIN_S)
+            await self._publish()
+
+    async def _look(self, *, elsewhere: bool = False) -> bool:
+        """Bring our view of the claims up to date, and tell the owners what changed; whether ours was among them."""
+        me = self._context.me
+        found = dict(await self._directory.claims(elsewhere=elsewhere))
+        ours = found.pop(me, None)  # we know better what it says
         newer = self._leases.renewed(found, monotonic_s=clock.monotonic_s(), wall_s=clock.wall_s())
         # A claim holds until it expires even if one look misses it: the DHT answers with what some of its nodes have.
-        self._context.claims = await self._liveness.living({**self._context.claims, **newer}, now_s=clock.monotonic_s())
+        living = await self._liveness.living({**self._context.claims, **newer}, now_s=clock.monotonic_s())
+        self._context.claims = living | {me: self._context.claims[me]}
         for slice_id, owner in self.owners.items():
             holders = self._context.holders(slice_id)
             if holders != self._holders_told.get(slice_id):
                 self._holders_told[slice_id] = holders
                 owner.claims_changed()
+        return ours is not None and ours.expires_s >= self._shown_until_s
 
     async def _living_claims(self) -> dict[PeerId, Claim]:
         """The claims of peers that answer: one that died a moment ago leaves a gap that its claim still hides."""
@@ -487,14 +539,20 @@ class Swarm:
 
     async def _catch_up_all(
         self, replicas: Mapping[SliceId, Replica], chains: dict[SliceId, list[PastRound]] | None = None
-    ) -> dict[SliceId, Replica]:
-        """One pass over all slices; empty when nobody knows anything newer. What it went through is added to chains."""
+    ) -> dict[SliceId, Replica] | None:
+        """One pass over all slices; empty when nobody knows anything newer. What it went through is added to chains.
+
+        None says that there may be more to have: none of those who are ready answered, or what somebody told of could
+        not be fetched.
+        """
         others = [peer for peer in self._context.claims if peer != self._context.me]
         have = {slice_id: replica.published.version for slice_id, replica in replicas.items()}
-        answers = await asyncio.gather(*(self.newer_certificates(peer, have) for peer in others))
-
-        told = dict(zip(others, answers, strict=True))
-        best = {slice_id: way for slice_id in replicas if (way := _furthest(slice_id, told)) is not None}
+        answers = await asyncio.gather(*(self._ask_for_newer(peer, have) for peer in others))
+        told = {peer: answer for peer, answer in zip(others, answers, strict=True) if answer is not None}
+        ready = {peer for peer in others if self._context.claims[peer].ready}
+        if ready and ready.isdisjoint(told):
+            return None
+        best = {s: way for s, replica in replicas.items() if (way := _furthest(s, told, head_of(replica))) is not None}
         if chains is not None:
             self._tell_missing(replicas, {slice_id: certificates for slice_id, (certificates, _) in best.items()})
 
@@ -506,7 +564,8 @@ class Swarm:
 
         # All at once: small slices do not wait for large ones, and the line is never idle between two of them.
         found = await asyncio.gather(*(catch_up_one(*item) for item in replicas.items()))
-        return {slice_id: replica for slice_id, replica in zip(replicas, found, strict=True) if replica}
+        moved = {slice_id: replica for slice_id, replica in zip(replicas, found, strict=True) if replica}
+        return moved if moved or not best else None
 
     def _tell_missing(
         self, replicas: Mapping[SliceId, Replica], newer: Mapping[SliceId, Sequence[Certificate]]
@@ -634,6 +693,7 @@ class Swarm:
             kept = [s for s in claim.ready if not self._context.holders(s) - {self._context.me}]
             claim = replace(claim, ready=tuple(kept))
         self._context.claims = {**self._context.claims, claim.peer: claim}
+        self._shown_until_s = claim.expires_s
         await self._directory.publish(claim)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
@@ -649,14 +709,14 @@ def _by_slice(certificates: Sequence[Certificate]) -> dict[SliceId, list[Certifi
 
 
 def _furthest(
-    slice_id: SliceId, told: Mapping[PeerId, Sequence[Certificate]]
+    slice_id: SliceId, told: Mapping[PeerId, Sequence[Certificate]], head: Head
 ) -> tuple[list[Certificate], PeerId] | None:
-    """The certificates of a slice that lead to the highest head, and who told them."""
+    """The certificates of a slice that lead to the highest head, and who told them; None if ours is as high."""
     best: tuple[list[Certificate], PeerId] | None = None
     for peer, answer in told.items():
         certificates = [c for c in answer if c.value.slice == slice_id]
-        if certificates and (best is None or Head.of(certificates[-1]).outranks(Head.of(best[0][-1]))):
-            best = (certificates, peer)
+        if certificates and Head.of(certificates[-1]).outranks(head):
+            best, head = (certificates, peer), Head.of(certificates[-1])
     return best
 
 

@@ -58,6 +58,8 @@ _MAX_SOCKET_FOLDER_BYTES = 107 - len("/p2pclient-0123456789a.sock")
 _CALLER_CLOSES_WITHIN_S = 60.0
 """How long a stream is kept for a caller that has been sent everything: the drain of a slow link's buffers."""
 
+_KEEPERS = 5
+"""Nodes that a record is stored at: hivemind's ``num_replicas``."""
 _MAX_FOUND = 256
 """Names whose records we looked up and keep: a peer looks up three."""
 _MAX_CACHED_BYTES = 8 * 1024**2
@@ -523,14 +525,43 @@ class Libp2pNode:
         False does not say that nobody did: hivemind tells what the last node said that it asked, and that may be one
         that has the record already, known under the DHT ids of its earlier lives, too.
         """
+        await self._meet_again()
         return bool(await self._dht.store(record_name, value, expires_s, subkey=subkey))
 
     async def find(self, record_name: str) -> dict[str, bytes]:
         """The live records under a name, by subkey; only those that passed the record check."""
+        await self._meet_again()
         found = await self._dht.get(record_name, latest=True)
         if found is None or not isinstance(found.value, dict):
             return {}
         return {str(subkey): entry.value for subkey, entry in found.value.items() if isinstance(entry.value, bytes)}
+
+    async def find_elsewhere(self, record_name: str) -> dict[str, bytes]:
+        """The same as the nodes have it that keep the name, without what is stored here.
+
+        Nothing found says little: hivemind does not tell a name without records from nodes that did not answer. But
+        whoever finds a record of its own here knows that somebody answered, and what else is kept there.
+        """
+        await self._meet_again()
+        key = DHTID.generate(source=record_name)
+        keepers = (await self._dht.find_nearest_nodes([key], k_nearest=_KEEPERS, exclude_self=True))[key]
+        answers = await asyncio.gather(*(self._dht.protocol.call_find(peer, [key]) for peer in keepers.values()))
+        newest: dict[str, tuple[float, bytes]] = {}
+        for answer in answers:
+            entry, _ = answer[key] if answer else (None, None)
+            if entry is None or not isinstance(entry.value, DictionaryDHTValue):
+                continue
+            for subkey, (packed, expires_s) in entry.value.items():
+                value = MSGPackSerializer.loads(packed)
+                if isinstance(value, bytes) and expires_s > newest.get(str(subkey), (0.0, b""))[0]:
+                    newest[str(subkey)] = expires_s, value
+        return {subkey: value for subkey, (_, value) in newest.items()}
+
+    async def _meet_again(self) -> None:
+        """Ping the bootstraps if the DHT knows nobody: it drops a node that misses one deadline."""
+        if not self._dht.protocol.routing_table.uid_to_peer_id:
+            await asyncio.gather(*(self.ping(PeerId(address.rpartition("/p2p/")[2])) for address in self.bootstraps))
+            await asyncio.sleep(0)  # those that answered are noted down in a task
 
 
 @dataclass(frozen=True, slots=True)
@@ -649,6 +680,7 @@ async def _join(options: NodeOptions, sockets: Path, reach: Reach, by: Sequence[
                     record_validator=_Validator(options.check_record),
                     client_mode=not options.serves_dht,
                     bootstrap_timeout=3.0,
+                    backoff_rate=1.0,  # whoever was silent is asked again after 5 s, not after ever longer
                 )
         except (RuntimeError, TimeoutError) as error:
             raise NetworkSetupError(_no_bootstrap(options, str(error))) from error

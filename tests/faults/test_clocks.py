@@ -10,7 +10,7 @@ import p2ptrain
 from tests.faults.test_heal import wait_for_newer_round_of
 from tests.support.live_swarm import LiveSwarm, eventually
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.faults
 
 HERE = Path(__file__).parents[1] / "support" / "shifted_clock"
 HOUR_S = 3600
@@ -29,7 +29,7 @@ def test_peer_whose_clock_jumps_goes_on_averaging_and_forgets_the_dead_as_soon_a
         for shift_s in (HOUR_S, -HOUR_S):
             shift.write_text(str(shift_s))
             jumped_s = time.monotonic()
-            eventually(lambda: time.monotonic() > jumped_s + RENEWED_S, within_s=60, what="all claims are renewed")  # noqa: B023
+            eventually(lambda: time.monotonic() > jumped_s + RENEWED_S, what="all claims are renewed")  # noqa: B023
             wait_for_newer_round_of([right, dies, jumps])
         dies.child.kill()
         killed_s = time.monotonic()

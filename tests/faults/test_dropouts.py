@@ -17,14 +17,12 @@ from p2ptrain.events import (
     SliceTakenOver,
     UpdateApplied,
 )
-from tests.support.live_swarm import START_S, LivePeer, LiveSwarm, eventually, is_running
+from tests.support.live_swarm import LivePeer, LiveSwarm, eventually, is_running
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.faults
 
 LEASE_S = 5.0
 """Of the preset: how long a silent owner keeps its place."""
-RECOVERY_S = 25.0
-"""Lease, an unanswered call and a gather deadline (15 s together), and room for a shared machine."""
 
 
 def open_stage(peer: LivePeer) -> tuple[str, int, str] | None:
@@ -61,11 +59,11 @@ def kill_in_the_middle_of(
         victim.child.send(signal.SIGCONT)
         return None
 
-    slice_id, version, _ = eventually(frozen_in_stage, within_s=60.0, what=f"{victim.name} is caught while {stage}")
+    slice_id, version, _ = eventually(frozen_in_stage, what=f"{victim.name} is caught while {stage}")
     daemons = victim.daemons()
     assert daemons
     victim.child.kill()
-    eventually(lambda: not any(map(is_running, daemons)), within_s=2.0, what="its libp2p daemon dies with it")
+    eventually(lambda: not any(map(is_running, daemons)), what="its libp2p daemon dies with it")
     return slice_id, version
 
 
@@ -80,7 +78,7 @@ def test_survivors_commit_after_a_peer_is_killed_while(stage: str, tmp_path: Pat
         survivor = peers["a"]
         for slice_id in ("0", "common"):
             before = survivor.committed(slice_id)[-1].version
-            survivor.wait_for_version(slice_id, before + 2, within_s=RECOVERY_S)
+            survivor.wait_for_version(slice_id, before + 2)
         assert victim_id not in survivor.committed("0")[-1].owners
         swarm.assert_same_digests()
 
@@ -91,7 +89,7 @@ def test_survivors_commit_after_a_peer_is_killed_while(stage: str, tmp_path: Pat
         def has_contributed() -> bool:
             return any(replacement.id in owner.committed(s)[-1].contributors for s, owner in owners.items())
 
-        eventually(has_contributed, within_s=START_S, what="the replacement takes a slice and contributes")
+        eventually(has_contributed, what="the replacement takes a slice and contributes")
         swarm.assert_same_digests()
 
 
@@ -104,7 +102,7 @@ def test_frozen_peer_comes_back_without_a_fork(frozen_s: float, tmp_path: Path) 
         assert freezes.child.freeze()
         version = stays.committed("0")[-1].version
         if frozen_s > LEASE_S:
-            stays.wait_for_version("0", version + 3, within_s=RECOVERY_S)
+            stays.wait_for_version("0", version + 3)
         else:
             time.sleep(frozen_s)  # the length of the freeze is what is tested
         freezes.child.send(signal.SIGCONT)
@@ -116,30 +114,36 @@ def test_frozen_peer_comes_back_without_a_fork(frozen_s: float, tmp_path: Path) 
             freezes.check()
             return any(e.version > thawed_at + 1 and set(e.contributors) == both for e in stays.committed("0"))
 
-        eventually(average_together_again, within_s=START_S, what=f"both contribute again\n{freezes.log()}")
+        eventually(average_together_again, what=f"both contribute again\n{freezes.log()}")
         swarm.assert_same_digests()
 
 
-def test_all_owners_of_a_slice_die_and_a_newcomer_takes_it_over(tmp_path: Path) -> None:
+@pytest.mark.parametrize("moment", ["at once", "later"])
+def test_all_owners_of_a_slice_die_and_a_newcomer_takes_it_over(moment: str, tmp_path: Path) -> None:
     with LiveSwarm(tmp_path) as swarm:
+        if moment == "at once":  # while the claim of the dead one stands
+            swarm.manifest.write_text(swarm.manifest.read_text().replace("lease_s = 5", "lease_s = 20"))
         lost, stays = swarm.start_peer("lost", "0"), swarm.start_peer("stays", "1")
         lost.wait_for_version("0", 4)
         lost.child.kill()
-        version = stays.committed("common")[-1].version
-        stays.wait_for_version("common", version + 3, within_s=RECOVERY_S)
-        swarm.assert_same_digests()
-
+        if moment == "later":
+            stays.wait_for_version("common", stays.committed("common")[-1].version + 3)
+            swarm.assert_same_digests()
         reached = swarm.slice_report("0")["version"]
-        heir = swarm.start_peer("heir")
+        heir = swarm.start_peer("heir", "0")
         heir.wait_for_version("0", reached + 2)
-        assert heir.events(SliceTakenOver)[0].version == reached, "from the published weights, not from the beginning"
+        taken = heir.events(SliceTakenOver)[0].version
+        assert reached - 1 <= taken <= reached, "from the published weights, not from the beginning"
         eventually(
             lambda: any(event.slice == "0" and event.version > reached for event in stays.events(UpdateApplied)),
-            within_s=START_S,
             what="the other peer receives the slice again",
         )
-        losses = [event.loss_nats for event in stays.events(Evaluated)]
-        assert losses[-1] < losses[0] - 0.5
+
+        def has_learned() -> bool:
+            losses = [event.loss_nats for event in stays.events(Evaluated)]
+            return losses[-1] < losses[0] - 0.5
+
+        eventually(has_learned, what="the loss goes on falling")
 
 
 def test_running_swarm_does_not_notice_that_the_bootstrap_died(tmp_path: Path) -> None:
@@ -154,7 +158,7 @@ def test_running_swarm_does_not_notice_that_the_bootstrap_died(tmp_path: Path) -
         def still_together() -> bool:
             return any(event.version > died_at + 5 and len(event.contributors) == 2 for event in a.committed("0")[-3:])
 
-        eventually(still_together, within_s=RECOVERY_S, what="a and b average on")
+        eventually(still_together, what="a and b average on")
         assert a.committed("0")[-1].epoch == 1
         swarm.assert_same_digests()
 
@@ -162,7 +166,7 @@ def test_running_swarm_does_not_notice_that_the_bootstrap_died(tmp_path: Path) -
 def test_what_was_voted_for_can_be_fetched_after_its_round_was_void(tmp_path: Path) -> None:
     with LiveSwarm(tmp_path, slices=1) as swarm:
         stays, returns = swarm.start_peer("stays", "0"), swarm.start_peer("returns", "0")
-        stays.wait_for_version("0", 3, within_s=START_S)
+        stays.wait_for_version("0", 3)
         address = stays.events(PeerStarted)[0].addresses[0]
         swarm.children[0].kill()  # whoever hears nobody waits long before it goes on alone (decision 0013)
         # The one that stays is the proposer: it votes for what it proposes, and the other's vote never comes.
@@ -173,7 +177,7 @@ def test_what_was_voted_for_can_be_fetched_after_its_round_was_void(tmp_path: Pa
             committed = any(event.version >= version for event in stays.committed(slice_id))
             return committed or any(e.slice == slice_id and e.version >= version for e in stays.events(RoundVoid))
 
-        eventually(is_settled, within_s=60.0, what=f"the other gives v{version} of slice {slice_id} up\n{stays.log()}")
+        eventually(is_settled, what=f"the other gives v{version} of slice {slice_id} up\n{stays.log()}")
         again = swarm.start_peer("again", "0", "--bootstrap", address, home=returns.home)
-        again.wait_for_version(slice_id, version + 3, within_s=2 * START_S)
+        again.wait_for_version(slice_id, version + 3)
         swarm.assert_same_digests()

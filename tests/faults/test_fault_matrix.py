@@ -21,16 +21,16 @@ import pytest
 
 from p2ptrain.events import Evaluated, RoundCommitted, RoundStage, RoundVoid, StateFetched
 from p2ptrain.ids import COMMON
-from tests.support.live_swarm import START_S, LivePeer, LiveSwarm, descendants, eventually, is_running
+from tests.support.live_swarm import LivePeer, LiveSwarm, descendants, eventually, is_running
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.faults
 
 SEED = int(os.environ.get("P2PTRAIN_FAULTS_SEED", "1"))
 MANIFEST_S = {"gathering": 6.0, "reducing": 4.0, "proposing": 3.0, "voting": 3.0}
 """Of the preset: the longest deadlines. A round with too few ready owners waits for its manifest's one in any case."""
 VOTE_S = 3.0
 """How much longer other members wait than the proposer does."""
-SLACK_S = 20.0
+SLACK_S = 60.0
 """Between a deadline and its journal line on a machine that does five other things."""
 RECOVERY_S = 120.0
 """A hang, whatever the machine does besides; what is promised is checked against the announced deadlines."""
@@ -121,7 +121,7 @@ class Matrix:
         self.stable = [self.swarm.start_peer(name, slices) for name, slices in (("a", "0"), ("b", "0"), ("c", "1"))]
         self.start("third"), self.start("second")
         for peer in [*self.stable, *self.faulty.values()]:
-            peer.wait_for_version(COMMON, 8, within_s=5 * START_S)
+            peer.wait_for_version(COMMON, 8)
         self.began = [self._belongings(peer) for peer in self.stable]
         return self
 
@@ -154,7 +154,6 @@ class Matrix:
             file.write(f"{cell.stage}:{slice_id}:{cell.fault}:{cell.seconds}\n")
         eventually(
             lambda: struck.exists() and struck.read_text() != before,
-            within_s=3 * START_S,
             what=f"{cell} strikes\n{victim.log()}",
         )
         return victim
@@ -203,14 +202,14 @@ class Matrix:
     def wait_until_back(self, victim: LivePeer) -> float:
         """Until a round of a stable peer has a contribution of this one; how long that took."""
         began_s, at = time.time(), self.stable[0].committed(COMMON)[-1].version
-        eventually(victim.state, within_s=4 * START_S, what=f"{victim.name} is up\n{victim.log()}")
+        eventually(victim.state, what=f"{victim.name} is up\n{victim.log()}")
         who = victim.id
 
         def contributes() -> bool:
             victim.check()
             return any(e.version > at and who in e.contributors for e in self.stable[0].committed(COMMON)[-50:])
 
-        eventually(contributes, within_s=4 * START_S, what=f"{victim.name} contributes again\n{victim.log()}")
+        eventually(contributes, what=f"{victim.name} contributes again\n{victim.log()}")
         return time.time() - began_s
 
     def check_nothing_is_left(self) -> None:

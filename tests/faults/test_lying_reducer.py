@@ -9,8 +9,7 @@ from p2ptrain.events import ReducerLied
 from p2ptrain.node.rounds_on_disk import _read
 from tests.support.live_swarm import LivePeer, LiveSwarm, eventually
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(400)]
-_SLOW_MACHINE_S = 180.0
+pytestmark = pytest.mark.faults
 
 
 def results_on_disk(peer: LivePeer) -> Iterator[tuple[str, int, int, str]]:
@@ -32,18 +31,17 @@ def test_one_of_four_reducers_lies_about_every_average_and_no_lie_is_committed(t
         honest = [swarm.start_peer(name, "0,1") for name in ("a", "b", "c")]
         liar = swarm.start_peer("liar", "0,1", orders=orders)
         for peer in (*honest, liar):
-            peer.wait_for_version("common", 2, within_s=_SLOW_MACHINE_S)
+            peer.wait_for_version("common", 2)
         eventually(
             lambda: all(liar.id in honest[0].committed(s)[-1].members for s in ("0", "1", "common")),
-            within_s=_SLOW_MACHINE_S,
             what="the liar is an owner of everything",
         )
         orders.write_text("training:*:forge:100000\n")
-        eventually(lambda: convictions(honest), within_s=_SLOW_MACHINE_S, what="an honest peer finds it out")
+        eventually(lambda: convictions(honest), what="an honest peer finds it out")
         reached = {s: max(p.committed(s)[-1].version for p in honest) for s in ("0", "1", "common")}
         for peer in honest:
             for slice_id, version in reached.items():
-                peer.wait_for_version(slice_id, version + 3, within_s=_SLOW_MACHINE_S)
+                peer.wait_for_version(slice_id, version + 3)
         found = convictions(honest)
         assert {event.peer for event in found} == {liar.id}
         lies = {event.announced for event in found}

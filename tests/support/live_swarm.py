@@ -17,12 +17,13 @@ from p2ptrain.events import Event, PeerStarted, Record, RoundCommitted, StateCha
 from p2ptrain.ids import PeerId, SliceId
 from p2ptrain.node.child_processes import Child, start_child, stop_children
 
-START_S = 60.0
-"""A peer is up in 5 s on 2 idle cores, 4 of them imports; several start at once, and machines are shared."""
+PATIENCE_S = 180.0
+"""How long a test waits for what must happen. It takes seconds on two idle cores, and what is promised in seconds is
+measured elsewhere (docs/results): here only what never happens is a failure, however busy the machine is."""
 _E = TypeVar("_E", bound=Event)
 
 
-def eventually(condition: Callable[[], Any], *, within_s: float, what: str) -> Any:
+def eventually(condition: Callable[[], Any], *, what: str, within_s: float = PATIENCE_S) -> Any:
     """The first truthy answer of ``condition``, asked often; fails the test with ``what`` when time is up."""
     deadline_s = time.monotonic() + within_s
     while True:
@@ -67,14 +68,14 @@ class LivePeer:
             self.check()
             return self.events(PeerStarted)
 
-        return eventually(started, within_s=START_S, what=f"{self.name} listens")[-1].peer
+        return eventually(started, what=f"{self.name} listens")[-1].peer
 
     def state(self) -> str:
         """What it is doing."""
         states = self.events(StateChanged)
         return states[-1].state if states else ""
 
-    def wait_for_version(self, slice_id: str, version: int, within_s: float = START_S) -> None:
+    def wait_for_version(self, slice_id: str, version: int, within_s: float = PATIENCE_S) -> None:
         """Until this peer has committed ``version`` of a slice."""
 
         def reached() -> bool:
@@ -126,7 +127,7 @@ class LiveSwarm:
             assert child.exit_status() is None, "\n".join(child.last_lines(20))
             return re.search(rf"/ip4/{re.escape(host)}/\S+/p2p/\w+", child.log.read_text())
 
-        return eventually(printed_address, within_s=START_S, what="the bootstrap prints its address").group()
+        return eventually(printed_address, what="the bootstrap prints its address").group()
 
     def __exit__(self, *_: object) -> None:
         stop_children(self.children, grace_s=5.0)
@@ -158,7 +159,7 @@ class LiveSwarm:
             p2ptrain("swarm", "--run", str(self.manifest), "--bootstrap", self.address, "--json"),
             capture_output=True,
             text=True,
-            timeout=START_S,
+            timeout=PATIENCE_S,
             check=True,
         )
         return json.loads(done.stdout)
@@ -211,13 +212,12 @@ def is_running(pid: int) -> bool:
         return False
 
 
-def stop_gently(peers: Sequence[LivePeer], within_s: float) -> dict[str, int | None]:
+def stop_gently(peers: Sequence[LivePeer]) -> dict[str, int | None]:
     """SIGTERM, and the exit status of each peer when all have ended."""
     for peer in peers:
         peer.child.send(signal.SIGTERM)
     eventually(
         lambda: all(peer.child.exit_status() is not None for peer in peers),
-        within_s=within_s,
         what="the peers end after SIGTERM",
     )
     return {peer.name: peer.child.exit_status() for peer in peers}

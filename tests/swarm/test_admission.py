@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from p2ptrain.events import MetricsServed, OrderHeard, Refused, SliceGained, SliceGivenUp, SlicesClaimed
-from tests.support.live_swarm import START_S, LiveSwarm, eventually, p2ptrain, stop_gently
+from tests.support.live_swarm import PATIENCE_S, LiveSwarm, eventually, p2ptrain, stop_gently
 from tests.support.secrets import found_in, secrets_of_key
 
-pytestmark = [pytest.mark.swarm, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.swarm
 
 
 def say(*arguments: str, status: int = 0) -> str:
-    done = subprocess.run(p2ptrain(*arguments), capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(p2ptrain(*arguments), capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     assert done.returncode == status, done.stdout + done.stderr
     return done.stdout.strip() if status == 0 else done.stderr
 
@@ -35,25 +35,25 @@ def test_an_invited_peer_trains_until_it_is_banned(tmp_path: Path) -> None:
         good.wait_for_version("common", 1)
         bad = swarm.start_peer("bad", "1", "--invite", tokens["bad"])
         eventually(
-            lambda: any(ids["bad"] in c.contributors for c in good.committed("1")), within_s=40, what="bad contributes"
+            lambda: any(ids["bad"] in c.contributors for c in good.committed("1")),
+            what="bad contributes",
         )
 
-        with urllib.request.urlopen(good.events(MetricsServed)[0].url, timeout=30) as answer:
+        with urllib.request.urlopen(good.events(MetricsServed)[0].url, timeout=PATIENCE_S) as answer:
             metrics = answer.read()
         assert b"p2ptrain" in metrics
         published = say("run", "guests", *run, "--ban", ids["bad"], "--bootstrap", swarm.address)
         assert "published" in published
         eventually(
             lambda: any(e.peer == ids["bad"] and "banned" in e.reason for e in good.events(Refused)),
-            within_s=40,
             what="the good peer hears of the ban",
         )
-        eventually(lambda: bad.child.exit_status() == 2, within_s=40, what="the banned peer ends, and says why")
+        eventually(lambda: bad.child.exit_status() == 2, what="the banned peer ends, and says why")
         assert "has banned this peer" in bad.log()
         later = good.committed("1")[-1].version
         good.wait_for_version("1", later + 5)
         assert good.committed("1")[-1].contributors == [ids["good"]]
-        assert stop_gently([good], within_s=10) == {"good": 0}
+        assert stop_gently([good]) == {"good": 0}
         again = say(*stranger[:-1], str(tmp_path / "bad"), status=2)
         assert "has banned this peer" in again, "and it remembers when it starts again"
 
@@ -72,7 +72,7 @@ def test_the_authority_asks_a_peer_to_own_another_slice_and_it_does_unless_its_v
         chose = swarm.start_peer("chose", "0,1")
         follows = swarm.start_peer("follows")
         chose.wait_for_version("common", 1)
-        first = eventually(lambda: follows.events(SlicesClaimed), within_s=START_S, what="it chooses")[0].slices
+        first = eventually(lambda: follows.events(SlicesClaimed), what="it chooses")[0].slices
         wanted = "1" if "0" in first else "0"
 
         def ask(peer: str, *what: str) -> None:
@@ -81,19 +81,17 @@ def test_the_authority_asks_a_peer_to_own_another_slice_and_it_does_unless_its_v
 
         ask(follows.id, "--slices", wanted)
         ask(chose.id, "--slices", "0")
-        gained = eventually(lambda: follows.events(SliceGained), within_s=2 * START_S, what=follows.log())[0]
+        gained = eventually(lambda: follows.events(SliceGained), what=follows.log())[0]
         assert (gained.slice, "authority" in gained.reason) == (wanted, True)
-        refused = eventually(lambda: chose.events(OrderHeard), within_s=START_S, what=chose.log())[0]
+        refused = eventually(lambda: chose.events(OrderHeard), what=chose.log())[0]
         assert "you chose" in refused.refusal
         assert "not followed: you chose this peer's slices" in " ".join(say("why", "--home", str(chose.home)).split())
-        eventually(lambda: follows.events(SliceGivenUp), within_s=2 * START_S, what=f"it leaves {first}")
-        assert stop_gently([follows], within_s=20) == {"follows": 0}
+        eventually(lambda: follows.events(SliceGivenUp), what=f"it leaves {first}")
+        assert stop_gently([follows]) == {"follows": 0}
 
         again = swarm.start_peer("again", home=follows.home)
-        claims = eventually(lambda: again.events(SlicesClaimed), within_s=START_S, what="the order outlives a restart")
+        claims = eventually(lambda: again.events(SlicesClaimed), what="the order outlives a restart")
         assert claims[0].slices == ["common", wanted]
         assert "authority" in claims[0].reason
         ask(again.id, "--revoke")
-        eventually(
-            lambda: any(not event.slices for event in again.events(OrderHeard)), within_s=2 * START_S, what=again.log()
-        )
+        eventually(lambda: any(not event.slices for event in again.events(OrderHeard)), what=again.log())

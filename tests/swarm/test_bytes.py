@@ -13,7 +13,7 @@ from p2ptrain.model.slicing import SlicePlan
 from p2ptrain.wire.codec import encoded_bytes
 from tests.support.live_swarm import LivePeer, LiveSwarm, eventually
 
-pytestmark = [pytest.mark.swarm, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.swarm
 
 
 def daemon_bytes(peer: LivePeer) -> int:
@@ -40,7 +40,7 @@ def counted(peer: LivePeer) -> tuple[int, int, dict[str, int]]:
         last = now
         return time.monotonic() - quiet_s > 0.3
 
-    eventually(quiet, within_s=60, what="a pause between two rounds")
+    eventually(quiet, what="a pause between two rounds")
     for event in [*peer.events(RoundCommitted), *peer.events(UpdateApplied)]:
         versions[event.slice] = max(versions.get(event.slice, 0), event.version)
     return last, time.monotonic_ns(), versions

@@ -13,9 +13,9 @@ from p2ptrain.control.address import socket_path, target_of_home
 from p2ptrain.control.client import ControlClient
 from p2ptrain.control.v1 import control_pb2 as pb
 from p2ptrain.events import InnerStepDone, LimitsChanged, StateChanged
-from tests.support.live_swarm import START_S, LivePeer, LiveSwarm, eventually, p2ptrain
+from tests.support.live_swarm import PATIENCE_S, LivePeer, LiveSwarm, eventually, p2ptrain
 
-pytestmark = [pytest.mark.swarm, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.swarm
 
 ROOT = Path(__file__).resolve().parents[2]
 NPM_S = 60.0
@@ -47,7 +47,7 @@ def mine(swarm) -> LivePeer:
 def client(mine):
     with ControlClient(target_of_home(mine.home)) as connected:
         connected.resume()
-        eventually(lambda: connected.status().state == "TRAINING", within_s=START_S, what="the peer trains")
+        eventually(lambda: connected.status().state == "TRAINING", what="the peer trains")
         yield connected
 
 
@@ -75,21 +75,20 @@ def test_status_names_what_the_journal_says_and_watch_gives_all_of_it(client, mi
 
 def test_a_paused_peer_stops_at_once_and_nobody_waits_for_it(client, mine, swarm) -> None:
     client.pause(reason="a test")
-    eventually(lambda: client.status().state == "PAUSED", within_s=START_S, what="the peer is paused")
-    eventually(lambda: mine.id in _away(swarm), within_s=START_S, what="the others know that it is away")
+    eventually(lambda: client.status().state == "PAUSED", what="the peer is paused")
+    eventually(lambda: mine.id in _away(swarm), what="the others know that it is away")
     done, before = steps(mine), versions(swarm)
     # If they waited for it, each of these rounds would take the manifest's 6 s.
-    eventually(lambda: versions(swarm) >= before + 15, within_s=START_S, what="the other goes on")
+    eventually(lambda: versions(swarm) >= before + 15, what="the other goes on")
     assert steps(mine) == done
     last = swarm.peers["other"].committed("0")[-1]
     assert mine.id in last.owners, "its place is kept"
     assert mine.id not in last.contributors
     assert client.why().sentence.startswith("PAUSED: a test")
     assert client.resume().sentence == "going on"
-    eventually(lambda: steps(mine) > done, within_s=START_S, what="it trains again")
+    eventually(lambda: steps(mine) > done, what="it trains again")
     eventually(
         lambda: mine.id in swarm.peers["other"].committed("0")[-1].contributors,
-        within_s=START_S,
         what="and contributes",
     )
     swarm.assert_same_digests()
@@ -103,7 +102,7 @@ def _away(swarm: LiveSwarm) -> set[str]:
 def test_finish_completes_the_round_before_it_pauses(client, mine) -> None:
     began = mine.committed("0")[-1].version
     assert "completes round" in client.finish().sentence
-    eventually(lambda: client.status().pausing.is_paused, within_s=START_S, what="the peer has finished")
+    eventually(lambda: client.status().pausing.is_paused, what="the peer has finished")
     assert mine.committed("0")[-1].version > began
 
 
@@ -123,9 +122,9 @@ def test_limits_take_effect_at_once_for_a_time_and_say_why(client, mine) -> None
     """How soon, as measured, is in docs/results/seat.md."""
     before = len(mine.records())
     client.set_limits({"compute_hours": never()}, duration_s=5)
-    eventually(lambda: paused_for(mine, before), within_s=START_S, what="the limit holds it back")
+    eventually(lambda: paused_for(mine, before), what="the limit holds it back")
     assert "outside its hours" in paused_for(mine, before)[0]
-    eventually(lambda: client.status().state == "TRAINING", within_s=START_S, what="the limit has run out")
+    eventually(lambda: client.status().state == "TRAINING", what="the limit has run out")
     assert len(client.limits().limits) == len(LimitsConfig.__slots__)
 
 
@@ -137,19 +136,18 @@ def test_limits_changed_in_the_profile_are_followed_and_what_is_set_comes_first(
     before = len(mine.records())
     assert limit("upload_mbps") == ("900.0", "profile")
     profile(swarm).write_text(f'[limits]\ncompute_hours = ["{never()}"]\nthreads = 2\n')
-    eventually(lambda: paused_for(mine, before), within_s=START_S, what="the profile's new limit holds it back")
+    eventually(lambda: paused_for(mine, before), what="the profile's new limit holds it back")
     assert limit("upload_mbps") == ("0.0", "default")
     profile(swarm).write_text("[limits]\nniceness = 33\n")
     problem = "limits.niceness = 33 is out of range; choose 0 to 19"
     eventually(
         lambda: any(problem in event.problem for event in mine.events(LimitsChanged)),
-        within_s=START_S,
         what="a profile that makes no sense is told",
     )
     assert limit("compute_hours")[1] == "profile", "and changes nothing"
     client.set_limits({"download_mbps": "800"})
     profile(swarm).write_text("[limits]\ndownload_mbps = 700.0\n")
-    eventually(lambda: client.status().state == "TRAINING", within_s=START_S, what="it trains again")
+    eventually(lambda: client.status().state == "TRAINING", what="it trains again")
     assert limit("download_mbps") == ("800.0", "set")
     client.set_limits({"download_mbps": ""})
     assert limit("download_mbps") == ("700.0", "profile")
@@ -166,7 +164,7 @@ def test_threads_are_a_flag_first_and_can_be_changed(client) -> None:
 def test_limits_that_cannot_be_kept_are_refused_with_status_2_and_those_without_effect_are_told(mine) -> None:
     def limits(*changes: str) -> subprocess.CompletedProcess[str]:
         command = p2ptrain("limits", *changes, "--home", str(mine.home))
-        return subprocess.run(command, capture_output=True, text=True, timeout=START_S, check=False)
+        return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
 
     for change, why in (
         ("nicenes=3", "did you mean niceness?"),
@@ -185,18 +183,18 @@ def test_limits_that_cannot_be_kept_are_refused_with_status_2_and_those_without_
 
 def test_a_pause_outlives_a_restart_and_a_long_one_leaves_the_swarm(client, mine, swarm) -> None:
     client.pause(7200)
-    eventually(
-        lambda: mine.id not in _holders(swarm), within_s=START_S, what="a pause of hours gives the place up at once"
-    )
+    eventually(lambda: mine.id not in _holders(swarm), what="a pause of hours gives the place up at once")
     client.leave()
-    eventually(lambda: mine.child.exit_status() is not None, within_s=START_S, what="the process ends")
+    eventually(lambda: mine.child.exit_status() is not None, what="the process ends")
     swarm.start_peer("mine", "0", "--profile", str(profile(swarm)))
     again = swarm.peers["mine"]
-    eventually(lambda: again.state() == "PAUSED", within_s=START_S, what=f"still paused\n{again.log()}")
-    shown = subprocess.run(p2ptrain("why", "--home", str(mine.home)), capture_output=True, text=True, timeout=START_S)
+    eventually(lambda: again.state() == "PAUSED", what=f"still paused\n{again.log()}")
+    shown = subprocess.run(
+        p2ptrain("why", "--home", str(mine.home)), capture_output=True, text=True, timeout=PATIENCE_S
+    )
     assert shown.stdout.startswith("PAUSED: you paused it until"), shown
-    subprocess.run(p2ptrain("resume", "--home", str(mine.home)), check=True, timeout=START_S)
-    eventually(lambda: again.state() == "TRAINING", within_s=START_S, what=f"it trains again\n{again.log()}")
+    subprocess.run(p2ptrain("resume", "--home", str(mine.home)), check=True, timeout=PATIENCE_S)
+    eventually(lambda: again.state() == "TRAINING", what=f"it trains again\n{again.log()}")
 
 
 def _holders(swarm: LiveSwarm) -> set[str]:
@@ -220,7 +218,7 @@ def test_an_independent_implementation_can_command_it(client, mine, tmp_path) ->
     script = shutil.copy(ROOT / "tests/support/grpc_js_client.js", tmp_path)
     proto = ROOT / "proto/p2ptrain/control/v1/control.proto"
     run = subprocess.run(
-        ["node", script, str(proto), str(socket_path(mine.home))], capture_output=True, text=True, timeout=START_S
+        ["node", script, str(proto), str(socket_path(mine.home))], capture_output=True, text=True, timeout=PATIENCE_S
     )
     assert run.returncode == 0, run.stderr
     said = json.loads(run.stdout)

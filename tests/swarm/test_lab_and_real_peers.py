@@ -16,7 +16,7 @@ from p2ptrain.node import checkpoint
 from p2ptrain.node.virtual_swarm import VirtualSwarm
 from tests.support.live_swarm import LivePeer, LiveSwarm, eventually, stop_gently
 
-pytestmark = [pytest.mark.swarm, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.swarm
 
 INNER_STEPS = 400
 """Two seconds or more: a peer that is ready first is still in its first round when the other one is ready, too."""
@@ -73,8 +73,8 @@ def _real_run(folder: Path, owned: Mapping[str, str], rounds: int) -> list[LiveP
                 peer.check()
             return all(peer.state() == "COMPLETE" for peer in peers)
 
-        eventually(complete, within_s=120.0, what="both peers complete the run")
-        stop_gently(peers, within_s=10.0)
+        eventually(complete, what="both peers complete the run")
+        stop_gently(peers)
     return peers
 
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from p2ptrain.events import MetricsServed
-from tests.support.live_swarm import START_S, LivePeer, LiveSwarm, eventually
+from tests.support.live_swarm import PATIENCE_S, LivePeer, LiveSwarm, eventually
 
-pytestmark = [pytest.mark.swarm, pytest.mark.timeout(400)]
+pytestmark = pytest.mark.swarm
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def test_promtool_has_nothing_to_say_about_a_running_peer(peer: LivePeer) -> Non
     promtool = shutil.which("promtool")
     if promtool is None:
         pytest.skip("promtool is not installed; Debian has it in the package prometheus")
-    with urllib.request.urlopen(metrics_of(peer), timeout=START_S) as answer:
+    with urllib.request.urlopen(metrics_of(peer), timeout=PATIENCE_S) as answer:
         text = answer.read()
     assert b"process_resident_memory_bytes" in text
     done = subprocess.run([promtool, "check", "metrics"], input=text, capture_output=True, check=False)
@@ -58,23 +58,23 @@ def test_prometheus_reads_a_peer(peer: LivePeer, tmp_path: Path) -> None:
         def value(query: str) -> float:
             url = f"http://127.0.0.1:{port}/api/v1/query?{urllib.parse.urlencode({'query': query})}"
             try:
-                with urllib.request.urlopen(url, timeout=5) as answer:
+                with urllib.request.urlopen(url, timeout=PATIENCE_S) as answer:
                     results = json.load(answer)["data"]["result"]
             except OSError:  # it is starting
                 return 0.0
             return float(results[0]["value"][1]) if results else 0.0
 
-        eventually(lambda: value("up") == 1, within_s=START_S, what="Prometheus has read the peer")
+        eventually(lambda: value("up") == 1, what="Prometheus has read the peer")
         # Each once more if need be: on a busy machine a reading can miss its second.
         for query in ("p2ptrain_peer_tokens_total", "p2ptrain_peer_slice_version", "process_resident_memory_bytes"):
-            eventually(lambda query=query: value(query) > 0, within_s=START_S, what=f"{query} is read")
+            eventually(lambda query=query: value(query) > 0, what=f"{query} is read")
         info = f'p2ptrain_peer_info{{peer="{peer.id}"}}'
-        eventually(lambda: value(info) == 1, within_s=START_S, what=f"{info} is read")
+        eventually(lambda: value(info) == 1, what=f"{info} is read")
         grows = "rate(p2ptrain_peer_tokens_total[10s])"
-        eventually(lambda: value(grows) > 0, within_s=START_S, what="tokens rise between two readings")
+        eventually(lambda: value(grows) > 0, what="tokens rise between two readings")
     finally:
         running.terminate()
-        running.wait(timeout=START_S)
+        running.wait(timeout=PATIENCE_S)
 
 
 def test_without_a_terminal_each_printed_line_is_an_object(peer: LivePeer) -> None:

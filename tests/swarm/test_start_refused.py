@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 
 from p2ptrain.identity.keys import Identity
-from tests.support.live_swarm import LiveSwarm, p2ptrain, stop_gently
+from tests.support.live_swarm import PATIENCE_S, LiveSwarm, p2ptrain, stop_gently
 
-pytestmark = [pytest.mark.swarm, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.swarm
 NOBODY = f"/ip4/127.0.0.1/tcp/9/p2p/{Identity.from_seed(bytes(32)).peer_id}"
 
 
 def refused(*arguments: str, num_problems: int = 1) -> str:
     """What the command says when it ends with status 2: a line for each problem."""
-    done = subprocess.run(p2ptrain(*arguments), capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(p2ptrain(*arguments), capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     assert done.returncode == 2, f"status {done.returncode}\n{done.stdout}\n{done.stderr}"
     assert "Traceback" not in done.stderr
     lines = done.stderr.strip().splitlines()
@@ -37,7 +37,7 @@ def swarm(tmp_path_factory: pytest.TempPathFactory) -> "LiveSwarm":
     with LiveSwarm(tmp_path_factory.mktemp("swarm"), rounds=20) as live:
         peer = live.start_peer("peer", "0")
         peer.wait_for_version("common", 3)
-        assert stop_gently([peer], within_s=10.0) == {"peer": 0}
+        assert stop_gently([peer]) == {"peer": 0}
         yield live
 
 
@@ -128,7 +128,7 @@ def test_corrupt_checkpoint_is_refused_and_fetched_anew_when_asked(swarm: LiveSw
     again = swarm.start_peer("again", "0", "--refetch", home=home)
     again.wait_for_version("common", 1)
     assert (home / "checkpoint.corrupt-1").read_bytes() == bytes(data)
-    stop_gently([again], within_s=10.0)
+    stop_gently([again])
 
 
 def test_home_that_another_peer_is_using(swarm: LiveSwarm) -> None:
@@ -136,7 +136,7 @@ def test_home_that_another_peer_is_using(swarm: LiveSwarm) -> None:
     assert using.id
     said = refused(*start(swarm, using.home))
     assert f"in use by process {using.child.pid}" in said
-    stop_gently([using], within_s=10.0)
+    stop_gently([using])
 
 
 def test_python_that_is_too_old(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from p2ptrain.events import Evaluated, SlicesClaimed, StateFetched, StateResumed, UpdateApplied
 from p2ptrain.node import checkpoint
 from tests.support.live_swarm import (
-    START_S,
+    PATIENCE_S,
     LiveSwarm,
     eventually,
     is_running,
@@ -18,7 +18,7 @@ from tests.support.live_swarm import (
     stop_gently,
 )
 
-pytestmark = [pytest.mark.swarm, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.swarm
 
 
 def test_four_peers_spread_over_the_slices_and_agree_on_every_bit(tmp_path: Path) -> None:
@@ -38,7 +38,7 @@ def test_four_peers_spread_over_the_slices_and_agree_on_every_bit(tmp_path: Path
 
         daemons = [pid for peer in peers for pid in peer.daemons()]
         assert len(daemons) == 4
-        assert set(stop_gently(peers, within_s=20.0).values()) == {0}
+        assert set(stop_gently(peers).values()) == {0}
         assert not any(map(is_running, daemons))
         swarm.assert_same_digests()
         _assert_published_weights_are_the_same_for_all(tmp_path, "abcd")
@@ -67,10 +67,10 @@ def _assert_model_can_be_used(home: Path, out: Path) -> None:
         p2ptrain("generate", "--home", str(home), "--prompt", "def ", "--bytes", "30", "--seed", "1"),
         capture_output=True,
         check=True,
-        timeout=60,
+        timeout=PATIENCE_S,
     )
     assert len(text.stdout) >= 30
-    subprocess.run(p2ptrain("export", "--home", str(home), "--out", str(out)), check=True, timeout=60)
+    subprocess.run(p2ptrain("export", "--home", str(home), "--out", str(out)), check=True, timeout=PATIENCE_S)
     assert (out / "model.safetensors").stat().st_size > 26_784 * 4
 
 
@@ -81,12 +81,13 @@ def test_late_peer_fetches_verified_state_and_contributes(tmp_path: Path) -> Non
         late = swarm.start_peer("late", "0")
         eventually(
             lambda: any(late.id in event.contributors for event in first.committed("0")),
-            within_s=START_S,
             what="the late peer contributes to slice 0",
         )
-        fetched = {event.slice for event in late.events(StateFetched) if event.part == "anchor"}
+        # Whole, or by the rounds that it missed if the owner had gone on before its state was through.
+        fetched = {event.slice for event in late.events(StateFetched) if event.part in ("anchor", "replay")}
         assert fetched == {"common", "0"}
-        late.wait_for_version("0", late.committed("0")[0].version + 3)
+        joined = eventually(lambda: late.committed("0"), what="the late peer votes, too")[0].version
+        late.wait_for_version("0", joined + 3)
         swarm.assert_same_digests()
 
 
@@ -94,11 +95,10 @@ def test_peer_chooses_the_slice_without_an_owner(tmp_path: Path) -> None:
     with LiveSwarm(tmp_path) as swarm:
         swarm.start_peer("a", "0").wait_for_version("0", 2)
         other = swarm.start_peer("b")
-        claimed = eventually(lambda: other.events(SlicesClaimed), within_s=START_S, what="b claims")
+        claimed = eventually(lambda: other.events(SlicesClaimed), what="b claims")
         assert claimed[0].slices == ["common", "1"]
         eventually(
             lambda: any(event.slice == "0" for event in other.events(UpdateApplied)),
-            within_s=START_S,
             what="b receives updates of the slice that it does not own",
         )
 
@@ -108,16 +108,15 @@ def test_restarted_peer_resumes_from_its_disk_and_catches_up(tmp_path: Path) -> 
         stays, returns = swarm.start_peer("stays", "0"), swarm.start_peer("returns", "0")
         for slice_id in ("common", "0"):
             returns.wait_for_version(slice_id, 6)
-        assert stop_gently([returns], within_s=10.0) == {"returns": 0}
+        assert stop_gently([returns]) == {"returns": 0}
         gone_at = stays.committed("common")[-1].version
         stays.wait_for_version("common", gone_at + 5)
         again = swarm.start_peer("returns")
-        resumed = eventually(lambda: again.events(StateResumed), within_s=START_S, what="it resumes")
+        resumed = eventually(lambda: again.events(StateResumed), what="it resumes")
         assert {resumed[-1].versions[slice_id] >= 6 for slice_id in ("common", "0")} == {True}
         assert again.events(SlicesClaimed)[-1].slices == ["common", "0"], "it keeps the slice whose state it has"
         eventually(
             lambda: again.id in stays.committed("0")[-1].contributors,
-            within_s=START_S,
             what="the returned peer contributes again",
         )
         swarm.assert_same_digests()
@@ -150,5 +149,5 @@ def test_peers_of_other_settings_never_meet(tmp_path: Path) -> None:
 def test_single_peer_owning_everything_trains_alone_and_completes_the_run(tmp_path: Path) -> None:
     with LiveSwarm(tmp_path, slices=1, rounds=5) as swarm:
         alone = swarm.start_peer("alone", "all")
-        eventually(lambda: alone.state() == "COMPLETE", within_s=START_S, what="the run is complete")
+        eventually(lambda: alone.state() == "COMPLETE", what="the run is complete")
         assert [event.version for event in alone.committed("0")] == [1, 2, 3, 4, 5]

@@ -26,7 +26,7 @@ async def test_a_large_blob_comes_from_all_holders_and_every_byte_once(tmp_path:
         refs = [holder.blobs.store.hold("test", data) for holder in holders]
         for holder in holders:  # equal links, or one of them may be done before the others have begun
             holder.node.upload.mbps = 200
-        received, _ = await asker.blobs.fetch(refs[0], [h.peer for h in holders], silence_timeout_s=5.0, what="data")
+        received, _ = await asker.blobs.fetch(refs[0], [h.peer for h in holders], silence_timeout_s=30.0, what="data")
         assert BlobRef.of(received) == refs[0]
         assert all(h.node.traffic.sent_bytes > 8 * MEGABYTE for h in holders)
         assert asker.node.traffic.received_bytes < len(data) + MEGABYTE
@@ -41,7 +41,7 @@ async def test_who_of_several_donors_lied_is_found_out_and_he_alone_is_accused(t
         liar.blobs.store._data[refs[0].sha256] = memoryview(forged)
         for holder in holders:
             holder.node.upload.mbps = 200
-        received, _ = await asker.blobs.fetch(refs[0], [h.peer for h in holders], silence_timeout_s=5.0, what="data")
+        received, _ = await asker.blobs.fetch(refs[0], [h.peer for h in holders], silence_timeout_s=30.0, what="data")
         assert BlobRef.of(received) == refs[0]
         assert asker.liars == [liar.peer]
 
@@ -51,7 +51,7 @@ async def test_two_who_want_the_same_blob_share_one_transfer(tmp_path: Path) -> 
         ref = holder.blobs.store.hold("test", os.urandom(3 * MEGABYTE))
 
         def fetch() -> "asyncio.Task[tuple[memoryview, PeerId]]":
-            return asyncio.create_task(asker.blobs.fetch(ref, [holder.peer], silence_timeout_s=5.0, what="data"))
+            return asyncio.create_task(asker.blobs.fetch(ref, [holder.peer], silence_timeout_s=30.0, what="data"))
 
         gives_up, *others = [fetch() for _ in range(5)]
         await asyncio.sleep(0)
@@ -64,7 +64,7 @@ async def test_two_who_want_the_same_blob_share_one_transfer(tmp_path: Path) -> 
         await asyncio.sleep(0.001)
         alone.cancel()
         await asyncio.gather(alone, return_exceptions=True)
-        again, _ = await asker.blobs.fetch(ref, [holder.peer], silence_timeout_s=5.0, what="data")
+        again, _ = await asker.blobs.fetch(ref, [holder.peer], silence_timeout_s=30.0, what="data")
         assert BlobRef.of(again) == ref
         assert not asker.blobs._in_flight
 
@@ -76,8 +76,8 @@ async def test_caps_hold_within_five_percent_over_any_ten_seconds(tmp_path: Path
         blobs = [os.urandom(30 * MEGABYTE) for _ in range(2)]
         slow, fast = holder.blobs.store.hold("a", blobs[0]), other.blobs.store.hold("b", blobs[1])
         tasks = [
-            asyncio.create_task(free.blobs.fetch(slow, [holder.peer], silence_timeout_s=5.0, what="up")),
-            asyncio.create_task(capped.blobs.fetch(fast, [other.peer], silence_timeout_s=5.0, what="down")),
+            asyncio.create_task(free.blobs.fetch(slow, [holder.peer], silence_timeout_s=30.0, what="up")),
+            asyncio.create_task(capped.blobs.fetch(fast, [other.peer], silence_timeout_s=30.0, what="down")),
         ]
         samples = []
         began_s = time.monotonic()
@@ -103,11 +103,11 @@ async def test_a_cap_can_be_lifted_while_bytes_flow(tmp_path: Path) -> None:
     async with parties(tmp_path, 2) as (holder, asker):
         holder.node.upload.mbps = 1
         ref = holder.blobs.store.hold("test", os.urandom(5 * MEGABYTE))
-        task = asyncio.create_task(asker.blobs.fetch(ref, [holder.peer], silence_timeout_s=5.0, what="data"))
+        task = asyncio.create_task(asker.blobs.fetch(ref, [holder.peer], silence_timeout_s=30.0, what="data"))
         await asyncio.sleep(0.5)
         assert asker.node.traffic.received_bytes < 200_000
         holder.node.upload.mbps = None
-        async with asyncio.timeout(5.0):
+        async with asyncio.timeout(60.0):
             await task
 
 
@@ -131,12 +131,12 @@ async def test_garbage_floods_and_silent_streams_are_turned_away_and_others_serv
         assert {peer for peer, _ in accused} == {hostile.peer}
         # Well-formed calls are not heard any more either; others' are.
         with pytest.raises(PeerUnreachable, match="not listened to"):
-            await hostile.node.call(victim.peer, "status", pb.StatusRequest(), pb.StatusReply, timeout_s=5.0)
+            await hostile.node.call(victim.peer, "status", pb.StatusRequest(), pb.StatusReply, timeout_s=30.0)
         with pytest.raises(BlobUnavailable):
             await hostile.blobs.fetch(ref, [victim.peer], silence_timeout_s=2.0, what="data")
-        reply = await honest.node.call(victim.peer, "status", pb.StatusRequest(), pb.StatusReply, timeout_s=5.0)
+        reply = await honest.node.call(victim.peer, "status", pb.StatusRequest(), pb.StatusReply, timeout_s=30.0)
         assert reply.peer == victim.peer
-        received, _ = await honest.blobs.fetch(ref, [victim.peer], silence_timeout_s=5.0, what="data")
+        received, _ = await honest.blobs.fetch(ref, [victim.peer], silence_timeout_s=30.0, what="data")
         assert BlobRef.of(received) == ref
         for _, _, writer in idle:
             writer.close()
@@ -155,7 +155,7 @@ async def test_calls_that_are_cancelled_leave_nothing_behind(tmp_path: Path) -> 
         for _ in range(20):
             with pytest.raises(PeerUnreachable):
                 await hostile.node.call(victim.peer, "never", pb.StatusRequest(), pb.Ack, timeout_s=0.05)
-        async with asyncio.timeout(5.0):
+        async with asyncio.timeout(60.0):
             while len(tasks) > before:  # noqa: ASYNC110 - hivemind tells nobody
                 await asyncio.sleep(0.01)
 

@@ -12,7 +12,7 @@ from p2ptrain.swarm.directory import is_valid_record
 from p2ptrain.wire.blobs import BlobExchange
 from p2ptrain.wire.libp2p import Libp2pNode, NodeOptions
 
-pytestmark = [pytest.mark.swarm, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.swarm
 
 
 def free_port(kind: int, host: str) -> int:

@@ -64,7 +64,7 @@ class Everybody:
     async def publish(self, claim: Claim) -> bool:
         return True
 
-    async def claims(self) -> Mapping[PeerId, Claim]:
+    async def claims(self, *, elsewhere: bool = False) -> Mapping[PeerId, Claim]:
         return self._claims
 
 
