@@ -38,6 +38,7 @@ from p2ptrain.wire import callback
 from p2ptrain.wire.crowd import Connection
 from p2ptrain.wire.daemon_options import daemon_options, tcp_address
 from p2ptrain.wire.doorkeeper import Doorkeeper
+from p2ptrain.wire.hivemind_repairs import closes_its_sockets, noticed
 from p2ptrain.wire.port_mapping import RENEW_S, map_port
 from p2ptrain.wire.rate_limit import RateLimit, UplinkMeter
 from p2ptrain.wire.reach import Reach, Sighting, Way, first_guess, is_relayed, judged, planned_relayed_mbps
@@ -264,7 +265,7 @@ class Libp2pNode:
 
     async def current_addresses(self) -> list[str]:
         """Where others can dial us now; they change when the machine moves to another network."""
-        with contextlib.suppress(*_CALL_FAILED, ValueError):
+        with contextlib.suppress(*_CALL_FAILED, ValueError), closes_its_sockets():
             self.addresses = [str(address) for address in await self._p2p.get_visible_maddrs(latest=True)]
         return self.addresses
 
@@ -278,14 +279,15 @@ class Libp2pNode:
         if not transports:
             return False
         try:
-            await self._p2p._client.connect(_hivemind_id(PeerId(addresses[0].rpartition("/p2p/")[2])), transports)
+            with closes_its_sockets():
+                await self._p2p._client.connect(_hivemind_id(PeerId(addresses[0].rpartition("/p2p/")[2])), transports)
         except _CALL_FAILED:
             return False
         return True
 
     async def hang_up(self, *peers: PeerId) -> None:
         """Close every connection to these peers, or to everybody; the next call dials anew."""
-        with contextlib.suppress(*_CALL_FAILED):
+        with contextlib.suppress(*_CALL_FAILED), closes_its_sockets():
             named = [_hivemind_id(peer) for peer in peers]
             for peer in named or [info.peer_id for info in await self._p2p.list_peers()]:
                 await self._p2p._client.disconnect(peer)
@@ -293,7 +295,7 @@ class Libp2pNode:
     async def paths(self) -> dict[PeerId, bool]:
         """The peers that we are connected to, and whether only by a relay."""
         found: dict[PeerId, bool] = {}
-        with contextlib.suppress(*_CALL_FAILED):
+        with contextlib.suppress(*_CALL_FAILED), closes_its_sockets():
             for info in await self._p2p._client.list_peers():
                 peer, relayed = PeerId(info.peer_id.to_base58()), all(is_relayed(str(a)) for a in info.addrs)
                 found[peer] = found.get(peer, True) and relayed
@@ -301,7 +303,7 @@ class Libp2pNode:
 
     async def connections(self) -> list[Connection]:
         """All that are open now; empty if p2pd cannot be asked."""
-        with contextlib.suppress(*_CALL_FAILED):
+        with contextlib.suppress(*_CALL_FAILED), closes_its_sockets():
             found = [(i.peer_id, str(a)) for i in await self._p2p._client.list_peers() for a in i.addrs]
             hosts = [(peer, "" if is_relayed(address) else _hosts([address])[0]) for peer, address in found]
             return [Connection(PeerId(peer.to_base58()), host) for peer, host in hosts]
@@ -374,10 +376,9 @@ class Libp2pNode:
     async def _serve_relay(self, limits: RelayLimits) -> None:
         async def open_stop(peer: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
             try:
-                _, reader, writer = await self._p2p.call_binary_stream_handler(PeerID(peer), STOP)
+                return await _stream(self._p2p, PeerID(peer), STOP)
             except _CALL_FAILED as error:
                 raise ConnectionError(f"not connected: {error}") from error
-            return reader, writer
 
         own = [Multiaddr(address).to_bytes() for address in self.addresses]
         relay = self.relay = Relay(limits, open_stop, own)
@@ -509,7 +510,7 @@ class Libp2pNode:
             PeerUnreachable: the peer cannot be dialled, or the link broke inside the block.
         """
         try:
-            _, reader, writer = await self._p2p.call_binary_stream_handler(_hivemind_id(peer), name)
+            reader, writer = await _stream(self._p2p, _hivemind_id(peer), name)
             try:
                 yield reader, writer
             finally:
@@ -601,7 +602,7 @@ async def _sightings(p2p: P2P, options: NodeOptions) -> list[Sighting]:
         by = PeerId(address.rpartition("/p2p/")[2])
         try:
             async with asyncio.timeout(callback.ASK_TIMEOUT_S):
-                _, reader, writer = await p2p.call_binary_stream_handler(_hivemind_id(by), callback.CALL_BACK)
+                reader, writer = await _stream(p2p, _hivemind_id(by), callback.CALL_BACK)
                 try:
                     return await callback.ask(by, options.port, reader, writer)
                 finally:
@@ -670,6 +671,8 @@ async def _join(options: NodeOptions, sockets: Path, reach: Reach, by: Sequence[
         except P2PDaemonError as error:
             raise NetworkSetupError(_start_failure(options, str(error))) from error
         undo.push_async_callback(p2p.shutdown)
+        connector = p2p._client.control.daemon_connector
+        connector.open_connection = noticed(connector.open_connection)
         p2p._client.control._pending_calls = _PendingCalls()
         p2p._client.control._handler_tasks = _HandlerTasks()
         try:
@@ -690,6 +693,14 @@ async def _join(options: NodeOptions, sockets: Path, reach: Reach, by: Sequence[
         dht.protocol.storage, dht.protocol.cache = storage, cache
         undo.pop_all()
     return _Running(p2p, dht, reach, room)
+
+
+async def _stream(p2p: P2P, peer: Any, name: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Open a stream to hivemind's id ``peer``; the caller closes it."""
+    with closes_its_sockets() as opened:
+        _, reader, writer = await p2p.call_binary_stream_handler(peer, name)
+        opened.clear()
+    return reader, writer
 
 
 def _unmeasured(options: NodeOptions) -> str:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import os
 import queue
 import signal
@@ -265,3 +266,30 @@ async def test_claims_elsewhere_are_those_that_other_nodes_keep_also_after_all_o
             assert set(await directory.claims(elsewhere=True)) == {one.peer, other.peer}
         one.node._dht.protocol.storage.clear()
         assert set(await directories[0].claims()) == {one.peer, other.peer}
+
+
+async def test_a_question_to_p2pd_that_is_cancelled_leaves_no_socket_open(tmp_path: Path) -> None:
+    async with parties(tmp_path, 2) as (asker, other):
+
+        async def open_a_stream() -> None:
+            async with asker.node.open_stream(other.peer, "nobody/serves/this"):
+                pass
+
+        questions: list[Callable[[], Awaitable[object]]] = [
+            asker.node.connections,
+            asker.node.paths,
+            asker.node.current_addresses,
+            lambda: asker.node.dial(*other.node.addresses),
+            open_a_stream,
+            lambda: asker.node.hang_up(other.peer),
+        ]
+        for turns in range(9):
+            for ask in questions:
+                question = asyncio.ensure_future(ask())
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                question.cancel()
+                await asyncio.wait([question])
+                if not question.cancelled():
+                    question.exception()  # the daemon was faster than we, and may have refused
+        gc.collect()  # a socket that nobody closed complains now, which pytest makes an error
