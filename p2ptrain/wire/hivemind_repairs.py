@@ -1,18 +1,25 @@
 """What hivemind 1.1.12 gets wrong inside, made good by what ``wire/libp2p.py`` puts in its place.
 
 Nothing here imports hivemind: these are tables and functions of the shape that its control client
-(hivemind/p2p/p2p_daemon_bindings/control.py) expects. Each says which function of it can be trusted again when
-hivemind does better.
+(hivemind/p2p/p2p_daemon_bindings/control.py) expects.
 """
 
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Iterator
 from contextvars import ContextVar
+from typing import Any
 
 _Opened = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 _open_sockets: ContextVar[list[asyncio.StreamWriter] | None] = ContextVar("open_sockets", default=None)
+
+
+def repair(control: Any) -> None:
+    """Make a ``ControlClient`` safe against late answers and cancelled calls, and its sockets known; before its use."""
+    control._pending_calls = PendingCalls()
+    control._handler_tasks = HandlerTasks()
+    control.daemon_connector.open_connection = _noticed(control.daemon_connector.open_connection)
 
 
 @contextlib.contextmanager
@@ -21,7 +28,6 @@ def closes_its_sockets() -> Iterator[list[asyncio.StreamWriter]]:
 
     hivemind's questions to p2pd (``list_peers``, ``disconnect``, ``connect``, ``identify``, ``stream_open``) open a
     socket each and leave it open when they are cancelled. Closing does not wait, so whoever cancels gets on at once.
-    Works for what ``noticed`` was wrapped around.
     """
     opened: list[asyncio.StreamWriter] = []
     token = _open_sockets.set(opened)
@@ -33,7 +39,7 @@ def closes_its_sockets() -> Iterator[list[asyncio.StreamWriter]]:
             writer.close()
 
 
-def noticed(open_connection: Callable[[], Awaitable[_Opened]]) -> Callable[[], Awaitable[_Opened]]:
+def _noticed(open_connection: Callable[[], Awaitable[_Opened]]) -> Callable[[], Awaitable[_Opened]]:
     """``DaemonConnector.open_connection``, so that ``closes_its_sockets`` knows what it opened."""
 
     async def open_and_notice() -> _Opened:
@@ -43,3 +49,39 @@ def noticed(open_connection: Callable[[], Awaitable[_Opened]]) -> Callable[[], A
         return reader, writer
 
     return open_and_notice
+
+
+class _Answer(asyncio.Future[Any]):
+    """An answer that may come after its caller has given up."""
+
+    def set_result(self, result: Any) -> None:
+        if not self.done():
+            super().set_result(result)
+
+    def set_exception(self, exception: type | BaseException) -> None:
+        if not self.done():
+            super().set_exception(exception)
+
+
+class PendingCalls(dict[Any, "asyncio.Future[Any]"]):
+    """hivemind's table of unanswered calls, made safe against late answers.
+
+    Its reader sets the result of a call whose deadline has just passed, which raises and ends the reader: no call of
+    this process is ever answered again (hivemind 1.1.12, control.py, _read_from_persistent_conn). A process that was
+    frozen hits this when it goes on, because then deadlines and answers are all due at once.
+    """
+
+    def __setitem__(self, call: Any, answer: "asyncio.Future[Any]") -> None:
+        super().__setitem__(call, _Answer(loop=answer.get_loop()))
+
+
+class HandlerTasks(dict[Any, "asyncio.Task[Any]"]):
+    """hivemind's table of calls being answered, which forgets those that their caller has cancelled.
+
+    hivemind removes an entry at the end of its handler, which a cancelled one does not reach: who calls and cancels
+    would fill the table (hivemind 1.1.12, control.py, _handle_persistent_request).
+    """
+
+    def __setitem__(self, call: Any, task: "asyncio.Task[Any]") -> None:
+        super().__setitem__(call, task)
+        task.add_done_callback(lambda _: self.pop(call, None))

@@ -7,11 +7,8 @@ measurements.
 
 import asyncio
 import contextlib
-import errno
-import ipaddress
 import os
 import shutil
-import socket
 import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
@@ -19,7 +16,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-import psutil
 from google.protobuf.message import DecodeError, Message
 from hivemind.dht import DHTNode
 from hivemind.dht.routing import DHTID
@@ -38,12 +34,13 @@ from p2ptrain.wire import callback
 from p2ptrain.wire.crowd import Connection
 from p2ptrain.wire.daemon_options import daemon_options, tcp_address
 from p2ptrain.wire.doorkeeper import Doorkeeper
-from p2ptrain.wire.hivemind_repairs import closes_its_sockets, noticed
+from p2ptrain.wire.hivemind_repairs import closes_its_sockets, repair
 from p2ptrain.wire.port_mapping import RENEW_S, map_port
 from p2ptrain.wire.rate_limit import RateLimit, UplinkMeter
 from p2ptrain.wire.reach import Reach, Sighting, Way, first_guess, is_relayed, judged, planned_relayed_mbps
 from p2ptrain.wire.record_room import RecordRoom
 from p2ptrain.wire.relay import HOP, STOP, Relay, take_place
+from p2ptrain.wire.this_machine import check_can_listen, free_port, hosts, is_loopback, own_ips
 
 _CALL_FAILED = (P2PDaemonError, P2PHandlerError, ControlFailure, OSError, EOFError, TimeoutError)
 _START_TIMEOUT_S = 60.0
@@ -213,9 +210,9 @@ class Libp2pNode:
             NetworkSetupError: the address is taken or not ours, a bootstrap's address is malformed, or none answers.
         """
         check_addresses(options.bootstraps)
-        _check_can_listen(options)
+        check_can_listen(options.host, options.port)
         if options.port == 0 and options.reach != "direct":
-            options = replace(options, port=_free_port(options.host))  # the one that was tried is the one we keep
+            options = replace(options, port=free_port(options.host))  # the one that was tried is the one we keep
         sockets = options.sockets.absolute()
         if len(os.fsencode(sockets)) > _MAX_SOCKET_FOLDER_BYTES:
             sockets = Path(tempfile.gettempdir()) / f"p2ptrain-{os.getuid()}-{options.peer[-12:]}"
@@ -305,8 +302,8 @@ class Libp2pNode:
         """All that are open now; empty if p2pd cannot be asked."""
         with contextlib.suppress(*_CALL_FAILED), closes_its_sockets():
             found = [(i.peer_id, str(a)) for i in await self._p2p._client.list_peers() for a in i.addrs]
-            hosts = [(peer, "" if is_relayed(address) else _hosts([address])[0]) for peer, address in found]
-            return [Connection(PeerId(peer.to_base58()), host) for peer, host in hosts]
+            named = [(peer, "" if is_relayed(address) else hosts([address])[0]) for peer, address in found]
+            return [Connection(PeerId(peer.to_base58()), host) for peer, host in named]
         return []
 
     @property
@@ -319,7 +316,7 @@ class Libp2pNode:
         if self._options.reach != "auto" or _is_alone(self._options):
             return None
         sightings = await _sightings(self._p2p, self._options)
-        return judged(_own_ips(), self._options.port, sightings, self.reach.way) if sightings else None
+        return judged(own_ips(), self._options.port, sightings, self.reach.way) if sightings else None
 
     async def seen_by_bootstraps(self, port: int) -> list[Sighting]:
         """What the bootstraps that answer see of this machine, and whether they can call ``port`` on it."""
@@ -584,10 +581,10 @@ async def _join_as_reachable(options: NodeOptions, sockets: Path) -> _Running:
         return await _join_by_any(options, sockets, Reach(way=way, nat="unknown", reason=_unmeasured(options)))
     if options.map_port:
         await map_port(options.port)
-    own_ips = _own_ips()
-    guess = first_guess(own_ips, _hosts(options.bootstraps))
+    ips = own_ips()
+    guess = first_guess(ips, hosts(options.bootstraps))
     running = await _join_by_any(options, sockets, Reach(way=guess, nat="unknown", reason="not asked yet"))
-    found = judged(own_ips, options.port, await _sightings(running.p2p, options), guess)
+    found = judged(ips, options.port, await _sightings(running.p2p, options), guess)
     if found.way == guess:
         return replace(running, reach=found)
     await running.dht.shutdown()
@@ -642,7 +639,7 @@ async def _join(options: NodeOptions, sockets: Path, reach: Reach, by: Sequence[
     arguments, flags = daemon_options(
         reach,
         listen=[tcp_address(options.host, options.port), *options.also_listen],
-        own_ips=_own_ips(),
+        own_ips=own_ips(),
         port=options.port,
         announce=options.announce,
         relays=options.bootstraps,
@@ -671,10 +668,7 @@ async def _join(options: NodeOptions, sockets: Path, reach: Reach, by: Sequence[
         except P2PDaemonError as error:
             raise NetworkSetupError(_start_failure(options, str(error))) from error
         undo.push_async_callback(p2p.shutdown)
-        connector = p2p._client.control.daemon_connector
-        connector.open_connection = noticed(connector.open_connection)
-        p2p._client.control._pending_calls = _PendingCalls()
-        p2p._client.control._handler_tasks = _HandlerTasks()
+        repair(p2p._client.control)
         try:
             async with asyncio.timeout(_BOOTSTRAP_TIMEOUT_S):
                 dht = await DHTNode.create(
@@ -707,41 +701,11 @@ def _unmeasured(options: NodeOptions) -> str:
     return "everybody is on this machine" if _is_alone(options) else "as configured"
 
 
-def _hosts(addresses: Sequence[str]) -> list[str]:
-    """IP addresses and names in multiaddresses."""
-    return [parts[2] for parts in (address.split("/") for address in addresses) if len(parts) > 2]
-
-
 def _is_alone(options: NodeOptions) -> bool:
     """Whether nobody outside this machine is concerned."""
-    if options.calls_back and not _is_loopback(options.host):
+    if options.calls_back and not is_loopback(options.host):
         return False
-    return all(map(_is_loopback, _hosts(options.bootstraps)))
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def _own_ips() -> list[str]:
-    """Of all interfaces but the loopback's."""
-    found = [a.address for addresses in psutil.net_if_addrs().values() for a in addresses]
-    ips = []
-    for text in found:
-        with contextlib.suppress(ValueError):  # hardware addresses
-            ip = ipaddress.ip_address(text)
-            if not ip.is_loopback and not ip.is_link_local:
-                ips.append(text)
-    return ips
-
-
-def _free_port(host: str) -> int:
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.bind((host, 0))
-        return int(probe.getsockname()[1])
+    return all(map(is_loopback, hosts(options.bootstraps)))
 
 
 class _Daemon(P2P):  # type: ignore[misc]  # hivemind has no type information
@@ -767,45 +731,6 @@ class _Daemon(P2P):  # type: ignore[misc]  # hivemind has no type information
     @classmethod
     def _make_process_args(cls, *args: Any, **kwargs: Any) -> list[str]:
         return [*cls.launcher, *P2P._make_process_args(*args, **kwargs), *cls.flags]
-
-
-class _Answer(asyncio.Future[Any]):
-    """An answer that may come after its caller has given up."""
-
-    def set_result(self, result: Any) -> None:
-        if not self.done():
-            super().set_result(result)
-
-    def set_exception(self, exception: type | BaseException) -> None:
-        if not self.done():
-            super().set_exception(exception)
-
-
-class _PendingCalls(dict[Any, "asyncio.Future[Any]"]):
-    """hivemind's table of unanswered calls, made safe against late answers.
-
-    Its reader sets the result of a call whose deadline has just passed, which raises and ends the reader: no call of
-    this process is ever answered again (hivemind 1.1.12, control.py, _read_from_persistent_conn). A process that was
-    frozen hits this when it goes on, because then deadlines and answers are all due at once.
-    """
-
-    def __setitem__(self, call: Any, answer: "asyncio.Future[Any]") -> None:
-        super().__setitem__(call, _Answer(loop=answer.get_loop()))
-
-
-class _HandlerTasks(dict[Any, "asyncio.Task[Any]"]):
-    """hivemind's table of calls being answered, which forgets those that their caller has cancelled.
-
-    hivemind removes an entry at the end of its handler, which a cancelled one does not reach: who calls and cancels
-    would fill the table (hivemind 1.1.12, control.py, _handle_persistent_request).
-    """
-
-    def __setitem__(self, call: Any, task: "asyncio.Task[Any]") -> None:
-        super().__setitem__(call, task)
-        task.add_done_callback(lambda _: self.pop(call, None))
-
-    def pop(self, call: Any, default: Any = None) -> Any:
-        return super().pop(call, default)
 
 
 class _Storage(DHTLocalStorage):  # type: ignore[misc]  # hivemind has no type information
@@ -880,22 +805,6 @@ def _bootstrap_address(text: str) -> Multiaddr:
             " as `p2ptrain bootstrap` prints it"
         ) from error
     return address
-
-
-def _check_can_listen(options: NodeOptions) -> None:
-    """The daemon does not say that its port is taken, so try first; only a race can get past this."""
-    family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((options.host, options.port))
-        except OSError as error:
-            place = f"{options.host} port {options.port}"
-            if error.errno == errno.EADDRINUSE:
-                hint = "another program uses it; choose another --port, or 0 for any free one"
-            else:
-                hint = f"{error.strerror or error}; choose an address of this machine (--host) and a port (--port)"
-            raise NetworkSetupError(f"cannot listen on {place}: {hint}") from error
 
 
 def _start_failure(options: NodeOptions, detail: str) -> str:
