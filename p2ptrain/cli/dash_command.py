@@ -55,6 +55,7 @@ def dash(
     Example: p2ptrain dash --home peer-a
     """
     from p2ptrain.cli.processes import run_loop
+    from p2ptrain.control.doctor_process import doctor_command
     from p2ptrain.dashboard.app import Dashboard, Look, is_terminal, look_of
     from p2ptrain.dashboard.canvas import ASCII, UNICODE
     from p2ptrain.dashboard.doctor import doctor_of
@@ -70,7 +71,7 @@ def dash(
     width_height = _size(size) if size else None
     actor, doctor = None, None
     if link is not None:
-        command = [sys.executable, "-m", "p2ptrain", "doctor", "--json", "--home", str(home)] if home else []
+        command = doctor_command(home) if home else []
         actor, doctor = link.act, doctor_of(link, command)
     ui = Ui(page=cast("Page", page), is_readonly=readonly)
     dashboard = Dashboard(source, actor, doctor, ui, start_s)

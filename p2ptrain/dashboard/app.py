@@ -8,9 +8,10 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from p2ptrain import clock
+from p2ptrain.control.doctor_process import Findings
 from p2ptrain.dashboard.canvas import Glyphs, Line, to_ansi
 from p2ptrain.dashboard.device import DeviceProbe, DeviceSample
-from p2ptrain.dashboard.doctor import Doctor, Findings
+from p2ptrain.dashboard.doctor import Doctor
 from p2ptrain.dashboard.recording import Recording
 from p2ptrain.dashboard.scene import Link, ReplayPlace, RunFacts, Scene, Seen
 from p2ptrain.dashboard.screen import draw

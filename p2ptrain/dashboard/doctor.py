@@ -1,16 +1,14 @@
 """What the doctor page asks: the peer that runs examines itself; where none runs, another process looks at its home."""
 
-import asyncio
-import json
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
-from p2ptrain.errors import ControlError, P2PTrainError, UsageError
+from p2ptrain.control.doctor_process import Findings, findings_of
+from p2ptrain.errors import ControlError, UsageError
 
 if TYPE_CHECKING:
     from p2ptrain.dashboard.attach import ControlLink
 
-Findings = Sequence[Mapping[str, object]]
 Doctor = Callable[[], Awaitable[Findings]]
 
 
@@ -28,25 +26,6 @@ def doctor_of(link: "ControlLink", command: Sequence[str]) -> Doctor:
         except (UsageError, ControlError):
             if not command:
                 raise
-            return await _run(command)
+            return await findings_of(command)
 
     return ask
-
-
-async def _run(command: Sequence[str]) -> Findings:
-    process = await asyncio.create_subprocess_exec(
-        *command,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    try:
-        printed, complaint = await process.communicate()
-    finally:
-        if process.returncode is None:
-            process.kill()
-    try:
-        found: Findings = json.loads(printed)["findings"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise P2PTrainError(complaint.decode(errors="replace").strip() or "the doctor said nothing") from error
-    return found

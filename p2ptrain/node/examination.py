@@ -1,15 +1,13 @@
 """A whole examination: every probe with its judge, for ``p2ptrain doctor`` and for a peer that is asked."""
 
 import asyncio
-import json
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from p2ptrain import clock
 from p2ptrain.config.schema import NetworkConfig, RunConfig
-from p2ptrain.errors import ControlError
+from p2ptrain.control.doctor_process import doctor_command, findings_of
 from p2ptrain.ids import RunId
 from p2ptrain.node import doctor, doctor_probes
 from p2ptrain.node.child_processes import die_with_parent_prefix
@@ -47,24 +45,8 @@ async def examine_apart(home: Path, bootstraps: Sequence[str], device: str) -> l
     """
     assert bootstraps
     named = [part for address in bootstraps for part in ("--bootstrap", address)]
-    command = [sys.executable, "-m", "p2ptrain", "doctor", "--json", "--home", str(home), "--device", device, *named]
-    process = await asyncio.create_subprocess_exec(
-        *die_with_parent_prefix(),
-        *command,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    try:
-        printed, complaint = await process.communicate()
-    finally:
-        if process.returncode is None:
-            process.kill()
-    try:
-        return [Finding.from_json(one) for one in json.loads(printed)["findings"]]
-    except (ValueError, KeyError, TypeError) as error:
-        said = complaint.decode(errors="replace").strip() or f"ended with status {process.returncode}"
-        raise ControlError(f"the doctor found nothing: {said}") from error
+    command = doctor_command(home, "--device", device, *named)
+    return [Finding.from_json(one) for one in await findings_of([*die_with_parent_prefix(), *command])]
 
 
 async def examine(patient: Patient) -> list[Finding]:
