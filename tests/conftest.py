@@ -1,6 +1,7 @@
 """Settings of all tests: what is slow on a shared machine is no failure, and examples are the same each time in CI."""
 
 import os
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
@@ -16,3 +17,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if any(item.get_closest_marker(name) for name in ("swarm", "faults")):
             item.add_marker(pytest.mark.timeout(REAL_PEERS_TIMEOUT_S))
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """For modules that compare what torch computes: another number of threads sums in another order."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

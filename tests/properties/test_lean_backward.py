@@ -1,7 +1,5 @@
 """The lean engine's gradients are plain autograd's, for any shape, cut and owned set."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -18,16 +16,9 @@ from p2ptrain.model.transformer import Transformer
 from p2ptrain.training.backward import batch_gradients
 from p2ptrain.training.benchmark_models import PlainTransformer
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 RECOMPUTES: list[Recompute] = ["nothing", "mlp", "blocks"]
 CUTS: list[tuple[int, tuple[SlicedParts, ...]]] = [(1, ("mlp",)), (2, ("heads",)), (3, ("mlp",)), (4, ("mlp", "heads"))]
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(autouse=True, params=["whole", "in chunks"])

@@ -1,5 +1,3 @@
-from collections.abc import Iterator
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -13,16 +11,9 @@ from p2ptrain.model.sliced_linear import SlicedTensor, rows_as_inputs, rows_as_o
 from p2ptrain.model.slicing import SlicePlan
 from p2ptrain.model.transformer import Transformer
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 MODEL = ModelConfig(layers=2, width=16, heads=8, kv_heads=4, mlp_hidden=24, vocabulary=17, context=8)
 CUTS: list[tuple[int, tuple[SlicedParts, ...]]] = [(1, ("mlp",)), (2, ("heads",)), (3, ("mlp",)), (4, ("mlp", "heads"))]
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def plan_of(slices: int, parts: tuple[SlicedParts, ...]) -> SlicePlan:

@@ -1,12 +1,10 @@
 """Trials and studies: what is varied, what is compared, and that an interrupted study loses nothing."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from p2ptrain.config.schema import InnerConfig, ModelConfig, OuterConfig, RunConfig, SlicingConfig
 from p2ptrain.data.corpus import Corpus
@@ -14,6 +12,7 @@ from p2ptrain.errors import UsageError
 from p2ptrain.ids import COMMON, Digest, SliceId
 from p2ptrain.node.lab import Lab, Point, Row, Study, Trial, at_the_edge, compared
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 BASE = RunConfig(
     name="study",
     seed=1,
@@ -45,14 +44,6 @@ STUDY = Study(
     outer_lrs=(0.4, 0.8),
     outer_momenta=(0.7,),
 )
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 class _Interrupted(BaseException):

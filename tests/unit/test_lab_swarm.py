@@ -1,7 +1,6 @@
 """The swarm in one process: what it computes, and that it computes it again."""
 
 import hashlib
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,6 +28,7 @@ from p2ptrain.training.inner_loop import InnerLoop
 from p2ptrain.training.outer_step import OuterState, outer_step
 from p2ptrain.training.pseudo_gradient import pseudo_gradient
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 RUN = RunConfig(
     name="lab",
     seed=1,
@@ -42,14 +42,6 @@ RUN = RunConfig(
 TEXT = np.frombuffer(Path(__file__).read_bytes(), dtype=np.uint8)
 CORPUS = Corpus(train=TEXT[1000:], validation=TEXT[:1000], fingerprint=Digest("0" * 64))
 ZERO = SliceId("0")
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def swarm(run: RunConfig = RUN, peers: int = 4) -> VirtualSwarm:

@@ -1,7 +1,6 @@
 """Slicing a model by the names of its projections: a small tree of modules named as in transformers' Qwen2."""
 
 import copy
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -14,6 +13,7 @@ from p2ptrain.errors import SlicingError
 from p2ptrain.ids import COMMON, SliceId
 from p2ptrain.model.hugging_face import slice_model
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 ONE = SliceId("1")
 
 
@@ -68,14 +68,6 @@ class TinyQwen(nn.Module):
         for layer in self.layers:
             x = layer(x)
         return self.lm_head(x)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def loss(model: nn.Module) -> Tensor:

@@ -1,7 +1,6 @@
 """With one slice a run is DiLoCo, to the last bit: here is DiLoCo again, with nothing of the engine in it."""
 
 import hashlib
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -19,6 +18,7 @@ from p2ptrain.training.inner_loop import InnerLoop, learning_rate
 from p2ptrain.training.outer_step import OuterState, outer_step
 from p2ptrain.training.pseudo_gradient import pseudo_gradient
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 RUN = RunConfig(
     name="diloco",
     seed=1,
@@ -31,14 +31,6 @@ RUN = RunConfig(
 TEXT = np.frombuffer(hashlib.shake_256(b"text").digest(4000), dtype=np.uint8) % 16
 CORPUS = Corpus(train=TEXT, validation=TEXT, fingerprint=Digest("0" * 64))
 PEERS = (PeerId("a"), PeerId("b"))
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def plain_loss(weights: dict[str, Tensor], windows: Tensor) -> Tensor:

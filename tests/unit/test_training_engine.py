@@ -1,7 +1,6 @@
 """The engine's choices: bfloat16 with split masters, micro-batches, stepping down when memory runs out."""
 
 import logging
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from p2ptrain.training.engine import lighter_engine
 from p2ptrain.training.inner_loop import InnerLoop
 from p2ptrain.training.split_adamw import SplitAdamW
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 ONE = SliceId("1")
 RUN = RunConfig(
     name="engine",
@@ -40,14 +40,6 @@ VALUES = initial_values(RUN, PLAN)
 TEXT = np.frombuffer(Path(__file__).read_bytes(), dtype=np.uint8)
 CORPUS = Corpus(train=TEXT[1000:], validation=TEXT[:1000], fingerprint=Digest("0" * 64))
 OWNED = frozenset({COMMON, ONE})
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def loop(engine: EngineConfig, owned: frozenset[SliceId] = OWNED) -> InnerLoop:

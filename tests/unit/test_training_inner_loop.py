@@ -1,13 +1,11 @@
 import hashlib
 import itertools
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from p2ptrain.config.schema import EngineConfig, InnerConfig, ModelConfig, OuterConfig, RunConfig, SlicingConfig
 from p2ptrain.data.corpus import Corpus
@@ -17,6 +15,7 @@ from p2ptrain.model.initial_weights import initial_values
 from p2ptrain.model.slicing import SlicePlan
 from p2ptrain.training.inner_loop import InnerLoop, learning_rate
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 ONE = SliceId("1")
 RUN = RunConfig(
     name="loop",
@@ -31,14 +30,6 @@ PLAN = SlicePlan.of(RUN.model, RUN.slicing)
 VALUES = initial_values(RUN, PLAN)
 TEXT = np.frombuffer(Path(__file__).read_bytes(), dtype=np.uint8)
 CORPUS = Corpus(train=TEXT[1000:], validation=TEXT[:1000], fingerprint=Digest("0" * 64))
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def loop(owned: frozenset[SliceId] = frozenset({COMMON, ONE}), peer: str = "a", run: RunConfig = RUN) -> InnerLoop:
