@@ -5,11 +5,18 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from p2ptrain.ids import PeerId
+from p2ptrain.swarm.confirming import result_of
+from p2ptrain.swarm.deadlines import Deadline
 from p2ptrain.swarm.electorate import drawn
-from p2ptrain.swarm.reduce import share_parts
+from p2ptrain.swarm.reduce import planned_transfer_s, share_parts
 from p2ptrain.swarm.round_events import Staged
 from p2ptrain.swarm.round_state import RoundState
-from p2ptrain.wire.messages import Offer, PartResult, Plan, Ready, RoundMessage, Value
+from p2ptrain.wire.messages import Offer, Plan, Ready, RoundMessage, Value
+
+_PLANNED_ROOM = 2.0
+"""Deadline of a round over what its transfers take by plan: for latency, and for averages that wait for parts."""
+_MAX_PLANNED = 4
+"""Deadlines of reducing that a slow uplink may add to a round; who announces a slower one is left out."""
 
 
 def binding_value(s: RoundState) -> Value | None:
@@ -60,19 +67,6 @@ def _checkers(reducers: Sequence[PeerId], able: Sequence[PeerId]) -> tuple[PeerI
     return tuple(chosen)
 
 
-def result_of(s: RoundState, part: int) -> PartResult | None:
-    """The average of a part that may be gone on with: two members computed it, or there is only one."""
-    assert s.plan is not None
-    return s.agreed.get(part) if s.plan.checkers else s.reduced.get((part, s.plan.reducers[part]))
-
-
-def whom_to_wait_for(s: RoundState, part: int) -> PeerId:
-    """Who has to announce a part next: its reducer, or then its checker."""
-    assert s.plan is not None
-    reducer = s.plan.reducers[part]
-    return s.plan.checkers[part] if s.plan.checkers and (part, reducer) in s.reduced else reducer
-
-
 def missing_parts(s: RoundState, late: Collection[PeerId]) -> list[int]:
     """Parts of the plan that wait, or will wait, for these members."""
     plan, parts = s.plan, range(len(s.plan.reducers) if s.plan else 0)
@@ -98,41 +92,18 @@ def plan_without(s: RoundState, missing: Collection[int], late: Collection[PeerI
     return Plan(s.plan.revision + 1, s.plan.contributions, tuple(reducers), tuple(checkers))
 
 
-def disagreement(s: RoundState, part: int) -> frozenset[PeerId]:
-    """The members that announced different averages of the same contributions, while no two agree."""
-    if part in s.agreed:
-        return frozenset()
-    said = {m: s.reduced[part, m] for m in s.ballot.members if (part, m) in s.reduced}
-    return frozenset(
-        m
-        for m, result in said.items()
-        if any(o.contributors == result.contributors and o.average != result.average for o in said.values())
+def reducing_limit(s: RoundState, plan: Plan) -> Deadline:
+    """How long a plan may take to be reduced: what is usual, or what its transfers need where that is more."""
+    planned_s = planned_transfer_s(
+        plan.contributions,
+        plan.reducers,
+        len(s.ballot.members),
+        checkers=plan.checkers,
+        at_most_s=_MAX_PLANNED * s.timing.reduce_s,
     )
-
-
-def liars(s: RoundState, part: int) -> dict[PeerId, PartResult]:
-    """Who announced another average of the same contributions than the one that two members have computed."""
-    right = s.agreed.get(part)
-    said = {m: s.reduced[part, m] for m in s.ballot.members if (part, m) in s.reduced}
-    return {
-        m: result
-        for m, result in said.items()
-        if right and result.contributors == right.contributors and result.average != right.average
-    }
-
-
-def is_confirmed(s: RoundState, value: Value) -> bool:
-    """Whether the averages that a value names are more than one member's word.
-
-    Each was announced by two members, or we computed what another member proposes. What a member accepted in an
-    earlier ballot it has looked at in this way, and the inputs may be gone by now.
-    """
-    if len(s.ballot.members) < 2 or any(r.accepted and r.accepted.value == value for r in s.ready.values()):
-        return True
-    if s.accepted and s.accepted.value == value:
-        return True
-    ours = [s.reduced.get((r.part, s.me)) if s.proposer != s.me else None for r in value.results]
-    return all(r in (s.agreed.get(r.part), own) for r, own in zip(value.results, ours, strict=True))
+    if s.reduce_limit.seconds >= _PLANNED_ROOM * planned_s:
+        return s.reduce_limit
+    return Deadline(_PLANNED_ROOM * planned_s, f"{planned_s:.1f} s of transfers at the announced uplinks")
 
 
 def value_of(s: RoundState, staged: Staged, plan: Plan) -> Value:

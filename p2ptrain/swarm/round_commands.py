@@ -49,7 +49,7 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Lied:
-    """A member announced another average than it and the other two who computed it have inputs for."""
+    """A member announced another average than the one that two other members computed from the same inputs."""
 
     peer: PeerId
     part: int

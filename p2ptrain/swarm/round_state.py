@@ -2,7 +2,7 @@
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from p2ptrain.ids import Digest, PeerId, RunId, SliceId, Version
 from p2ptrain.swarm.certificates import votes_needed
@@ -177,6 +177,31 @@ def begin(
         max_owners=max_owners,
         quorum=quorum,
         accepted=accepted,
+    )
+
+
+def in_ballot(s: RoundState, ballot: Ballot) -> RoundState:
+    """The state in another ballot: what was said and done in the last one is forgotten, what was accepted is not."""
+    return replace(
+        s,
+        ballot=ballot,
+        promised=False,
+        asked=False,
+        first_ready_s=None,
+        ready={},
+        invited=frozenset(),
+        plan=None,
+        reduced={},
+        reducing=frozenset(),
+        checking=frozenset(),
+        agreed={},
+        disputed=frozenset(),
+        convicted=frozenset(),
+        staging=None,
+        proposal=None,
+        votes={},
+        gathered_s=0.0,
+        reduced_s=0.0,
     )
 
 

@@ -22,29 +22,35 @@ Whoever holds the slice and is not named yet is a *guest*: a member's ``Ready`` 
 Nothing here reads a clock, a socket or an array: the edge (swarm/owner.py) carries commands out and reports events.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from p2ptrain.ids import Digest, PeerId, short
+from p2ptrain.swarm.confirming import (
+    announced,
+    disagreement,
+    inputs_to_check,
+    is_confirmed,
+    liars,
+    plan_to_settle,
+    result_of,
+    whom_to_wait_for,
+    without_the_word_of,
+)
 from p2ptrain.swarm.deadlines import Deadline
 from p2ptrain.swarm.head import Head
 from p2ptrain.swarm.proposing import (
     binding_value,
-    disagreement,
     first_plan,
     guests,
-    is_confirmed,
     is_staged,
-    liars,
     missing_parts,
     plan_without,
-    result_of,
+    reducing_limit,
     stands_on_a_rival,
     value_of,
-    whom_to_wait_for,
 )
-from p2ptrain.swarm.reduce import planned_transfer_s
 from p2ptrain.swarm.round_commands import (
     AskCutOff,
     CatchUp,
@@ -74,7 +80,7 @@ from p2ptrain.swarm.round_events import (
     Tick,
     Unreachable,
 )
-from p2ptrain.swarm.round_state import MAX_OWNERS, RoundState, Stage, Timing, begin, membership, proposer_of
+from p2ptrain.swarm.round_state import MAX_OWNERS, RoundState, Stage, Timing, begin, in_ballot, membership, proposer_of
 from p2ptrain.wire.messages import (
     Accepted,
     Ballot,
@@ -142,12 +148,6 @@ _CHECK_SHARE = 0.3
 """The same for who computes an average once more; all that it fetches has been fetched by somebody before."""
 MAX_LEAP = 65536
 """A ballot that is further ahead is refused, or one liar could use all numbers up. Voids count up by one a minute."""
-
-
-_PLANNED_ROOM = 2.0
-"""Deadline of a round over what its transfers take by plan: for latency, and for averages that wait for parts."""
-_MAX_PLANNED = 4
-"""Deadlines of reducing that a slow uplink may add to a round; who announces a slower one is left out."""
 
 
 def advance(state: RoundState, event: Event, now_s: float) -> tuple[RoundState, list[Command]]:
@@ -282,7 +282,7 @@ class _Turn:
                 self._void("the owners are back, and this peer becomes one with their next commit", ballot)
         else:
             epoch = max(s.ballot.epoch, membership(s.me, s.head, holders, s.max_owners, s.quorum)[0])
-            self._enter_ballot(Ballot(epoch, s.ballot.attempt, members))
+            self.state = in_ballot(self.state, Ballot(epoch, s.ballot.attempt, members))
             self._hear_early()
 
     def part_reduced(self, result: PartResult) -> None:
@@ -423,10 +423,7 @@ class _Turn:
         s = self.state
         if sender in s.convicted:
             return
-        others = (s.reduced.get((result.part, m)) for m in s.ballot.members if m != sender)
-        if len(s.ballot.members) > 1 and result.part not in s.agreed and result in others:
-            self._set(agreed={**s.agreed, result.part: result})
-        self._set(reduced={**s.reduced, (result.part, sender): result})
+        self.state = announced(s, sender, result)
         if self.state.plan and len(s.ballot.members) > 1:
             self._check(result.part)
             self._judge(result.part)
@@ -446,55 +443,45 @@ class _Turn:
     def _compute(self, result: PartResult) -> None:
         s = self.state
         assert s.plan is not None
-        known = tuple(c for c in s.plan.contributions if c.peer in result.contributors)
-        ours = s.reduced.get((result.part, s.me))
-        is_done = ours is not None and ours.contributors == result.contributors
-        if is_done or result in s.checking or len(known) < len(result.contributors):
+        inputs = inputs_to_check(s, result)
+        if not inputs:
             return
         self._set(checking=s.checking | {result})
         reducer = s.plan.reducers[result.part]
-        self._do(Check(result, known, reducer, _CHECK_SHARE * s.reduce_limit.seconds))
+        self._do(Check(result, inputs, reducer, _CHECK_SHARE * s.reduce_limit.seconds))
 
     def _judge(self, part: int) -> None:
         """Name who announced a wrong average; while nobody can tell who did, as the proposer, ask a third."""
-        s = self.state
-        for peer, result in liars(s, part).items():
-            if peer != s.me:
-                self._convict(peer, part, result)
+        lies = {peer: lie for peer, lie in liars(self.state, part).items() if peer != self.state.me}
+        if lies:
+            self._convict(part, lies)
         s = self.state
         unsettled = disagreement(s, part)
         if not unsettled or s.disputed or s.proposer != s.me or s.stage is not Stage.REDUCING:
             return
-        assert s.plan is not None
-        if not s.plan.checkers:
+        if s.plan is None or not s.plan.checkers:
             return
         self._set(disputed=unsettled)
-        names = " and ".join(short(m) for m in sorted(unsettled))
-        third = sorted(set(s.ready) - s.suspects - unsettled)
-        if not third:
+        plan = plan_to_settle(s, part, unsettled)
+        if plan is None:
+            names = " and ".join(short(m) for m in sorted(unsettled))
             self._next_attempt(f"{names} disagree on the average of part {part}")
             return
-        checkers = list(s.plan.checkers)
-        checkers[part] = third[part % len(third)]
-        plan = replace(s.plan, revision=s.plan.revision + 1, checkers=tuple(checkers))
         self._send([m for m in s.ballot.members if m != s.me], plan)
         self._follow(plan)
 
-    def _convict(self, peer: PeerId, part: int, result: PartResult) -> None:
-        """A member lied: nothing that it computed in this ballot counts, and its parts go to others."""
+    def _convict(self, part: int, lies: Mapping[PeerId, PartResult]) -> None:
+        """Members lied: nothing that they computed in this ballot counts, and their parts go to others."""
         s = self.state
-        self._do(Lied(peer, part, result.average.sha256, s.agreed[part].average.sha256))
-        self._set(
-            convicted=s.convicted | {peer},
-            reduced={(j, m): said for (j, m), said in s.reduced.items() if m != peer},
-            disputed=frozenset(),
-        )
-        if peer not in s.suspects:
-            self._suspect(peer, f"its average of part {part} is not what the inputs give")
-        if s.proposer == s.me and s.stage is Stage.REDUCING and missing_parts(self.state, [peer]):
-            self._replace_reducers([peer])
-        elif s.proposer == peer and s.stage in (Stage.GATHERING, Stage.REDUCING, Stage.VOTING):
-            self._next_attempt(f"proposer {short(peer)} lied about an average")
+        for peer, lie in lies.items():
+            self._do(Lied(peer, part, lie.average.sha256, s.agreed[part].average.sha256))
+            self.state = without_the_word_of(self.state, peer)
+            if peer not in s.suspects:
+                self._suspect(peer, f"its average of part {part} is not what the inputs give")
+        if s.proposer == s.me and s.stage is Stage.REDUCING and missing_parts(self.state, lies):
+            self._replace_reducers(lies)
+        elif s.proposer in lies and s.stage in (Stage.GATHERING, Stage.REDUCING, Stage.VOTING):
+            self._next_attempt(f"proposer {short(s.proposer)} lied about an average")
 
     def _heard_proposal(self, sender: PeerId, value: Value) -> None:
         s = self.state
@@ -600,16 +587,7 @@ class _Turn:
 
     def _follow(self, plan: Plan) -> None:
         s = self.state
-        limit = s.reduce_limit
-        planned_s = planned_transfer_s(
-            plan.contributions,
-            plan.reducers,
-            len(s.ballot.members),
-            checkers=plan.checkers,
-            at_most_s=_MAX_PLANNED * s.timing.reduce_s,
-        )
-        if limit.seconds < _PLANNED_ROOM * planned_s:
-            limit = Deadline(_PLANNED_ROOM * planned_s, f"{planned_s:.1f} s of transfers at the announced uplinks")
+        limit = reducing_limit(s, plan)
         extra_s = 0 if s.proposer == s.me else s.vote_limit.seconds
         mine = frozenset(j for j, reducer in enumerate(plan.reducers) if reducer == s.me) - s.reducing
         if s.stage is not Stage.REDUCING:
@@ -725,39 +703,17 @@ class _Turn:
         s = self.state
         self._do(Void(s.version, s.ballot.attempt, reason))
         self._set(failures=s.failures + 1)
-        self._enter_ballot(ballot or replace(s.ballot, attempt=s.ballot.attempt + 1))
+        self.state = in_ballot(self.state, ballot or replace(s.ballot, attempt=s.ballot.attempt + 1))
         self._set(stage=Stage.IDLE, contribution=None, attempts=0, deadline_s=None, suspects=frozenset())
         self._hear_early()
 
     def _adopt(self, ballot: Ballot) -> None:
         """Go up to a higher ballot, with the same contribution."""
-        self._enter_ballot(ballot)
+        self.state = in_ballot(self.state, ballot)
         if self.state.stage is not Stage.IDLE:
             self._set(attempts=self.state.attempts + 1)
             self._promise()
         self._hear_early()
-
-    def _enter_ballot(self, ballot: Ballot) -> None:
-        self._set(
-            ballot=ballot,
-            promised=False,
-            asked=False,
-            first_ready_s=None,
-            ready={},
-            invited=frozenset(),
-            plan=None,
-            reduced={},
-            reducing=frozenset(),
-            checking=frozenset(),
-            agreed={},
-            disputed=frozenset(),
-            convicted=frozenset(),
-            staging=None,
-            proposal=None,
-            votes={},
-            gathered_s=0.0,
-            reduced_s=0.0,
-        )
 
     def _keep_for_later(self, sender: PeerId, message: RoundMessage) -> None:
         heard = Heard(sender, message)

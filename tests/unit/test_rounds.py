@@ -383,6 +383,21 @@ def test_of_two_that_differ_a_third_decides_and_the_liars_parts_go_to_others() -
     assert owner.hears(A, PartResult(1, blob_of("lie"), MEMBERS)).state.reduced.get((1, A)) is None
 
 
+def test_two_who_lie_differently_are_both_named_although_one_of_them_proposes() -> None:
+    four = tuple(peer_ids(4))
+    first, proposer, other, me = four
+    ballot = Ballot(1, 0, four)
+    plan = Plan(0, tuple(map(contribution, four)), (proposer, first, other), (me, other, first))
+    owner = Owner(me, head=replace(HEAD, owners=four), claims=frozenset(four)).cuts_off().hears(proposer, plan, ballot)
+    right = PartResult(0, blob_of("average", 0), four)
+    owner.hears(proposer, replace(right, average=blob_of("lie")), ballot).does(PartReduced(right))
+    assert owner.hears(other, replace(right, average=blob_of("another lie")), ballot).told(Lied) == []
+    owner.hears(first, right, ballot)
+    assert {lied.peer for lied in owner.told(Lied)} == {proposer, other}
+    assert owner.state.ballot.attempt > 0
+    assert {proposer, other} <= owner.state.suspects
+
+
 def test_votes_that_arrive_before_the_proposal_count() -> None:
     owner = averaged(Owner(A).cuts_off().hears(C, PLAN)).stages()
     owner.hears(B, vote(B, value())).hears(C, vote(C, value())).hears(C, Propose(value()))
