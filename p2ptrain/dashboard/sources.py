@@ -241,6 +241,8 @@ class ObserverSource:
         try:
             while line := await process.stdout.readline():
                 yield line
+            # It ends by itself. To terminate it now would take its own status away, even if it has ended already.
+            await process.wait()
         finally:
             if process.returncode is None:
                 with contextlib.suppress(ProcessLookupError):

@@ -16,10 +16,10 @@ from p2ptrain.dashboard.canvas import UNICODE, to_text
 from p2ptrain.dashboard.follow import JournalTail
 from p2ptrain.dashboard.recording import Recording
 from p2ptrain.dashboard.seat import Seat, observe_record
-from p2ptrain.dashboard.sources import HomeSource, ReplaySource
+from p2ptrain.dashboard.sources import HomeSource, Inbox, ObserverSource, ReplaySource
 from p2ptrain.dashboard.terminal import decode_keys
 from p2ptrain.dashboard.ui import Command, Prompt, Ui, press
-from p2ptrain.errors import P2PTrainError
+from p2ptrain.errors import P2PTrainError, UsageError
 from p2ptrain.events import Evaluated, InnerStepDone, PeerStarted, Record, StateChanged
 from p2ptrain.ids import PeerId, RunId, Version
 from p2ptrain.node.journal import Journal
@@ -236,6 +236,18 @@ async def test_command_that_fails_is_a_sentence_at_the_bottom(tmp_path: Path) ->
 
 
 # The command.
+
+
+async def test_an_observer_that_is_slow_to_end_is_waited_for_and_its_status_counts() -> None:
+    program = "import os, time; print('p2ptrain: no such run', flush=True); os.close(1); os.close(2)"
+    source = ObserverSource([sys.executable, "-I", "-S", "-c", f"{program}; time.sleep(0.2); os._exit(2)"])
+
+    def nothing(*news: object) -> None:
+        pass
+
+    inbox = Inbox(records=nothing, snapshot=nothing, link=nothing, facts=nothing, seen=nothing, peer_pid=nothing)
+    with pytest.raises(UsageError, match=r"^no such run$"):
+        await source.run(inbox)
 
 
 @pytest.mark.parametrize(
