@@ -7,7 +7,8 @@ demo: .venv/.installed  ## a real swarm trains a real model; ARGS="--plain --rep
 	$(BIN)/p2ptrain demo $(ARGS)
 
 test: check  ## everything: lint, types, contracts, unit, properties, then real peers and faults
-	$(BIN)/pytest -n 2 --dist loadfile --durations=12 -m "swarm or faults" $(ARGS)
+	$(BIN)/pytest tests/faults tests/swarm tests/net tests/docker -n 2 --dist loadfile --no-loadscope-reorder \
+	  --durations=12 -m "swarm or faults" $(ARGS)
 
 test-faults-all: .venv/.installed  ## every fault in every stage and role: half an hour; ARGS="-k kill"
 	P2PTRAIN_FAULTS=all $(BIN)/pytest tests/faults/test_fault_matrix.py $(ARGS)

@@ -24,7 +24,7 @@ from p2ptrain.node.soak_plan import Disturbance, plan_soak
 
 _START_S = 240.0
 """Until all peers have committed; eight start in 40 s on 2 idle cores, nearly all of it imports."""
-_HEAL_S = 60.0
+_HEAL_S = 180.0
 """After the quiet end, for the last ones to agree."""
 _LOOK_EVERY_S = 0.25
 _STOP_GRACE_S = 10.0
@@ -113,10 +113,12 @@ class Soak:
             step()
         memory.append(_use(self.swarm.children[_name(0)].pid))
         answer = self._ask_until_agreed()
-        living = {self._id(name) for name in self._living()}
+        # Before they are stopped: on a busy machine some are killed when their time to leave is over.
+        at_end = self._living()
+        living = {self._id(name) for name in at_end}
         journals = {name: list(_records(self.swarm.journal(name))) for name in self.swarm.children if name != BOOTSTRAP}
         self.swarm.stop(_STOP_GRACE_S)
-        first, last = _losses(journals, self._living_at_end(journals))
+        first, last = _losses(journals, at_end)
         return SoakReport(
             seed=self.seed,
             peers=self.peers,
@@ -176,9 +178,6 @@ class Soak:
             for name, child in self.swarm.children.items()
             if name != BOOTSTRAP and child.process.returncode != -signal.SIGKILL
         ]
-
-    def _living_at_end(self, journals: Mapping[str, Sequence[Record]]) -> list[str]:
-        return [name for name in journals if self.swarm.children[name].process.returncode != -signal.SIGKILL]
 
     def _id(self, name: str) -> PeerId | None:
         ids = [r.event.peer for r in _records(self.swarm.journal(name)) if isinstance(r.event, PeerStarted)]
