@@ -72,6 +72,16 @@ def test_an_order_is_followed_slice_by_slice_and_the_rest_is_left_at_last() -> N
     assert story.due() is None, "all is as it was asked for"
 
 
+def test_a_slice_is_given_up_when_the_one_in_its_place_has_come_and_not_before() -> None:
+    story = Story()
+    crowd = [other("o", 0), other("p", 0), other("q", 0), other("r", 1, 2)]
+    claims = {claim.peer: claim for claim in crowd}
+    story.mine.begin(Change(peer=ME, cause="lopsided", reason="", gains=SliceId("3"), yields=SliceId("0")), story.now_s)
+    assert not story.mine.may_release(SliceId("0"), claims), "others have it, but we have nothing else yet"
+    story.mine.has_joined(SliceId("3"))
+    assert story.mine.may_release(SliceId("0"), claims)
+
+
 def test_under_an_order_the_others_plan_without_this_peer_and_afterwards_with_it() -> None:
     story = Story()
     story.ordered = slices(0)

@@ -1,0 +1,67 @@
+"""The edge of an owned slice, with real arrays and signatures, in one event loop."""
+
+import asyncio
+
+import numpy as np
+import pytest
+
+from p2ptrain.ids import GENESIS
+from p2ptrain.swarm.reduce import part_bounds
+from p2ptrain.wire.codec import Float32, decode, encode
+from p2ptrain.wire.messages import CastVote, Committed, Propose
+from tests.support.owners_in_memory import EXCHANGE, NUMEL, Hand, OwnersInMemory, gradient
+
+
+def rounded_away(total: Float32) -> Float32:
+    """What int8 loses of a contribution that is sent part by part."""
+    lost = np.empty_like(total)
+    for start, stop in part_bounds(NUMEL, EXCHANGE.part_elements):
+        part = total[start:stop]
+        lost[start:stop] = part - decode(EXCHANGE.codec, encode(EXCHANGE.codec, part), stop - start)
+    return lost
+
+
+async def contribute(hands: list[Hand], first: int = 0) -> None:
+    await asyncio.gather(*(hand.owner.contribute(gradient(first + n), 100, 1.0) for n, hand in enumerate(hands)))
+
+
+async def test_owners_commit_rounds_with_equal_bits_and_keep_what_encoding_rounded_away() -> None:
+    async with OwnersInMemory(3).running() as hands:
+        expected = [np.zeros(NUMEL, np.float32) for _ in hands]
+        for number in range(3):
+            await contribute(hands, 10 * number)
+            await asyncio.gather(*(hand.round_settled_here() for hand in hands))
+            expected = [rounded_away(gradient(10 * number + n) + before) for n, before in enumerate(expected)]
+            assert [hand.version for hand in hands] == [number + 1] * 3
+            assert len({hand.digest for hand in hands}) == 1
+            for hand, lost in zip(hands, expected, strict=True):
+                np.testing.assert_array_equal(hand.owner.residual, lost)
+
+
+async def miss_the_commit(group: OwnersInMemory, *, has_computed_it: bool) -> None:
+    """All contribute, and the last one is not told what was decided, or could not compute it."""
+    *voters, late = group.hands.values()
+    late.can_fetch = lambda what: has_computed_it or not what.startswith("average")
+    group.passes = lambda sender, to, message: (
+        to != late.peer or not isinstance(message.body, Propose | CastVote | Committed)
+    )
+    await contribute([*voters, late])
+    await asyncio.gather(*(hand.round_settled_here() for hand in voters))
+    assert [hand.version for hand in (*voters, late)] == [1, 1, 0]
+    late.can_fetch = lambda what: True
+
+
+@pytest.mark.parametrize("has_computed_it", [True, False])
+async def test_an_owner_that_missed_a_commit_with_its_contribution_keeps_what_was_rounded_away_all_the_same(
+    has_computed_it: bool,
+) -> None:
+    group = OwnersInMemory(3)
+    async with group.running() as (first, _, late):
+        await miss_the_commit(group, has_computed_it=has_computed_it)
+        (certificate,) = first.owner.history.since(GENESIS)
+        assert late.peer in {c.peer for c in certificate.value.contributions}
+        assert not late.owner.residual.any()
+        late.owner.learn(certificate, first.peer)
+        await late.round_settled_here()
+        assert (late.version, late.digest) == (1, first.digest)
+        np.testing.assert_array_equal(late.owner.residual, rounded_away(gradient(2)))
