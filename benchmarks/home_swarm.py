@@ -16,17 +16,25 @@ from p2ptrain.dashboard.follow import JournalTail
 from p2ptrain.events import Record, StateChanged
 from p2ptrain.node.child_processes import Child, start_child, stop_children
 
+HOME_TIMEOUTS: Mapping[str, object] = {
+    "exchange.lease_s": 60,
+    "exchange.gather_timeout_s": 60,
+    "exchange.reduce_timeout_s": 60,
+    "exchange.vote_timeout_s": 30,
+}
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
 
 
 def write_changed_manifest(path: Path, *, rounds: int, seed: int, values: Mapping[str, object], end: str = "") -> None:
-    """``tiny`` with some keys' values replaced, and ``end`` behind it."""
+    """``tiny`` with the values of some keys (``section.key``) replaced, and ``end`` behind it."""
     write_manifest("tiny", path, ManifestChanges(seed=seed, rounds=rounds))
-    text = path.read_text()
-    for key, value in values.items():
-        text, count = re.subn(rf"(?m)^{key} = [^#\n]*", f"{key} = {value}  ", text)
-        assert count == 1, f"{key} is {count} times in the preset"
-    path.write_text(text + end)
+    parts = re.split(r"(?m)^\[(\w+)\]", path.read_text())
+    sections = dict(zip(parts[1::2], parts[2::2], strict=True))
+    for name, value in values.items():
+        section, _, key = name.partition(".")
+        sections[section], count = re.subn(rf"(?m)^{key} = [^#\n]*", f"{key} = {value}  ", sections[section])
+        assert count == 1, f"{name} is {count} times in the preset"
+    path.write_text(parts[0] + "".join(f"[{section}]{text}" for section, text in sections.items()) + end)
 
 
 class HomeSwarm:
@@ -66,7 +74,7 @@ class HomeSwarm:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        stop_children(self._children)
+        stop_children(self._children, grace_s=5.0)
 
     def _start(self, name: str, host: int, arguments: Sequence[str]) -> Child:
         command = self._network.on(host, [sys.executable, "-m", "p2ptrain", *arguments])

@@ -20,7 +20,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from home_network import HomeNetwork
-from home_swarm import ONE_THREAD, HomeSwarm, write_changed_manifest
+from home_swarm import HOME_TIMEOUTS, ONE_THREAD, HomeSwarm, write_changed_manifest
 
 from p2ptrain.events import Evaluated, InnerStepDone, Record
 from p2ptrain.node.child_processes import start_child, stop_children
@@ -35,25 +35,20 @@ Curve = list[tuple[float, float]]
 def manifest(path: Path, arguments: argparse.Namespace, *, slices: int, outer_lr: float) -> None:
     """The run; slices and the outer lr, which must fit their number, are all that differs between competitors."""
     values = {
-        "context": arguments.context,
-        "steps": arguments.steps,
-        "slices": slices,
-        "replicas": 1,
-        "lr": arguments.lr,
-        "lease_s": 60,
-        "gather_timeout_s": 60,
-        "reduce_timeout_s": 60,
-        "vote_timeout_s": 30,
+        "model.context": arguments.context,
+        "slicing.slices": slices,
+        "slicing.replicas": 1,
+        "inner.steps": arguments.steps,
+        "inner.lr": arguments.lr,
+        "outer.lr": outer_lr,
     }
-    write_changed_manifest(path, rounds=arguments.rounds, seed=arguments.seed, values=values)
-    inner, outer = path.read_text().split("\n[outer]")
-    path.write_text(inner + "\n[outer]" + outer.replace("lr = 0.5", f"lr = {outer_lr}", 1))
+    write_changed_manifest(path, rounds=arguments.rounds, seed=arguments.seed, values=values | HOME_TIMEOUTS)
 
 
 def reached(curves: Iterable[Curve], target: float) -> float:
     """Seconds until half of the peers had seen the target; infinite if they never did."""
     first = [next((seconds for seconds, loss in curve if loss <= target), math.inf) for curve in curves]
-    return sorted(first)[PEERS // 2 - 1]
+    return sorted([*first, math.inf, math.inf])[PEERS // 2 - 1]  # no curve yet is not there yet
 
 
 def wait(curves: Callable[[], list[Curve]], arguments: argparse.Namespace) -> list[Curve]:
@@ -99,7 +94,7 @@ def baseline(network: HomeNetwork, folder: Path, arguments: argparse.Namespace, 
     address = folder / "address"
     with ExitStack() as stack:
         children = []
-        stack.callback(stop_children, children)
+        stack.callback(stop_children, children, 5.0)
         for rank in range(PEERS):
             own = ["--rank", rank, "--address", network.address(rank)]
             if kind == "hivemind":

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 from home_network import HomeNetwork
-from home_swarm import HomeSwarm, write_changed_manifest
+from home_swarm import HOME_TIMEOUTS, HomeSwarm, write_changed_manifest
 
 from p2ptrain.events import ComputeUsed, Event, RoundCommitted, Traffic
 
@@ -28,16 +28,12 @@ def train(folder: Path, arguments: argparse.Namespace, delay_steps: int) -> dict
     """One run; per round and peer what became of its time."""
     run = folder / "run.toml"
     values = {
-        "mlp_hidden": arguments.hidden,
-        "context": arguments.context,
-        "steps": arguments.steps,
-        "batch": arguments.batch,
-        "lease_s": 60,
-        "gather_timeout_s": 60,
-        "reduce_timeout_s": 60,
-        "vote_timeout_s": 30,
-        "codec": f'"{arguments.codec}"',
-    }
+        "model.mlp_hidden": arguments.hidden,
+        "model.context": arguments.context,
+        "inner.steps": arguments.steps,
+        "inner.batch": arguments.batch,
+        "exchange.codec": f'"{arguments.codec}"',
+    } | HOME_TIMEOUTS
     overlap = f"\n[overlap]\ndelay_steps = {delay_steps}\n"
     write_changed_manifest(run, rounds=arguments.rounds + WARM_UP, seed=1, values=values, end=overlap)
     with (
