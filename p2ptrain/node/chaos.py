@@ -4,13 +4,9 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 from p2ptrain import clock
-from p2ptrain.errors import P2PTrainError
-from p2ptrain.events import Record, RoundCommitted
-from p2ptrain.ids import COMMON
 from p2ptrain.node.chaos_count import count_rounds, diverged_owners, first_and_last_loss, tries_of
 from p2ptrain.node.demo_swarm import BOOTSTRAP, DemoSwarm
 
@@ -20,10 +16,6 @@ _SETTLE_S = 30.0
 """After the last kill, for the rounds that had started to commit or become void: a gather and two other deadlines."""
 _LOOK_EVERY_S = 0.25
 _STOP_GRACE_S = 10.0
-
-
-class ChaosFailed(P2PTrainError):
-    """The swarm did not get under way, so that nothing could be measured."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,13 +69,14 @@ class Chaos:
         """Start the swarm, kill and replace peers, let the last rounds end, and count.
 
         Raises:
-            ChaosFailed: the peers did not begin to average.
-            DemoFailed: a process ended that nobody killed.
+            DemoFailed: the peers did not begin to average, or a process ended that nobody killed.
         """
         chance = random.Random(self.plan.seed)  # noqa: S311 - a seed must give the same victims again
         self.swarm.start_bootstrap()
         running = [self._start() for _ in range(self.plan.peers)]
-        self._wait_until_all_average(running)
+        self.say(f"starting {len(running)} peers")
+        self.swarm.wait_until_all_average(running, _START_S)
+        self.say("all peers average")
         from_s, began_s = clock.wall_s(), clock.monotonic_s()
         self._began_s, kills = began_s, 0
         while (kills + 1) * self.plan.kill_every_s < self.plan.minutes * 60:
@@ -100,7 +93,7 @@ class Chaos:
         self.say(f"{self.plan.minutes * 60:5.0f} s  no more kills; the rounds under way may end")
         self._watch(running, clock.monotonic_s() + _SETTLE_S)
         read_s = clock.wall_s()
-        journals = {name: list(_records(self.swarm.journal(name))) for name in self.swarm.children if name != BOOTSTRAP}
+        journals = {name: list(self.swarm.records(name)) for name in self.swarm.children if name != BOOTSTRAP}
         self.swarm.stop(_STOP_GRACE_S)
         tries, voids = [], []
         for name, journal in journals.items():
@@ -129,40 +122,9 @@ class Chaos:
         self.swarm.start_peer(name, None)
         return name
 
-    def _wait_until_all_average(self, names: list[str]) -> None:
-        """Until each peer has contributed to a version of the common part: then the swarm is in its everyday state."""
-        self.say(f"starting {len(names)} peers")
-        deadline_s = clock.monotonic_s() + _START_S
-        waiting = set(names)
-        while waiting:
-            self.swarm.check_running(names)
-            waiting = {name for name in waiting if not _averages(self.swarm.journal(name))}
-            if waiting and clock.monotonic_s() > deadline_s:
-                raise ChaosFailed(
-                    f"{', '.join(sorted(waiting))} committed nothing within {_START_S:.0f} s; see the logs in"
-                    f" {self.swarm.folder}"
-                )
-            time.sleep(_LOOK_EVERY_S)
-        self.say("all peers average")
-
     def _watch(self, running: list[str], until_s: float) -> None:
         """Wait until a monotonic moment; a peer that ends by itself meanwhile ends the experiment."""
         while (left_s := until_s - clock.monotonic_s()) > 0:
             self.swarm.check_running([BOOTSTRAP, *running])
             self.report(round(clock.monotonic_s() - self._began_s), round(self.plan.minutes * 60 + _SETTLE_S))
             time.sleep(min(_LOOK_EVERY_S, left_s))
-
-
-def _averages(journal: Path) -> bool:
-    return any(isinstance(r.event, RoundCommitted) and r.event.slice == COMMON for r in _records(journal))
-
-
-def _records(journal: Path) -> Iterator[Record]:
-    """The whole records of a journal; a kill may have cut off its last line."""
-    if not journal.exists():
-        return
-    for line in journal.read_bytes().splitlines(keepends=True):
-        if line.endswith(b"\n"):
-            record = Record.from_json(line.decode())
-            if record is not None:
-                yield record

@@ -1,19 +1,21 @@
 """The demo's processes: a bootstrap node and peers on this machine, each with a home and a log of its own."""
 
+import contextlib
 import json
 import os
 import re
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from p2ptrain import clock
 from p2ptrain.errors import P2PTrainError
-from p2ptrain.ids import Digest, PeerId, SliceId, Version
+from p2ptrain.events import Record, RoundCommitted
+from p2ptrain.ids import COMMON, Digest, PeerId, SliceId, Version
 from p2ptrain.node.child_processes import Child, die_with_parent_prefix, start_child, stop_children
 
 BOOTSTRAP = "bootstrap"
@@ -22,13 +24,14 @@ _JOURNAL = "events.jsonl"
 _BOOTSTRAP_START_S = 60.0
 """It takes 3 s on 2 cores, nearly all of them importing torch; ten times that and twice again on a loaded machine."""
 _ANSWER_TIMEOUT_S = 120.0
+_LOOK_EVERY_S = 0.5
 _LAST_GRACE_S = 0.8
 """Ctrl-C must have ended everything within 2 s, and this process needs some of them itself."""
 _ADDRESS = re.compile(r"/ip[46]/\S+/p2p/[1-9A-HJ-NP-Za-km-z]+")
 
 
 class DemoFailed(P2PTrainError):
-    """A process of the demo ended or did not answer; the message has what it wrote last."""
+    """A process of the demo ended, did not answer or did not get to work; the message says what is known of it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,6 +106,31 @@ class DemoSwarm:
                 wrote = "\n  ".join(child.last_lines(5)) or "nothing"
                 raise DemoFailed(f"{name} {how}; it wrote last:\n  {wrote}\nAll of it is in {child.log}")
 
+    def records(self, name: str) -> Iterator[Record]:
+        """What a peer has recorded so far; the last line may not be finished yet, or never be."""
+        journal = self.journal(name)
+        for line in journal.read_bytes().splitlines(keepends=True) if journal.exists() else ():
+            with contextlib.suppress(ValueError):
+                record = Record.from_json(line.decode()) if line.endswith(b"\n") else None
+                if record is not None:
+                    yield record
+
+    def wait_until_all_average(self, names: Sequence[str], within_s: float) -> None:
+        """Until each of these peers has committed a version of the common part: then all is as on every day.
+
+        Raises:
+            DemoFailed: a process ended, or the time is over.
+        """
+        deadline_s = clock.monotonic_s() + within_s
+        waiting = set(names)
+        while waiting:
+            self.check_running([BOOTSTRAP, *names])
+            waiting = {name for name in waiting if not any(map(_is_common_commit, self.records(name)))}
+            if waiting and clock.monotonic_s() > deadline_s:
+                who = ", ".join(sorted(waiting))
+                raise DemoFailed(f"{who} committed nothing within {within_s:.0f} s; see the logs in {self.folder}")
+            time.sleep(_LOOK_EVERY_S)
+
     def ask(self) -> list[SliceAnswer]:
         """What an outsider learns about the slices: the same command anybody can type.
 
@@ -144,6 +172,10 @@ class DemoSwarm:
         child = start_child(name, _p2ptrain(arguments), home / _LOG, _environment())
         self.children[name] = child
         return child
+
+
+def _is_common_commit(record: Record) -> bool:
+    return isinstance(record.event, RoundCommitted) and record.event.slice == COMMON
 
 
 def parse_answer(answer: dict[str, Any]) -> list[SliceAnswer]:

@@ -9,14 +9,13 @@ import signal
 import statistics
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from p2ptrain import clock
-from p2ptrain.errors import P2PTrainError
 from p2ptrain.events import Evaluated, PeerStarted, Record, RoundCommitted
 from p2ptrain.ids import COMMON, PeerId
 from p2ptrain.node.demo_swarm import BOOTSTRAP, DemoFailed, DemoSwarm, SliceAnswer
@@ -30,10 +29,6 @@ _LOOK_EVERY_S = 0.25
 _STOP_GRACE_S = 10.0
 _WARM_SHARE = 0.25
 """Of the time, after which memory is measured for the first time: caches and pools are full by then."""
-
-
-class SoakFailed(P2PTrainError):
-    """The swarm did not get under way, so that nothing could be tried."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,13 +88,15 @@ class Soak:
         """Start the swarm, disturb it, let it heal, and measure.
 
         Raises:
-            SoakFailed: the peers did not begin to average.
-            DemoFailed: a process ended that nobody killed.
+            DemoFailed: the peers did not begin to average, or a process ended that nobody killed.
         """
         self.swarm.start_bootstrap()
-        for number in range(self.peers):
-            self.swarm.start_peer(_name(number), None)
-        self._wait_until_all_average()
+        self.say(f"starting {self.peers} peers")
+        names = [_name(number) for number in range(self.peers)]
+        for name in names:
+            self.swarm.start_peer(name, None)
+        self.swarm.wait_until_all_average(names, _START_S)
+        self.say("all peers average")
         began_s = clock.monotonic_s()
         todo = self._steps(plan_soak(self.seed, peers=self.peers, seconds=self.seconds))
         memory: list[tuple[int, int]] = []
@@ -116,7 +113,7 @@ class Soak:
         # Before they are stopped: on a busy machine some are killed when their time to leave is over.
         at_end = self._living()
         living = {self._id(name) for name in at_end}
-        journals = {name: list(_records(self.swarm.journal(name))) for name in self.swarm.children if name != BOOTSTRAP}
+        journals = {name: list(self.swarm.records(name)) for name in self.swarm.children if name != BOOTSTRAP}
         self.swarm.stop(_STOP_GRACE_S)
         first, last = _losses(journals, at_end)
         return SoakReport(
@@ -180,20 +177,8 @@ class Soak:
         ]
 
     def _id(self, name: str) -> PeerId | None:
-        ids = [r.event.peer for r in _records(self.swarm.journal(name)) if isinstance(r.event, PeerStarted)]
+        ids = [r.event.peer for r in self.swarm.records(name) if isinstance(r.event, PeerStarted)]
         return ids[-1] if ids else None
-
-    def _wait_until_all_average(self) -> None:
-        self.say(f"starting {self.peers} peers")
-        deadline_s = clock.monotonic_s() + _START_S
-        waiting = {_name(number) for number in range(self.peers)}
-        while waiting:
-            self.swarm.check_running([BOOTSTRAP, *waiting])
-            waiting = {n for n in waiting if not any(_commits(_records(self.swarm.journal(n))))}
-            if waiting and clock.monotonic_s() > deadline_s:
-                raise SoakFailed(f"{', '.join(sorted(waiting))} committed nothing within {_START_S:.0f} s")
-            time.sleep(4 * _LOOK_EVERY_S)
-        self.say("all peers average")
 
     def _ask_until_agreed(self) -> list[SliceAnswer]:
         """What the swarm says when all owners agree, or when the time for that is over."""
@@ -239,22 +224,8 @@ def _losses(journals: Mapping[str, Sequence[Record]], living: Sequence[str]) -> 
     return first, statistics.median(last) if last else math.nan
 
 
-def _commits(records: "Iterator[Record] | Sequence[Record]") -> Iterator[RoundCommitted]:
+def _commits(records: Iterable[Record]) -> Iterator[RoundCommitted]:
     return (record.event for record in records if isinstance(record.event, RoundCommitted))
-
-
-def _records(journal: Path) -> Iterator[Record]:
-    """A journal's records; its last line may not be finished yet."""
-    if not journal.exists():
-        return
-    with journal.open() as lines:
-        for line in lines:
-            try:
-                record = Record.from_json(line)
-            except ValueError:
-                continue
-            if record is not None:
-                yield record
 
 
 def _use(pid: int) -> tuple[int, int]:

@@ -10,6 +10,7 @@ from p2ptrain.cli.demo_command import _new_folder
 from p2ptrain.cli.demo_summary import summary_lines
 from p2ptrain.dashboard.projection import SwarmView
 from p2ptrain.errors import UsageError
+from p2ptrain.events import Record, RoundCommitted
 from p2ptrain.ids import COMMON, Digest, PeerId, SliceId, Version
 from p2ptrain.node import demo_swarm
 from p2ptrain.node.demo_results import DemoReport, Killed, ModelResults, failed_promises
@@ -154,3 +155,35 @@ def test_folder_in_use_is_refused_and_left_alone(tmp_path: Path) -> None:
         _new_folder(tmp_path)
     assert _new_folder(tmp_path / "new" / "deeper").is_absolute()
     assert list((tmp_path / "new" / "deeper").iterdir()) == []
+
+
+def test_a_swarm_gets_under_way_when_every_peer_has_committed_the_common_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    swarm = DemoSwarm(tmp_path, tmp_path / "run.toml")
+    checked: list[str] = []
+    monkeypatch.setattr(DemoSwarm, "check_running", lambda self, names: checked.extend(names))
+
+    def commit(name: str, slice_id: SliceId) -> None:
+        event = RoundCommitted(
+            slice=slice_id,
+            version=Version(1),
+            epoch=1,
+            members=[A],
+            digest=Digest("00" * 32),
+            contributors=[A],
+            owners=[A],
+            tokens=1,
+            seconds=1.0,
+        )
+        swarm.home(name).mkdir(exist_ok=True)
+        with swarm.journal(name).open("a") as file:
+            file.write(Record(sequence=1, time_s=1.0, event=event).to_json() + '\n{"cut off by a kill')
+
+    commit("a", COMMON)
+    commit("b", ONE)
+    with pytest.raises(DemoFailed, match=r"^b, c committed nothing within 0 s; see the logs in"):
+        swarm.wait_until_all_average(["a", "b", "c"], 0.0)
+    assert checked == ["bootstrap", "a", "b", "c"]
+    assert [r.event.slice for r in swarm.records("b") if isinstance(r.event, RoundCommitted)] == [ONE]
+    swarm.wait_until_all_average(["a"], 0.0)
