@@ -35,6 +35,13 @@ Run = Annotated[
         " which it is fetched.",
     ),
 ]
+Bootstraps = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--bootstrap",
+        help="Address of a bootstrap node or any peer, in place of those in the manifest; repeatable.",
+    ),
+]
 Host = Annotated[
     str, typer.Option(help="Address to listen on  [default: this machine only if all bootstraps are on it, else all]")
 ]
@@ -46,13 +53,7 @@ def peer(
     home: Annotated[
         Path, typer.Option(envvar="P2PTRAIN_HOME", help="Folder of this peer's identity, checkpoint and journal.")
     ],
-    bootstrap: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--bootstrap",
-            help="Address of a bootstrap node or any peer, in place of those in the manifest; repeatable.",
-        ),
-    ] = None,
+    bootstrap: Bootstraps = None,
     slices: Annotated[
         str,
         typer.Option(
@@ -156,13 +157,7 @@ def peer(
 
 def swarm(
     run: Run,
-    bootstrap: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--bootstrap",
-            help="Address of a bootstrap node or any peer, in place of those in the manifest; repeatable.",
-        ),
-    ] = None,
+    bootstrap: Bootstraps = None,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
     every: Annotated[
         float, typer.Option(min=0, metavar="SECONDS", help="Go on looking, with --json a line each time; 0 looks once.")
