@@ -26,6 +26,15 @@ def test_one_liar_among_the_owners_is_caught_and_the_rounds_go_on(size: int, see
     assert max(attempts) <= 3
 
 
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("size", [5, 6])
+def test_two_who_lie_differently_are_both_caught_by_the_majority(size: int, seed: int) -> None:
+    group = SimulatedGroup(peer_ids(size), seed=seed, num_parts=2 * size)
+    group.liars = {peer_ids(size)[seed], peer_ids(size)[seed + 1]}
+    assert group.run_until(lambda: min(group.versions().values()) >= 4, within_s=900), "the simulator checks commits"
+    assert found_out(group) == group.liars
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_in_a_group_of_two_a_lie_is_never_committed(seed: int) -> None:
     group = SimulatedGroup(peer_ids(2), seed=seed, num_parts=4)
