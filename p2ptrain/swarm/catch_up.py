@@ -167,7 +167,12 @@ class _Task:
                 raise BadRecord(
                     f"certificate of slice {self._value.slice} v{self._value.version} is not by the owners before it"
                 )
-            return await self.replay()
+            try:
+                return await self.replay()
+            except BadMessage:
+                if self._replica.owned is None:
+                    raise
+                return await self.fetch_whole()  # the others took the slice over, and we have the state from before
         if is_rival:
             self._context.events.emit(
                 BranchLost(

@@ -17,7 +17,7 @@ from p2ptrain.errors import BadMessage, BadRecord, BlobUnavailable, NonFiniteUpd
 from p2ptrain.events import PartLeftOut, PeerLost, ReducerLied, Refused, RoundCommitted, RoundStage, RoundVoid
 from p2ptrain.ids import GENESIS, PeerId, SliceId
 from p2ptrain.swarm import rounds
-from p2ptrain.swarm.catch_up import catch_up, fetch_results, head_of
+from p2ptrain.swarm.catch_up import catch_up, fetch_owned, fetch_results, head_of
 from p2ptrain.swarm.certificates import check_certificate, check_vote, sign_vote
 from p2ptrain.swarm.context import Context, Past, Replica
 from p2ptrain.swarm.error_feedback import EncodedContribution, encode_contribution, keep_rounded_away
@@ -298,6 +298,8 @@ class SliceOwner:
                 )
             case rounds.LeftOut(peer, reason):
                 self._context.events.emit(PeerLost(peer=peer, slice=self.slice, reason=reason))
+                if peer == self._context.me:
+                    self._spawn(self._try_other_state())
 
     async def _vote(self, ballot: Ballot, value: Value, averages: list[bytes | memoryview]) -> None:
         async with self._one_vote_at_a_time:  # an earlier vote must not replace a later one on disk
@@ -435,6 +437,36 @@ class SliceOwner:
             return
         for data in averages:  # others may come to us for what its reducer can no longer give
             context.blobs.store.hold(self._round_label, data)
+        update = context.blobs.store.hold(self._round_label, staged.update)
+        self._computed[results] = (results, staged, averages)
+        self._queue.put_nowait(rounds.Staged(results, staged.owned.digest, staged.published.digest, update))
+
+    async def _try_other_state(self) -> None:
+        """If our outer step gives other bits than the proposal's, see whether the slice's other state gives the same.
+
+        A slice whose owners are all gone is taken over from its published weights. When one of them comes back in the
+        same moment, there are owners of one version with the certified state and owners without, who could never agree.
+        Everybody can have both: the certified one from its holders, the other one from the published weights.
+        """
+        replica, proposal, outcome = self.replica, self._state.proposal, self._staged
+        certificate, owned = replica.certificate, replica.owned
+        if not (certificate and owned and proposal and outcome) or outcome[0] != proposal.results:
+            return
+        if owned.digest != certificate.value.digest:
+            try:
+                other = await fetch_owned(self._context, replica)
+            except (BlobUnavailable, BadMessage):
+                return
+        else:
+            other = replica.published.taken_over()
+        results, _, averages = outcome
+        context = self._context
+        bounds, codec = context.bounds(self.slice), context.exchange.codec
+        staged = await asyncio.to_thread(outer_step, other, replica.published, averages, bounds, codec, context.outer)
+        if staged.owned.digest != proposal.digest or self.replica is not replica:
+            return
+        self.replica = replace(replica, owned=other)
+        self._serve_state()
         update = context.blobs.store.hold(self._round_label, staged.update)
         self._computed[results] = (results, staged, averages)
         self._queue.put_nowait(rounds.Staged(results, staged.owned.digest, staged.published.digest, update))

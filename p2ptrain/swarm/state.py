@@ -93,6 +93,10 @@ class PublishedState:
         """The weights, shape [numel]."""
         return bf16_to_float32(self.bits)
 
+    def taken_over(self) -> OwnedState:
+        """The owners' state of a slice of which nothing else is left, without momentum; the same for everybody."""
+        return OwnedState.of(self.version, self.values, np.zeros(self.bits.size, np.float32))
+
     def moved(self, update: bytes | memoryview, codec: Codec) -> Self:
         """The next version's published weights.
 

@@ -11,8 +11,6 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
 from p2ptrain import __version__, clock
 from p2ptrain.errors import BadMessage, BadRecord, BlobUnavailable, PeerUnreachable, WireError
 from p2ptrain.events import (
@@ -39,7 +37,6 @@ from p2ptrain.swarm.leases import Leases
 from p2ptrain.swarm.liveness import Liveness
 from p2ptrain.swarm.owner import SliceOwner
 from p2ptrain.swarm.spread import whom_to_tell
-from p2ptrain.swarm.state import OwnedState
 from p2ptrain.wire.messages import Certificate, Committed, RoundMessage
 from p2ptrain.wire.v1 import peer_pb2 as pb
 
@@ -217,7 +214,8 @@ class Swarm:
         for slice_id in orphans:
             # Our own state is as good as any if nobody went on after it.
             is_newest = head_of(current[slice_id]) == head_of(replicas[slice_id])
-            current[slice_id] = replicas[slice_id] if is_newest else self._take_over(slice_id, current[slice_id])
+            mine = replicas[slice_id] if is_newest else await self._fetch_or_take_over(slice_id, current[slice_id])
+            current[slice_id] = mine
         for slice_id in _sorted(self._context.numel):
             if slice_id in owned:
                 past = pasts.get(slice_id, Past())
@@ -234,13 +232,18 @@ class Swarm:
         await asyncio.sleep(_SETTLE_S)
         await self._look_where_we_are_seen()
 
+    async def _fetch_or_take_over(self, slice_id: SliceId, found: Replica) -> Replica:
+        if found.certificate and self._context.holders(slice_id) - {self._context.me}:  # one that came meanwhile
+            with contextlib.suppress(BlobUnavailable, BadMessage):
+                return replace(found, owned=await fetch_owned(self._context, found))
+        return self._take_over(slice_id, found)
+
     def _take_over(self, slice_id: SliceId, found: Replica) -> Replica:
         """A slice without living owners, from its published weights: they are the anchor from now on."""
         if found.certificate is None:
             return replace(found, owned=self._context.listener.initial_state(slice_id))
-        version, values = found.published.version, found.published.values
-        self._context.events.emit(SliceTakenOver(slice=slice_id, version=version))
-        return replace(found, owned=OwnedState.of(version, values, np.zeros_like(values)))
+        self._context.events.emit(SliceTakenOver(slice=slice_id, version=found.published.version))
+        return replace(found, owned=found.published.taken_over())
 
     async def run(self) -> None:
         """Keep claims fresh, rounds going and news flowing until cancelled."""

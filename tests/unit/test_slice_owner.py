@@ -1,11 +1,12 @@
 """The edge of an owned slice, with real arrays and signatures, in one event loop."""
 
 import asyncio
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from p2ptrain.ids import GENESIS
+from p2ptrain.ids import GENESIS, Version
 from p2ptrain.swarm.reduce import part_bounds
 from p2ptrain.wire.codec import Float32, decode, encode
 from p2ptrain.wire.messages import CastVote, Committed, Propose
@@ -65,3 +66,56 @@ async def test_an_owner_that_missed_a_commit_with_its_contribution_keeps_what_wa
         await late.round_settled_here()
         assert (late.version, late.digest) == (1, first.digest)
         np.testing.assert_array_equal(late.owner.residual, rounded_away(gradient(2)))
+
+
+def take_over(hand: Hand) -> None:
+    """As whoever found nobody with the owners' state when it started."""
+    replica = hand.owner.replica
+    hand.owner.replica = replace(replica, owned=replica.published.taken_over())
+    hand.owner._serve_state()
+
+
+@pytest.mark.parametrize(("size", "number"), [(2, 0), (2, 1), (3, 0), (3, 1), (3, 2)])
+@pytest.mark.parametrize("certified", ["one", "all but one"])
+async def test_owners_of_one_version_with_the_certified_state_and_without_it_agree_on_one_of_the_two(
+    certified: str, size: int, number: int
+) -> None:
+    group = OwnersInMemory(size)
+    async with group.running() as hands:
+        await contribute(hands)
+        await asyncio.gather(*(hand.round_settled_here() for hand in hands))
+        for place, hand in enumerate(hands):
+            if (place == number) != (certified == "one"):
+                take_over(hand)
+        assert len({hand.digest for hand in hands}) == 2
+        for rounds_done in (2, 3):
+            await contribute(hands, 10)
+            await asyncio.gather(*(hand.round_settled_here() for hand in hands))
+            async with asyncio.timeout(30):
+                while {hand.version for hand in hands} != {rounds_done}:  # noqa: ASYNC110 - a catch-up tells nobody
+                    await asyncio.sleep(0.01)
+            assert len({hand.digest for hand in hands}) == 1
+
+
+async def test_an_owner_that_comes_back_after_its_slice_was_taken_over_fetches_the_state_of_those_who_did() -> None:
+    group = OwnersInMemory(3)
+    async with group.running() as hands:
+        await contribute(hands)
+        await asyncio.gather(*(hand.round_settled_here() for hand in hands))
+        *heirs, returns = hands
+        for heir in heirs:
+            take_over(heir)
+        returns.can_fetch = lambda what: not what.startswith("average")
+        group.passes = lambda sender, to, message: (
+            to != returns.peer or not isinstance(message.body, Propose | CastVote | Committed)
+        )
+        await contribute(hands, 10)
+        await asyncio.gather(*(heir.round_settled_here() for heir in heirs))
+        returns.can_fetch = lambda what: True
+        assert [hand.version for hand in hands] == [2, 2, 1]
+        (certificate,) = heirs[0].owner.history.since(Version(1))
+        returns.owner.learn(certificate, heirs[0].peer)
+        async with asyncio.timeout(30):
+            while returns.version != 2:  # noqa: ASYNC110 - a catch-up tells nobody
+                await asyncio.sleep(0.01)
+        assert returns.digest == heirs[0].digest
