@@ -25,7 +25,7 @@ def test_peer_with_a_read_only_disk_trains_on_leaves_the_vote_to_others_and_save
         try:
             subprocess.run(["mount", "-o", "remount,ro,bind", str(home)], check=True)
             eventually(lambda: ill.events(DiskTrouble), what=f"it says so\n{ill.log()}")
-            alone_at = well.committed("0")[-1].version
+            alone_at = well.reached("0")
             steps = len(ill.events(InnerStepDone))
             well.wait_for_version("0", alone_at + 3)
             ill.check()
@@ -36,7 +36,7 @@ def test_peer_with_a_read_only_disk_trains_on_leaves_the_vote_to_others_and_save
             subprocess.run(["umount", "-l", str(home)], check=True)
         eventually(lambda: ill.events(DiskRecovered), what=f"it recovers\n{ill.log()}")
         eventually(lambda: len(ill.events(CheckpointSaved)) > saved, what="it saves again")
-        back_at = well.committed("0")[-1].version
+        back_at = well.reached("0")
 
         def together() -> bool:
             return any(e.version > back_at and len(e.contributors) == 2 for e in well.committed("0"))

@@ -77,7 +77,7 @@ def test_survivors_commit_after_a_peer_is_killed_while(stage: str, tmp_path: Pat
         kill_in_the_middle_of(stage, peers["b"])
         survivor = peers["a"]
         for slice_id in ("0", "common"):
-            before = survivor.committed(slice_id)[-1].version
+            before = survivor.reached(slice_id)
             survivor.wait_for_version(slice_id, before + 2)
         assert victim_id not in survivor.committed("0")[-1].owners
         swarm.assert_same_digests()
@@ -100,14 +100,14 @@ def test_frozen_peer_comes_back_without_a_fork(frozen_s: float, tmp_path: Path) 
         for peer in (stays, freezes):
             peer.wait_for_version("0", 4)
         assert freezes.child.freeze()
-        version = stays.committed("0")[-1].version
+        version = stays.reached("0")
         if frozen_s > LEASE_S:
             stays.wait_for_version("0", version + 3)
         else:
             time.sleep(frozen_s)  # the length of the freeze is what is tested
         freezes.child.send(signal.SIGCONT)
         both = {stays.id, freezes.id}
-        thawed_at = stays.committed("0")[-1].version
+        thawed_at = stays.reached("0")
 
         def average_together_again() -> bool:
             stays.check()
@@ -127,7 +127,7 @@ def test_all_owners_of_a_slice_die_and_a_newcomer_takes_it_over(moment: str, tmp
         lost.wait_for_version("0", 4)
         lost.child.kill()
         if moment == "later":
-            stays.wait_for_version("common", stays.committed("common")[-1].version + 3)
+            stays.wait_for_version("common", stays.reached("common") + 3)
             swarm.assert_same_digests()
         reached = swarm.slice_report("0")["version"]
         heir = swarm.start_peer("heir", "0")
@@ -152,7 +152,7 @@ def test_running_swarm_does_not_notice_that_the_bootstrap_died(tmp_path: Path) -
         for peer in (a, b):
             peer.wait_for_version("0", 3)
         swarm.children[0].kill()
-        died_at = a.committed("0")[-1].version
+        died_at = a.reached("0")
         time.sleep(2 * LEASE_S)  # claims that nobody could renew would have expired by now
 
         def still_together() -> bool:

@@ -201,7 +201,7 @@ class Matrix:
 
     def wait_until_back(self, victim: LivePeer) -> float:
         """Until a round of a stable peer has a contribution of this one; how long that took."""
-        began_s, at = time.time(), self.stable[0].committed(COMMON)[-1].version
+        began_s, at = time.time(), self.stable[0].reached(COMMON)
         eventually(victim.state, what=f"{victim.name} is up\n{victim.log()}")
         who = victim.id
 

@@ -87,10 +87,11 @@ def test_whole_swarm_is_switched_off_and_goes_on_from_the_newest_that_is_left(tm
         wait_for_newer_round_of(peers)
         for peer in peers:
             eventually(lambda peer=peer: peer.events(CheckpointSaved), what=f"{peer.name} saves")
+            assert peer.reached("0")
         for child in swarm.children:
             child.kill()
         committed = {event.version: event.digest for peer in peers for event in peer.committed("0")}
-        saved = {peer.name: peer.committed("0")[-1].version for peer in peers}
+        saved = max(e.versions["0"] for peer in peers[1:] for e in peer.events(CheckpointSaved))
         shutil.rmtree(peers[0].home)
         swarm.address = swarm.start_bootstrap("new-bootstrap")
         again = [swarm.start_peer(f"{name}-again", "0", home=tmp_path / name) for name in ("c", "b", "a")]
@@ -102,7 +103,7 @@ def test_whole_swarm_is_switched_off_and_goes_on_from_the_newest_that_is_left(tm
                 assert event.digest == committed.get(event.version, event.digest), (
                     "nothing that a disk still has is done again"
                 )
-        assert max(saved["b"], saved["c"]) - max(resumed) <= 2, "the disks hold nearly all that was committed"
+        assert max(resumed) >= saved, "what was said to be saved is there"
         swarm.assert_same_digests()
 
 
@@ -115,7 +116,7 @@ def test_minority_that_went_on_alone_is_settled_with_the_rest_and_somebody_says_
         wait_for_newer_round_of(list(peers.values()), "0")
         for name in ("b", "c"):
             peers[name].child.kill()
-        went_on = peers["a"].committed("0")[-1].version + 3
+        went_on = peers["a"].reached("0") + 3
         peers["a"].wait_for_version("0", went_on)
         eventually(  # rounds of milliseconds are quicker than its disk, and only what is there comes back
             lambda: any(e.versions.get("0", 0) >= went_on for e in peers["a"].events(CheckpointSaved)),
@@ -139,8 +140,9 @@ def test_restarted_peer_passes_on_the_rounds_that_another_one_missed(tmp_path: P
         stays, misses = swarm.start_peer("stays", "0"), swarm.start_peer("misses", "0")
         wait_for_newer_round_of([stays, misses], "0")
         eventually(lambda: misses.events(CheckpointSaved), what="it saves")
+        assert misses.reached("0")
         misses.child.kill()
-        missed_from = misses.committed("0")[-1].version + 1
+        missed_from = misses.reached("0") + 1
         stays.wait_for_version("0", missed_from + 1)
         assert stop_gently([stays]) == {"stays": 0}
         stays_again = swarm.start_peer("stays-again", "0", home=stays.home)
@@ -180,7 +182,7 @@ def test_cut_off_peer_knows_it_and_is_back_and_halves_find_together(tmp_path: Pa
             # Two halves; each has an owner of each slice, so both go on.
             network.plug("apart", [3, 4])
             for peer in (peers[0], peers[2]):
-                peer.wait_for_version("0", peer.committed("0")[-1].version + 4)
+                peer.wait_for_version("0", peer.reached("0") + 4)
             network.plug("together", [3, 4])
             healed_s = time.monotonic()
             wait_for_newer_round_of(peers)
@@ -211,7 +213,7 @@ def test_host_with_another_address_is_back_in_the_round_after_next_and_found_the
             wait_for_newer_round_of(peers)
             stays, moves = peers[0], peers[2]
             # The provider gives a host another address.
-            version = stays.committed("common")[-1].version
+            version = stays.reached("common")
             network.set_address(3, "10.9.0.33")
             moved_s = time.monotonic()
             wait_for_newer_round_of(peers)
@@ -234,11 +236,11 @@ def test_suspended_process_is_back_in_the_round_after_next(tmp_path: Path) -> No
         assert sleeps.child.freeze()
         for daemon in daemons:
             os.kill(daemon, signal.SIGSTOP)
-        stays.wait_for_version("0", stays.committed("0")[-1].version + 2)
+        stays.wait_for_version("0", stays.reached("0") + 2)
         time.sleep(20.0)  # longer than everything that waits for it
         for daemon in daemons:
             os.kill(daemon, signal.SIGCONT)
-        version = stays.committed("common")[-1].version
+        version = stays.reached("common")
         sleeps.child.send(signal.SIGCONT)
         wait_for_newer_round_of([stays, sleeps])
         missed = missed_by(sleeps, stays, version)

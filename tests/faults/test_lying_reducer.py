@@ -33,12 +33,12 @@ def test_one_of_four_reducers_lies_about_every_average_and_no_lie_is_committed(t
         for peer in (*honest, liar):
             peer.wait_for_version("common", 2)
         eventually(
-            lambda: all(liar.id in honest[0].committed(s)[-1].members for s in ("0", "1", "common")),
+            lambda: all(any(liar.id in e.members for e in honest[0].committed(s)[-1:]) for s in ("0", "1", "common")),
             what="the liar is an owner of everything",
         )
         orders.write_text("training:*:forge:100000\n")
         eventually(lambda: convictions(honest), what="an honest peer finds it out")
-        reached = {s: max(p.committed(s)[-1].version for p in honest) for s in ("0", "1", "common")}
+        reached = {s: max(e.version for p in honest for e in p.committed(s)) for s in ("0", "1", "common")}
         for peer in honest:
             for slice_id, version in reached.items():
                 peer.wait_for_version(slice_id, version + 3)

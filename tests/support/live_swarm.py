@@ -60,6 +60,10 @@ class LivePeer:
         """Versions of a slice that this peer took part in committing."""
         return [event for event in self.events(RoundCommitted) if event.slice == slice_id]
 
+    def reached(self, slice_id: str) -> int:
+        """The newest version of a slice that this peer took part in committing, once there is one."""
+        return eventually(lambda: self.committed(slice_id), what=f"{self.name} commits slice {slice_id}")[-1].version
+
     @property
     def id(self) -> PeerId:
         """Its peer id, once it listens."""

@@ -50,7 +50,7 @@ def test_an_invited_peer_trains_until_it_is_banned(tmp_path: Path) -> None:
         )
         eventually(lambda: bad.child.exit_status() == 2, what="the banned peer ends, and says why")
         assert "has banned this peer" in bad.log()
-        later = good.committed("1")[-1].version
+        later = good.reached("1")
         good.wait_for_version("1", later + 5)
         assert good.committed("1")[-1].contributors == [ids["good"]]
         assert stop_gently([good]) == {"good": 0}

@@ -25,7 +25,7 @@ def test_running_peer_takes_an_orphan_beside_its_own_slice_and_gives_it_back(tmp
         eventually(lambda: gained(stays, other), what="it takes the uncovered slice")
         taken = gained(stays, other)[0].version
         stays.wait_for_version(other, taken + 3)
-        stays.wait_for_version(mine, stays.committed(mine)[-1].version + 3)
+        stays.wait_for_version(mine, stays.reached(mine) + 3)
         assert any(event.slice == other and not event.is_covered for event in stays.events(CoverageChanged))
 
         helpers = [swarm.start_peer(name, other) for name in ("b", "c")]
@@ -34,8 +34,8 @@ def test_running_peer_takes_an_orphan_beside_its_own_slice_and_gives_it_back(tmp
             what="it gives the second slice back",
         )
         for helper in helpers:
-            helper.wait_for_version(other, helper.committed(other)[-1].version + 3)
-        stays.wait_for_version(mine, stays.committed(mine)[-1].version + 3)
+            helper.wait_for_version(other, helper.reached(other) + 3)
+        stays.wait_for_version(mine, stays.reached(mine) + 3)
         report = swarm.slice_report(other)
         assert sorted(report["owners"]) == sorted(helper.id for helper in helpers)
         assert report["verdict"] == "ok"
@@ -62,7 +62,7 @@ def test_all_owners_of_a_slice_die_and_exactly_one_of_the_other_slice_moves_over
         (keeper,) = [peer for peer in stay if peer is not heir]
         eventually(lambda: heir.events(SliceGivenUp), what="it gives its old slice up")
         heir.wait_for_version("1", died_at + 3)
-        keeper.wait_for_version("0", keeper.committed("0")[-1].version + 3)
+        keeper.wait_for_version("0", keeper.reached("0") + 3)
         assert heir.events(SliceTakenOver)[0].version >= died_at - 1, "from the published weights"
         assert swarm.slice_report("0")["owners"] == [keeper.id]
         assert swarm.slice_report("1")["owners"] == [heir.id]

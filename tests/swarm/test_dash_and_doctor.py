@@ -224,7 +224,7 @@ def test_screen_says_so_when_the_peer_is_gone_and_goes_on_when_it_is_back(swarm:
         screen.shows("● live", "TRAINING|AVERAGING")
         again = swarm.peers["peer-b"]
         eventually(lambda: again.committed("common"), what="peer-b commits again")
-        newest = again.committed("common")[-1].version
+        newest = again.reached("common")
         assert newest > before
         eventually(lambda: screen.version() >= newest, what=f"the screen has v{newest}")
         screen.type("C-c")
