@@ -23,7 +23,8 @@ def test_peer_with_a_read_only_disk_trains_on_leaves_the_vote_to_others_and_save
         if mounted.returncode:
             pytest.skip(f"making a folder read-only needs root: {mounted.stderr.strip()}")
         try:
-            subprocess.run(["mount", "-o", "remount,ro,bind", str(home)], check=True)
+            read_only = ["mount", "-o", "remount,ro,bind", str(home)]  # refused while the peer is writing there
+            eventually(lambda: subprocess.run(read_only, check=False).returncode == 0, what="it becomes read-only")
             eventually(lambda: ill.events(DiskTrouble), what=f"it says so\n{ill.log()}")
             alone_at = well.reached("0")
             steps = len(ill.events(InnerStepDone))
