@@ -548,11 +548,12 @@ class Swarm:
         None says that there may be more to have: none of those who are ready answered, or what somebody told of could
         not be fetched.
         """
-        others = [peer for peer in self._context.claims if peer != self._context.me]
+        claims = self._context.claims  # as they are now: a look replaces them while we ask
+        others = [peer for peer in claims if peer != self._context.me]
         have = {slice_id: replica.published.version for slice_id, replica in replicas.items()}
         answers = await asyncio.gather(*(self._ask_for_newer(peer, have) for peer in others))
         told = {peer: answer for peer, answer in zip(others, answers, strict=True) if answer is not None}
-        ready = {peer for peer in others if self._context.claims[peer].ready}
+        ready = {peer for peer in others if claims[peer].ready}
         if ready and ready.isdisjoint(told):
             return None
         best = {s: way for s, replica in replicas.items() if (way := _furthest(s, told, head_of(replica))) is not None}

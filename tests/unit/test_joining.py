@@ -130,3 +130,16 @@ async def test_what_somebody_told_of_and_nobody_gives_is_asked_for_again(monkeyp
     assert await newcomer._catch_up_all({SliceId("0"): replica}) is None
     ahead: Any = SimpleNamespace(published=SimpleNamespace(version=Version(3)), certificate=certificate)
     assert await newcomer._catch_up_all({SliceId("0"): ahead}) == {}, "as far as anybody is"
+
+
+async def test_claim_that_expires_while_its_peer_is_asked_ends_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    newcomer = swarm(Hearsay(0, claim(OWNER, ready=("common", "0"))), Wire())
+    await newcomer.choose([SliceId("0")], is_fixed=True)
+    await newcomer._look()
+
+    async def silent(peer: PeerId, have: Mapping[SliceId, int]) -> None:
+        newcomer.context.claims = {}
+
+    monkeypatch.setattr(newcomer, "_ask_for_newer", silent)
+    replica: Any = SimpleNamespace(published=SimpleNamespace(version=Version(0)), certificate=None)
+    assert await newcomer._catch_up_all({SliceId("0"): replica}) is None
