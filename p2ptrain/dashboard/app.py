@@ -26,7 +26,7 @@ from p2ptrain.events import Record
 _DRAW_EVERY_S = 0.25
 _SAMPLE_EVERY_S = 1.0
 _ONCE_WITHIN_S = 120.0
-"""For what a still picture waits: an observer needs 3 to 6 s to start and ask."""
+"""For what a still picture waits: an observer needs 3 to 6 s to start and ask, and over 20 s on a busy machine."""
 _KEPT_RECORDS = 20_000
 _END_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 

@@ -94,7 +94,7 @@ class PublishedState:
         return bf16_to_float32(self.bits)
 
     def taken_over(self) -> OwnedState:
-        """The owners' state of a slice of which nothing else is left, without momentum; the same for everybody."""
+        """The owners' state, arrays [numel], when only these weights are left: zero momentum, the same bits for all."""
         return OwnedState.of(self.version, self.values, np.zeros(self.bits.size, np.float32))
 
     def moved(self, update: bytes | memoryview, codec: Codec) -> Self:

@@ -182,7 +182,13 @@ class Swarm:
         """
         showing = asyncio.create_task(self._show())  # fetching takes longer than a claim lasts
         try:
-            await self._catch_up_with_all(owned, replicas, pasts, histories)
+            await self._look_where_we_are_seen()
+            current, chains = await self._catch_up_with_all(owned, replicas, histories)
+            self._begin_parts(owned, current, pasts, chains)
+            await self._publish()
+            # Peers that become ready together should find each other before one of them founds the group alone.
+            await asyncio.sleep(_SETTLE_S)
+            await self._look_where_we_are_seen()
         finally:
             showing.cancel()
 
@@ -190,10 +196,12 @@ class Swarm:
         self,
         owned: frozenset[SliceId],
         replicas: Mapping[SliceId, Replica],
-        pasts: Mapping[SliceId, Past],
         histories: Mapping[SliceId, Sequence[PastRound]],
-    ) -> None:
-        await self._look_where_we_are_seen()
+    ) -> tuple[dict[SliceId, Replica], dict[SliceId, list[PastRound]]]:
+        """Every slice as far as anybody can bring it, with the owners' state where we own it, and what led there.
+
+        Arguments as for ``join``.
+        """
         current, orphans = dict(replicas), set[SliceId]()
         chains = {slice_id: list(rounds) for slice_id, rounds in histories.items()}
         insist_s = _LEASES_FOR_STATE * self._context.exchange.lease_s
@@ -216,6 +224,16 @@ class Swarm:
             is_newest = head_of(current[slice_id]) == head_of(replicas[slice_id])
             mine = replicas[slice_id] if is_newest else await self._fetch_or_take_over(slice_id, current[slice_id])
             current[slice_id] = mine
+        return current, chains
+
+    def _begin_parts(
+        self,
+        owned: frozenset[SliceId],
+        current: Mapping[SliceId, Replica],
+        pasts: Mapping[SliceId, Past],
+        chains: Mapping[SliceId, Sequence[PastRound]],
+    ) -> None:
+        """Be the owner or follower of every slice from here on."""
         for slice_id in _sorted(self._context.numel):
             if slice_id in owned:
                 past = pasts.get(slice_id, Past())
@@ -227,10 +245,6 @@ class Swarm:
             if chain and Head.of(chain[-1].certificate) == head_of(part.replica):
                 part.history.restore(chain)
         self.assignment.ready, self.assignment.joining = owned, frozenset()
-        await self._publish()
-        # Peers that become ready together should find each other before one of them founds the group alone.
-        await asyncio.sleep(_SETTLE_S)
-        await self._look_where_we_are_seen()
 
     async def _fetch_or_take_over(self, slice_id: SliceId, found: Replica) -> Replica:
         if found.certificate and self._context.holders(slice_id) - {self._context.me}:  # one that came meanwhile
