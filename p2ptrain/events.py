@@ -611,6 +611,27 @@ class TwinSeen(Event):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class GuestListHeard(Event):
+    """The run's authority has published a newer guest list, and this peer keeps to it from now on."""
+
+    serial: int
+    """The list's number."""
+    allowed: list[PeerId] = field(default_factory=list)
+    """Whom it lets in by name."""
+    banned: list[PeerId] = field(default_factory=list)
+    """Whom it sends away, whether they are here or not."""
+
+    def line(self) -> str:
+        """The event as one sentence for people."""
+        told = [
+            f"{word} {', '.join(short(peer) for peer in peers)}"
+            for word, peers in (("allows", self.allowed), ("bans", self.banned))
+            if peers
+        ]
+        return f"guest list {self.serial} of the run's authority {' and '.join(told) or 'names nobody'}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class OrderHeard(Event):
     """The run's authority asks this peer to own certain slices, or no longer does."""
 

@@ -25,6 +25,7 @@ from p2ptrain.events import (
     Evaluated,
     Event,
     EventBus,
+    GuestListHeard,
     InnerStepDone,
     PeerStarted,
     PeerStopped,
@@ -486,6 +487,10 @@ class Peer:
             NotAdmitted: it sends this peer away.
         """
         keep_guests(self._home, packed)
+        guests = self._door.guests
+        self._events.emit(
+            GuestListHeard(serial=guests.serial, allowed=sorted(guests.allowed), banned=sorted(guests.banned))
+        )
         check_admitted(self._home, self._door, self._identity.peer_id, self._invite)
 
     # State on disk.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from p2ptrain.events import MetricsServed, OrderHeard, Refused, SliceGained, SliceGivenUp, SlicesClaimed
+from p2ptrain.events import GuestListHeard, MetricsServed, OrderHeard, SliceGained, SliceGivenUp, SlicesClaimed
 from tests.support.live_swarm import PATIENCE_S, LiveSwarm, eventually, p2ptrain, stop_gently
 from tests.support.secrets import found_in, secrets_of_key
 
@@ -45,7 +45,7 @@ def test_an_invited_peer_trains_until_it_is_banned(tmp_path: Path) -> None:
         published = say("run", "guests", *run, "--ban", ids["bad"], "--bootstrap", swarm.address)
         assert "published" in published
         eventually(
-            lambda: any(e.peer == ids["bad"] and "banned" in e.reason for e in good.events(Refused)),
+            lambda: any(event.banned == [ids["bad"]] for event in good.events(GuestListHeard)),
             what="the good peer hears of the ban",
         )
         eventually(lambda: bad.child.exit_status() == 2, what="the banned peer ends, and says why")
