@@ -22,6 +22,18 @@ def repair(control: Any) -> None:
     control.daemon_connector.open_connection = _noticed(control.daemon_connector.open_connection)
 
 
+async def shut_down(dht: Any, p2p: Any) -> None:
+    """End a ``DHTNode`` and its ``P2P``.
+
+    hivemind never ends the task that refreshes what was looked up, and asyncio complains of it as the process ends.
+    """
+    if dht.cache_refresh_task is not None:
+        dht.cache_refresh_task.cancel()
+        await asyncio.wait([dht.cache_refresh_task])
+    await dht.shutdown()
+    await p2p.shutdown()
+
+
 @contextlib.contextmanager
 def closes_its_sockets() -> Iterator[list[asyncio.StreamWriter]]:
     """Close what is opened inside the block, however the block ends; to keep a socket, empty the list that is given.

@@ -34,7 +34,7 @@ from p2ptrain.wire import callback
 from p2ptrain.wire.crowd import Connection
 from p2ptrain.wire.daemon_options import daemon_options, tcp_address
 from p2ptrain.wire.doorkeeper import Doorkeeper
-from p2ptrain.wire.hivemind_repairs import closes_its_sockets, repair
+from p2ptrain.wire.hivemind_repairs import closes_its_sockets, repair, shut_down
 from p2ptrain.wire.port_mapping import RENEW_S, map_port
 from p2ptrain.wire.rate_limit import RateLimit, UplinkMeter
 from p2ptrain.wire.reach import Reach, Sighting, Way, first_guess, is_relayed, judged, planned_relayed_mbps
@@ -234,8 +234,7 @@ class Libp2pNode:
 
     async def stop(self) -> None:
         """Leave the DHT and end the daemon."""
-        await self._dht.shutdown()
-        await self._p2p.shutdown()
+        await shut_down(self._dht, self._p2p)
         shutil.rmtree(self._sockets, ignore_errors=True)
 
     async def watch(self) -> None:
@@ -330,8 +329,7 @@ class Libp2pNode:
         """
         self._is_changing = True
         try:
-            await self._dht.shutdown()
-            await self._p2p.shutdown()
+            await shut_down(self._dht, self._p2p)
             running = await _join_by_any(self._options, self._sockets, reach)
             self._p2p, self._dht, self.reach, self.room = running.p2p, running.dht, reach, running.room
             for serve in self._handlers:
@@ -587,8 +585,7 @@ async def _join_as_reachable(options: NodeOptions, sockets: Path) -> _Running:
     found = judged(ips, options.port, await _sightings(running.p2p, options), guess)
     if found.way == guess:
         return replace(running, reach=found)
-    await running.dht.shutdown()
-    await running.p2p.shutdown()
+    await shut_down(running.dht, running.p2p)
     return await _join_by_any(options, sockets, found)
 
 

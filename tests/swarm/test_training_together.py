@@ -40,6 +40,7 @@ def test_four_peers_spread_over_the_slices_and_agree_on_every_bit(tmp_path: Path
         assert len(daemons) == 4
         assert set(stop_gently(peers).values()) == {0}
         assert not any(map(is_running, daemons))
+        assert not [line for peer in peers for line in peer.log().splitlines() if "_refresh_stale" in line]
         swarm.assert_same_digests()
         _assert_published_weights_are_the_same_for_all(tmp_path, "abcd")
         _assert_model_can_be_used(tmp_path / "a", tmp_path / "model")
