@@ -125,6 +125,10 @@ def test_all_owners_of_a_slice_die_and_a_newcomer_takes_it_over(moment: str, tmp
             swarm.manifest.write_text(swarm.manifest.read_text().replace("lease_s = 5", "lease_s = 20"))
         lost, stays = swarm.start_peer("lost", "0"), swarm.start_peer("stays", "1")
         lost.wait_for_version("0", 4)
+        eventually(
+            lambda: any(event.slice == "0" for event in stays.events(UpdateApplied)),
+            what="somebody has the slice's weights who stays",
+        )
         lost.child.kill()
         if moment == "later":
             stays.wait_for_version("common", stays.reached("common") + 3)
