@@ -11,6 +11,7 @@ from p2ptrain.node.child_processes import die_with_parent_prefix
 from p2ptrain.swarm.directory import is_valid_record
 from p2ptrain.wire.blobs import BlobExchange
 from p2ptrain.wire.libp2p import Libp2pNode, NodeOptions
+from tests.support.live_swarm import PATIENCE_S
 
 pytestmark = pytest.mark.swarm
 
@@ -75,7 +76,7 @@ async def test_a_blob_arrives_over(way: str, tmp_path: Path) -> None:
             await blobs.start()
             data = os.urandom(3_000_000)
             received, _ = await asked.fetch(
-                blobs.store.hold("test", data), [holder.peer], silence_timeout_s=30.0, what="data"
+                blobs.store.hold("test", data), [holder.peer], silence_timeout_s=PATIENCE_S, what="data"
             )
             assert bytes(received) == data
             (used,) = {str(a) for info in await asker._p2p._client.list_peers() for a in info.addrs}
