@@ -77,6 +77,9 @@ async def run_bootstrap(
     Raises:
         NetworkSetupError: a port is taken, or other bootstraps were named and none answers.
     """
+    drain = asyncio.Event()
+    # Before anything else: until somebody waits for it, the signal would end the process.
+    asyncio.get_running_loop().add_signal_handler(DRAIN, drain.set)
     key = options.folder / "identity.key"
     identity = load_or_create(key)
     others = [address for address in options.others if not address.endswith(f"/p2p/{identity.peer_id}")]
@@ -130,7 +133,7 @@ async def run_bootstrap(
                 directory = DhtDirectory(node, identity, options.run.id)
                 saved = options.folder / "status.json"
                 tasks.append(group.create_task(watch_run(node, directory, options.run, status, saved)))
-            tasks.append(group.create_task(_drain_when_asked(node, stop)))
+            tasks.append(group.create_task(_drain_when_asked(node, drain, stop)))
             await stop.wait()
             for task in tasks:
                 task.cancel()
@@ -154,9 +157,7 @@ async def _keep_in_touch(node: Libp2pNode) -> None:
         await asyncio.sleep(_OTHERS_EVERY_S)
 
 
-async def _drain_when_asked(node: Libp2pNode, stop: asyncio.Event) -> None:
-    asked = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(DRAIN, asked.set)
+async def _drain_when_asked(node: Libp2pNode, asked: asyncio.Event, stop: asyncio.Event) -> None:
     await asked.wait()
     if node.relay:
         node.relay.places.is_open = False

@@ -45,8 +45,11 @@ from p2ptrain.wire.this_machine import check_can_listen, free_port, hosts, is_lo
 _CALL_FAILED = (P2PDaemonError, P2PHandlerError, ControlFailure, OSError, EOFError, TimeoutError)
 _START_TIMEOUT_S = 60.0
 """For p2pd to listen; it takes a third of a second, but was seen to need more than hivemind's 15 s at a load of 20."""
-_BOOTSTRAP_TIMEOUT_S = 15.0
-"""A relayed first contact took up to 3 s in the lab; five times that is somebody who is not there."""
+_BOOTSTRAP_TIMEOUT_S = 30.0
+"""A relayed first contact took up to 3 s in the lab; ten times that is somebody who is not there."""
+_ASK_BOOTSTRAPS_AGAIN_S = 0.5
+_NEIGHBOURS_WITHIN_S = 3.0
+"""For the first look at the DHT; those that answer later are met later."""
 _WATCH_EVERY_S = 1.0
 _PLACES_EVERY_S = 5.0
 _PLACE_TIMEOUT_S = 4.0
@@ -670,20 +673,34 @@ async def _join(options: NodeOptions, sockets: Path, reach: Reach, by: Sequence[
             async with asyncio.timeout(_BOOTSTRAP_TIMEOUT_S):
                 dht = await DHTNode.create(
                     p2p=p2p,
-                    initial_peers=by,
                     record_validator=_Validator(options.check_record),
                     client_mode=not options.serves_dht,
-                    bootstrap_timeout=3.0,
                     backoff_rate=1.0,  # whoever was silent is asked again after 5 s, not after ever longer
                 )
-        except (RuntimeError, TimeoutError) as error:
-            raise NetworkSetupError(_no_bootstrap(options, str(error))) from error
+                await _meet(dht, by)
+        except TimeoutError as error:
+            raise NetworkSetupError(_no_bootstrap(options, "none answered a ping")) from error
         room = RecordRoom()
         storage, cache = _Storage(room), _Storage(RecordRoom(max_bytes=_MAX_CACHED_BYTES), keeps_found=True)
         storage.take_over(dht.protocol.storage)
         dht.protocol.storage, dht.protocol.cache = storage, cache
         undo.pop_all()
     return _Running(p2p, dht, reach, room)
+
+
+async def _meet(dht: DHTNode, by: Sequence[Multiaddr]) -> None:
+    """Get to know one of these nodes at least, and through them our neighbours in the DHT; asks until one answers.
+
+    hivemind's own way asks once, for 3 s, and what a node on a busy machine misses then would end the process.
+    """
+    peers = [PeerID.from_base58(address["p2p"]) for address in by]
+    while peers:
+        pings = [dht.protocol.call_ping(peer, validate=True) for peer in peers]
+        if any(isinstance(found, DHTID) for found in await asyncio.gather(*pings, return_exceptions=True)):
+            looking = asyncio.create_task(dht.find_nearest_nodes([dht.node_id]))
+            await asyncio.wait([looking], timeout=_NEIGHBOURS_WITHIN_S)
+            return
+        await asyncio.sleep(_ASK_BOOTSTRAPS_AGAIN_S)
 
 
 async def _stream(p2p: P2P, peer: Any, name: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
