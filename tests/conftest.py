@@ -15,7 +15,9 @@ settings.load_profile("p2ptrain")
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if any(item.get_closest_marker(name) for name in ("swarm", "faults")):
+        own = item.get_closest_marker("timeout")
+        is_longer = own is not None and own.args[0] > REAL_PEERS_TIMEOUT_S
+        if any(item.get_closest_marker(name) for name in ("swarm", "faults")) and not is_longer:
             item.add_marker(pytest.mark.timeout(REAL_PEERS_TIMEOUT_S))
 
 

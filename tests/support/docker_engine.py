@@ -70,6 +70,7 @@ def _private_engine(folder: Path) -> Iterator[None]:
             del os.environ["DOCKER_HOST"]
         else:
             os.environ["DOCKER_HOST"] = before
+        shutil.rmtree(folder / "data", ignore_errors=True)  # gigabytes of images
 
 
 def _need_base_image(folder: Path) -> None:
