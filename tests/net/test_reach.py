@@ -124,8 +124,9 @@ def test_provider_changes_a_router_s_address_in_the_middle(nat: Nat, tmp_path: P
         note(OUT, f"address of {nat} changed | transfer after {back_s:.1f} s, {path}")
 
 
-def test_port_that_the_router_passes_on_when_asked_makes_a_peer_behind_it_direct(tmp_path: Path) -> None:
-    with Internet({"boot": "none", "a": "mapping", "b": "symmetric"}) as net:
+@pytest.mark.parametrize("nat", ["mapping", "upnp", "pmp"])
+def test_port_that_the_router_passes_on_when_asked_makes_a_peer_behind_it_direct(nat: Nat, tmp_path: Path) -> None:
+    with Internet({"boot": "none", "a": nat, "b": "symmetric"}) as net:
         (boot,) = start_bootstraps(net, tmp_path, ["boot"])
         address = public_address(net, "boot", boot)
         a = start_node(net, tmp_path, "a", [address], map_port=True)

@@ -20,16 +20,44 @@ from typing import Literal, Self
 
 import pytest
 
-Nat = Literal["none", "full", "restricted", "symmetric", "mapping"]
+Nat = Literal["none", "full", "restricted", "symmetric", "mapping", "upnp", "pmp"]
 """What stands before a host: nothing; a router that passes all that comes in (full cone); one that passes answers only,
 but keeps the port (port restricted cone); one that takes another port for everybody that is called (symmetric); one
-that is symmetric, but passes a port on to whoever asks for it by NAT-PMP (mapping)."""
+that is symmetric, but passes a port on to whoever asks for it by NAT-PMP (mapping); the same with the program that many
+real routers run, miniupnpd, which is asked by UPnP only (upnp) or by NAT-PMP only (pmp)."""
 
 NATS: tuple[Nat, ...] = ("full", "restricted", "symmetric")
 _SWITCH = Path(__file__).parents[2] / "benchmarks" / "home_switch.c"
 _TUNSETIFF, _IFF_TAP, _IFF_NO_PI = 0x400454CA, 0x0002, 0x1000
 _INSIDE = "192.168.1.2"
 _numbers = itertools.count(1)
+_MINIUPNPD = """
+ext_ifname=wan
+listening_ip=lan
+enable_upnp={upnp}
+enable_natpmp={pmp}
+secure_mode=yes
+lease_file={folder}/leases
+uuid=70327074-7261-696e-0000-000000000000
+upnp_table_name=mapped
+upnp_nat_table_name=mapped
+upnp_forward_chain=through_mapped
+upnp_nat_chain=inward_mapped
+upnp_nat_postrouting_chain=outward_mapped
+allow 1024-65535 192.168.1.0/24 1024-65535
+deny 0-65535 0.0.0.0/0 0-65535
+"""
+_MAPPED = """
+table inet mapped {
+  chain through { type filter hook forward priority 1; jump through_mapped; }
+  chain inward { type nat hook prerouting priority -100; jump inward_mapped; }
+  chain outward { type nat hook postrouting priority 99; jump outward_mapped; }
+  chain through_mapped {}
+  chain inward_mapped {}
+  chain outward_mapped {}
+}
+"""
+"""What miniupnpd wants to find; it fills the last three."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,9 +95,12 @@ class Internet:
         """What lives on the hosts and must end before them."""
 
     def __enter__(self) -> Self:
-        missing = [tool for tool in ("ip", "nft", "cc") if shutil.which(tool) is None]
+        tools = ["ip", "nft", "cc", *(["miniupnpd"] if {"upnp", "pmp"} & set(self.hosts.values()) else [])]
+        missing = [tool for tool in tools if shutil.which(tool) is None]
         if missing or os.geteuid() != 0 or not os.access("/dev/net/tun", os.W_OK):
-            pytest.skip(f"emulated networks need root, /dev/net/tun and ip, nft, cc; missing: {missing or 'rights'}")
+            pytest.skip(
+                f"emulated networks need root, /dev/net/tun and {', '.join(tools)}; missing: {missing or 'rights'}"
+            )
         program = Path(self._folder.name) / "home_switch"
         subprocess.run(["cc", "-O2", "-o", str(program), str(_SWITCH)], check=True)
         fds: list[int] = []
@@ -164,16 +195,25 @@ class Internet:
         _run("ip", "netns", "exec", router, "sysctl", "-qw", "net.ipv4.ip_forward=1")
         self._make_router(name)
         if nat == "mapping":
-            service = [sys.executable, str(Path(__file__).with_name("nat_pmp_router.py"))]
-            router = subprocess.Popen([*self._in_router(name), *service])
-            self.at_end.callback(router.wait)
-            self.at_end.callback(router.kill)
+            self._serve_in_router(name, sys.executable, str(Path(__file__).with_name("nat_pmp_router.py")))
+        elif nat in ("upnp", "pmp"):
+            folder = Path(self._folder.name) / name
+            folder.mkdir()
+            config = folder / "miniupnpd.conf"
+            switches = {"upnp": "no", "pmp": "no", nat: "yes"}
+            config.write_text(_MINIUPNPD.format(folder=folder, **switches))
+            self._serve_in_router(name, "miniupnpd", "-d", "-4", "-f", str(config), "-P", str(folder / "pid"))
         return fd
+
+    def _serve_in_router(self, name: str, *service: str) -> None:
+        process = subprocess.Popen([*self._in_router(name), *service], stderr=subprocess.DEVNULL)
+        self.at_end.callback(process.wait)
+        self.at_end.callback(process.kill)
 
     def _make_router(self, name: str) -> None:
         nat = self.hosts[name]
         inward = f"iif wan dnat to {_INSIDE}" if nat == "full" else ""
-        outward = "masquerade fully-random" if nat in ("symmetric", "mapping") else "masquerade"
+        outward = "masquerade" if nat in ("full", "restricted") else "masquerade fully-random"
         rules = f"""flush ruleset
             table ip home {{
               chain inward {{ type nat hook prerouting priority -100; {inward}
@@ -188,6 +228,8 @@ class Internet:
               chain itself {{ type filter hook input priority 0; policy accept; iif wan ct state new drop
               }}
             }}"""
+        if nat in ("upnp", "pmp"):
+            rules += _MAPPED
         command = [*self._in_router(name), "nft", "-f", "-"]
         subprocess.run(command, input=rules, text=True, check=True, capture_output=True)
         # What was translated before goes on being translated, unless it is forgotten.
