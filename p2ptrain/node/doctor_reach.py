@@ -23,7 +23,7 @@ _CALL_TIMEOUT_S = 10.0
 _WHAT_IT_MEANS: dict[Nat, str] = {
     "none": "no router in between",
     "open": "the router passes calls on",
-    "cone": "the router keeps ports, so holes can be punched where a run has four public nodes",
+    "cone": "the router keeps ports, so holes can be punched to peers behind other routers that do",
     "symmetric": "the router takes another port for everybody (symmetric), so no holes can be punched",
     "unknown": "what the router does is not known: two bootstrap nodes tell more than one",
 }

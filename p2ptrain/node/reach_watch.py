@@ -1,4 +1,7 @@
-"""Keeps a peer reachable: measures how others can call it, changes that when it has changed, and says so."""
+"""Keeps a peer reachable: measures how others can call it, changes that when it has changed, and says so.
+
+Where a peer is reached by a relay only, holes are punched through both routers.
+"""
 
 import asyncio
 from collections.abc import Callable, Mapping
@@ -8,6 +11,7 @@ from p2ptrain.events import ReachChanged
 from p2ptrain.ids import PeerId
 from p2ptrain.swarm.directory import Claim
 from p2ptrain.wire.libp2p import Libp2pNode
+from p2ptrain.wire.punch import Attempts
 from p2ptrain.wire.reach import Way, described
 
 _LOOK_EVERY_S = 5.0
@@ -35,6 +39,7 @@ class ReachWatch:
         self._said: tuple[str, str] = ("", "")
         self._num_places = len(node.places)
         self._measured_s = clock.monotonic_s()
+        self._attempts = Attempts(node.peer)
 
     async def run(self) -> None:
         """Watch for ever.
@@ -54,6 +59,11 @@ class ReachWatch:
         claims = {peer: claim for peer, claim in self._claims().items() if peer != node.peer}
         others: dict[PeerId, Way | None] = {peer: claim.capacity.way for peer, claim in claims.items()}
         paths = await node.paths()
+        if node.reach.seen:
+            relayed = [peer for peer, way in others.items() if way == "relayed" and paths.get(peer)]
+            if due := self._attempts.due(relayed, clock.monotonic_s()):
+                await asyncio.gather(*map(node.punch, due))
+                paths = await node.paths()
         reach, reason = described(node.reach, others, paths)
         node.is_relayed = reach == "relayed"
         if reach == self._said[0] and node.reach.nat == self._said[1]:
@@ -66,6 +76,7 @@ class ReachWatch:
         now = self._node.reach
         first = await self._node.look_at_reach()
         if first is None or (first.way, first.public) == (now.way, now.public):
+            self._node.reach = first or now  # what the router does may be known better by now
             return
         await asyncio.sleep(_AGAIN_AFTER_S)
         second = await self._node.look_at_reach()

@@ -30,7 +30,7 @@ from p2ptrain import clock
 from p2ptrain.config.schema import ReachWish, RelayLimits
 from p2ptrain.errors import BadMessage, NetworkSetupError, NodeDied, PeerUnreachable, WireError
 from p2ptrain.ids import PeerId, short
-from p2ptrain.wire import callback
+from p2ptrain.wire import callback, punch
 from p2ptrain.wire.crowd import Connection
 from p2ptrain.wire.daemon_options import daemon_options, tcp_address
 from p2ptrain.wire.doorkeeper import Doorkeeper
@@ -54,6 +54,8 @@ _WATCH_EVERY_S = 1.0
 _PLACES_EVERY_S = 5.0
 _PLACE_TIMEOUT_S = 4.0
 """A relay that is lost is known, and another one used, within twice these."""
+_PUNCH_TIMEOUT_S = 10.0
+"""To arrange it over a relay, and to call: three times what it took over slow lines."""
 _MAX_SOCKET_FOLDER_BYTES = 107 - len("/p2pclient-0123456789a.sock")
 """The path of a Unix socket has at most 107 bytes, unix(7)."""
 _CALLER_CLOSES_WITHIN_S = 60.0
@@ -204,6 +206,8 @@ class Libp2pNode:
         self._handlers: list[Callable[[P2P], Awaitable[None]]] = []
         """What is served, to serve it again after a change of daemons."""
         self._is_changing = False
+        self._bridges: set[asyncio.Task[None]] = set()
+        """Connections through holes that were punched."""
 
     @classmethod
     async def start(cls, options: NodeOptions) -> "Libp2pNode":
@@ -231,12 +235,16 @@ class Libp2pNode:
                 await node._serve_relay(options.relay)
             if options.calls_back:
                 await node._serve_call_back()
+            if options.reach == "auto":
+                await node._serve_punch()
             await node.take_places()
             undo.pop_all()
         return node
 
     async def stop(self) -> None:
         """Leave the DHT and end the daemon."""
+        for task in self._bridges:
+            task.cancel()
         await shut_down(self._dht, self._p2p)
         shutil.rmtree(self._sockets, ignore_errors=True)
 
@@ -392,6 +400,39 @@ class Libp2pNode:
             await callback.answer(str(info.addr), reader, writer)
 
         await self._keep(self._stream_handler(callback.CALL_BACK, on_call_back))
+
+    async def punch(self, peer: PeerId) -> bool:
+        """Try to get from a relayed connection to a direct one; whether we have one. Breaks the relayed one."""
+        own = punch.place_of(self.reach.seen)
+        if own is None:
+            return False
+        try:
+            async with asyncio.timeout(_PUNCH_TIMEOUT_S):
+                async with self.open_stream(peer, punch.PUNCH) as (reader, writer):
+                    theirs = await punch.ask(own, reader, writer)
+                if theirs is None:
+                    return False
+                await self.hang_up(peer)  # p2pd calls nobody to whom it is connected
+                await self.dial(f"{tcp_address(*theirs)}/p2p/{peer}")
+        except (TimeoutError, EOFError, WireError):
+            return False
+        return (await self.paths()).get(peer) is False
+
+    async def _serve_punch(self) -> None:
+        async def on_punch(info: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            peer = PeerId(info.peer_id.to_base58())
+            if not self.door.admits_call(peer, cost=punch.COST):
+                raise BadMessage("too many attempts to punch a hole")
+            seen = punch.place_of(self.reach.seen) if len(self._bridges) < punch.MAX_BRIDGES else None
+            listening = self._options.host, self._options.port
+            begun = await punch.answer(seen, listening, reader, writer, is_relayed=is_relayed(str(info.addr)))
+            if begun is not None:
+                task = asyncio.create_task(punch.bridge(begun, listening))
+                self._bridges.add(task)
+                task.add_done_callback(self._bridges.discard)
+            await writer.drain()
+
+        await self._keep(self._stream_handler(punch.PUNCH, on_punch))
 
     async def _keep(self, serve: Callable[[P2P], Awaitable[None]]) -> None:
         self._handlers.append(serve)

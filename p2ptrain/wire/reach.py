@@ -43,6 +43,8 @@ class Reach:
     nat: Nat
     public: str = ""
     """``ip:port`` at which others can call, if they can."""
+    seen: str = ""
+    """``ip:port`` at which a router that keeps ports shows us to everybody, so that holes can be punched."""
     reason: str
 
 
@@ -74,7 +76,8 @@ def judged(own_ips: Collection[str], port: int, sightings: Sequence[Sighting], g
     asked = f"{sum(s.could_dial for s in sightings)} of {len(sightings)} bootstrap nodes could call back"
     if reached is None:
         before = "a firewall refuses calls" if nat == "none" else f"a router ({_IN_WORDS[nat]}) is in between"
-        return Reach(way="relayed", nat=nat, reason=f"{asked}; {before}")
+        seen = f"{sightings[0].ip}:{sightings[0].port}" if nat == "cone" else ""
+        return Reach(way="relayed", nat=nat, seen=seen, reason=f"{asked}; {before}")
     public = f"{reached.ip}:{port}"
     if nat == "none":
         return Reach(way="direct", nat=nat, public=public, reason=asked)

@@ -134,4 +134,25 @@ def test_port_that_the_router_passes_on_when_asked_makes_a_peer_behind_it_direct
         assert (a.way, a.nat) == ("mapped", "open")
         _, result = first_success(lambda: b.ask("send", a.peer, MIB), within_s=30)
         assert result["relayed"] == [False, False]
-        note(OUT, f"port mapped by NAT-PMP | direct | up {a.up_after_s:.1f} s")
+        note(OUT, f"port mapped, {nat} | direct | up {a.up_after_s:.1f} s")
+
+
+def test_one_bootstrap_is_enough_to_punch_a_hole_through_two_routers_that_keep_ports(tmp_path: Path) -> None:
+    with Internet({"boot": "none", "a": "restricted", "b": "restricted", "c": "symmetric"}) as net:
+        (boot,) = start_bootstraps(net, tmp_path, ["boot"])
+        address = public_address(net, "boot", boot)
+        a, b, c = (start_node(net, tmp_path, name, [address]) for name in ("a", "b", "c"))
+        for node in (b, c):
+            _, result = first_success(lambda n=node: a.ask("send", n.peer, MIB), within_s=60)
+            assert result["relayed"] == [True, True]
+        took_s = until(lambda: a.ask("punch", b.peer), 60, "a hole is punched")
+        assert not a.ask("punch", c.peer)
+        carried = boot.ask("usage")["carried_bytes"]
+        for sender, receiver in ((a, b), (b, a)):
+            _, result = first_success(lambda s=sender, r=receiver: s.ask("send", r.peer, 8 * MIB), within_s=60)
+            assert result["relayed"] == [False, False]
+            seconds = result["seconds"] - result["open_s"]
+            note(OUT, f"one, punched after {took_s:.1f} s | {8 * MIB * 8e-6 / seconds:.1f} Mbit/s")
+        assert boot.ask("usage")["carried_bytes"] < carried + MIB
+        _, result = first_success(lambda: c.ask("send", a.peer, MIB), within_s=60)
+        assert result["relayed"] == [True, True]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from p2ptrain.events import Evaluated, ReachChanged, RoundCommitted, Traffic
-from tests.support.home_networks import Internet, Line
+from tests.support.home_networks import Internet, Line, Nat
 from tests.support.live_swarm import LiveSwarm, eventually
 from tests.support.nat_lab import note
 
@@ -66,3 +66,27 @@ def test_three_of_four_behind_routers_train_ten_rounds_through_a_restart_and_a_n
             assert peers["cloud"].events(ReachChanged)[-1].reach == "direct"
             assert peers["full"].events(ReachChanged)[-1].reach == "direct"
             assert peers["symmetric"].events(ReachChanged)[0].reach == "relayed"
+
+
+def test_two_homes_and_one_bootstrap_are_enough_for_a_direct_connection(tmp_path: Path) -> None:
+    homes: dict[str, Nat] = {"a": "restricted", "b": "restricted"}
+    with Internet({"boot": "none", **homes}) as net:
+        inside = {name: net.inside(name) for name in ("boot", *homes)}
+        with LiveSwarm(tmp_path, "tiny", inside | {"bootstrap": net.inside("boot")}, slices=2) as swarm:
+            swarm.children[0].kill()  # it listens on the loopback of its host
+            swarm.address = swarm.start_bootstrap("boot", net.public_address("boot"), 31337)
+            peers = [swarm.start_peer(name, str(n)) for n, name in enumerate(homes)]
+
+            def punched() -> bool:
+                for peer in peers:
+                    peer.check()
+                return all(any(e.reach == "hole-punched" for e in peer.events(ReachChanged)) for peer in peers)
+
+            logs = lambda: "\n".join(f"--- {p.name}\n{p.log()}" for p in peers)  # noqa: E731
+            eventually(punched, what=f"a hole is punched\n{logs()}")
+            before = max((event.version for peer in peers for event in peer.committed("common")), default=0)
+            eventually(
+                lambda: all(any(e.version > before + 2 for e in peer.committed("common")) for peer in peers),
+                what=f"they train through it\n{logs()}",
+            )
+            swarm.assert_same_digests()

@@ -95,6 +95,9 @@ class _Inside:
         after = (await self._node.paths()).get(peer)
         return {"arrived": arrived, "seconds": seconds, "open_s": open_s, "relayed": (before, after)}
 
+    async def punch(self, peer: PeerId) -> bool:
+        return await self._node.punch(peer)
+
     async def places(self) -> list[str]:
         return self._node.places
 

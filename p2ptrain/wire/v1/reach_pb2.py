@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cp2ptrain/wire/v1/reach.proto\x12\x10p2ptrain.wire.v1\"\x1f\n\x0f\x43\x61llBackRequest\x12\x0c\n\x04port\x18\x01 \x01(\r\"N\n\rCallBackReply\x12\x0f\n\x07refusal\x18\x01 \x01(\t\x12\n\n\x02ip\x18\x02 \x01(\t\x12\x0c\n\x04port\x18\x03 \x01(\r\x12\x12\n\ncould_dial\x18\x04 \x01(\x08\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cp2ptrain/wire/v1/reach.proto\x12\x10p2ptrain.wire.v1\"\x1f\n\x0f\x43\x61llBackRequest\x12\x0c\n\x04port\x18\x01 \x01(\r\"N\n\rCallBackReply\x12\x0f\n\x07refusal\x18\x01 \x01(\t\x12\n\n\x02ip\x18\x02 \x01(\t\x12\x0c\n\x04port\x18\x03 \x01(\r\x12\x12\n\ncould_dial\x18\x04 \x01(\x08\"(\n\x0cPunchRequest\x12\n\n\x02ip\x18\x01 \x01(\t\x12\x0c\n\x04port\x18\x02 \x01(\r\"7\n\nPunchReply\x12\x0f\n\x07refusal\x18\x01 \x01(\t\x12\n\n\x02ip\x18\x02 \x01(\t\x12\x0c\n\x04port\x18\x03 \x01(\rb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,4 +35,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CALLBACKREQUEST']._serialized_end=81
   _globals['_CALLBACKREPLY']._serialized_start=83
   _globals['_CALLBACKREPLY']._serialized_end=161
+  _globals['_PUNCHREQUEST']._serialized_start=163
+  _globals['_PUNCHREQUEST']._serialized_end=203
+  _globals['_PUNCHREPLY']._serialized_start=205
+  _globals['_PUNCHREPLY']._serialized_end=260
 # @@protoc_insertion_point(module_scope)

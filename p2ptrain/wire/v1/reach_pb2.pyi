@@ -21,3 +21,21 @@ class CallBackReply(_message.Message):
     port: int
     could_dial: bool
     def __init__(self, refusal: _Optional[str] = ..., ip: _Optional[str] = ..., port: _Optional[int] = ..., could_dial: _Optional[bool] = ...) -> None: ...
+
+class PunchRequest(_message.Message):
+    __slots__ = ("ip", "port")
+    IP_FIELD_NUMBER: _ClassVar[int]
+    PORT_FIELD_NUMBER: _ClassVar[int]
+    ip: str
+    port: int
+    def __init__(self, ip: _Optional[str] = ..., port: _Optional[int] = ...) -> None: ...
+
+class PunchReply(_message.Message):
+    __slots__ = ("refusal", "ip", "port")
+    REFUSAL_FIELD_NUMBER: _ClassVar[int]
+    IP_FIELD_NUMBER: _ClassVar[int]
+    PORT_FIELD_NUMBER: _ClassVar[int]
+    refusal: str
+    ip: str
+    port: int
+    def __init__(self, refusal: _Optional[str] = ..., ip: _Optional[str] = ..., port: _Optional[int] = ...) -> None: ...
