@@ -88,6 +88,10 @@ class LivePeer:
 
         eventually(reached, within_s=within_s, what=f"{self.name} commits slice {slice_id} v{version}\n{self.log()}")
 
+    def freeze(self) -> None:
+        """Stop it where it is, until SIGCONT: no thread of it runs any more, not even one that waited for its disk."""
+        assert self.child.freeze(PATIENCE_S), f"{self.name} is not stopped\n{self.log()}"
+
     def check(self) -> None:
         """Fails the test if the process has ended."""
         status = self.child.exit_status()
@@ -159,23 +163,31 @@ class LiveSwarm:
 
     def report(self) -> dict[str, Any]:
         """What ``p2ptrain swarm --json`` says."""
-        done = subprocess.run(
-            p2ptrain("swarm", "--run", str(self.manifest), "--bootstrap", self.address, "--json"),
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE_S,
-            check=True,
-        )
-        return json.loads(done.stdout)
+        command = p2ptrain("swarm", "--run", str(self.manifest), "--bootstrap", self.address, "--json")
+
+        def answer() -> str:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+            return done.stdout if done.returncode == 0 else ""  # a bootstrap node may be too busy to answer once
+
+        return json.loads(eventually(answer, what="the swarm says how it is"))
 
     def slice_report(self, slice_id: str) -> dict[str, Any]:
         """One slice in ``report``."""
         return next(one for one in self.report()["slices"] if one["id"] == slice_id)
 
-    def assert_same_digests(self) -> None:
-        """Every version of every slice that two peers committed has one digest."""
+    def digests(self, slice_id: str, owners: int) -> set[str]:
+        """What so many owners of a slice computed at one version, asked until all of them have answered in time."""
+
+        def all_answered() -> dict[str, str]:
+            found = self.slice_report(slice_id)["digests"]
+            return found if len(found) == owners else {}
+
+        return set(eventually(all_answered, what=f"{owners} owners of slice {slice_id} answer").values())
+
+    def assert_same_digests(self, among: Sequence[LivePeer] = ()) -> None:
+        """Every version of every slice that two of all peers, or of these, committed has one digest."""
         seen: dict[tuple[SliceId, int], dict[str, str]] = {}
-        for peer in self.peers.values():
+        for peer in among or self.peers.values():
             for event in peer.events(RoundCommitted):
                 seen.setdefault((event.slice, event.version), {})[peer.name] = event.digest
         assert seen, "nothing was committed"
@@ -203,8 +215,11 @@ def p2ptrain(*arguments: str) -> list[str]:
 
 def descendants(pid: int) -> list[int]:
     """Process ids of a process's children and theirs."""
-    children = Path(f"/proc/{pid}/task/{pid}/children")
-    found = [int(child) for child in children.read_text().split()] if children.exists() else []
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    except OSError:  # it has ended
+        return []
+    found = [int(child) for child in children.split()]
     return found + [grandchild for child in found for grandchild in descendants(child)]
 
 
