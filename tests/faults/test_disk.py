@@ -1,11 +1,16 @@
 """Peers whose disk fails, and peers that are killed and go on from theirs."""
 
+import signal
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from p2ptrain.config.load import load_run, run_id
 from p2ptrain.events import CheckpointSaved, DiskRecovered, DiskTrouble, InnerStepDone, ProgressRestored
+from p2ptrain.ids import COMMON
+from p2ptrain.node import checkpoint
+from p2ptrain.node.local_progress import LocalProgress, load_progress
 from tests.support.live_swarm import LiveSwarm, eventually
 
 pytestmark = pytest.mark.faults
@@ -29,8 +34,8 @@ def test_peer_with_a_read_only_disk_trains_on_leaves_the_vote_to_others_and_save
             alone_at = well.reached("0")
             steps = len(ill.events(InnerStepDone))
             well.wait_for_version("0", alone_at + 3)
+            eventually(lambda: len(ill.events(InnerStepDone)) > steps, what=f"it trains on\n{ill.log()}")
             ill.check()
-            assert len(ill.events(InnerStepDone)) > steps, "it trains on"
             saved = len(ill.events(CheckpointSaved))
             subprocess.run(["mount", "-o", "remount,rw,bind", str(home)], check=True)
         finally:
@@ -50,17 +55,29 @@ def test_killed_peer_goes_on_with_its_moments_where_it_was_in_the_data(tmp_path:
     with LiveSwarm(tmp_path, slices=1) as swarm:
         alone = swarm.start_peer("alone", "all")
         alone.wait_for_version("0", 8)
-        # Saved now and then, so that saving takes little of the time; a peer this young may not have begun.
-        progress = alone.home / "progress.safetensors"
-        eventually(progress.exists, what="what training remembers is saved")
+        run = run_id(load_run(swarm.manifest))
+
+        def saved_in_one_round() -> LocalProgress | None:
+            state = checkpoint.load(alone.home / "checkpoint.safetensors", run)
+            progress = load_progress(alone.home / "progress.safetensors", run)
+            return progress if state and progress and progress.round == state.published[COMMON].version else None
+
+        def stopped_with_both() -> LocalProgress | None:
+            """Two files, one after the other: if a round is over in between, its state is lost and it comes again."""
+            if saved_in_one_round() is None:
+                return None
+            alone.freeze()
+            if (saved := saved_in_one_round()) is None:
+                alone.child.send(signal.SIGCONT)
+            return saved
+
+        saved = eventually(stopped_with_both, what="what training remembers is saved")
         alone.child.kill()
-        trained = [(event.round, event.inner_step) for event in alone.events(InnerStepDone)]
         again = swarm.start_peer("again", "all", home=alone.home)
         again.wait_for_version("0", 12)
         restored = again.events(ProgressRestored)
         assert len(restored) == 1
         assert restored[0].has_moments
         first = again.events(InnerStepDone)[0]
-        # What was trained after the last save was lost with the process, and may come again; nothing before it may.
-        saved = trained.index((restored[0].round, max(0, restored[0].inner_step - 1)))
-        assert (first.round, first.inner_step) not in trained[:saved]
+        # What was trained after the last save was lost with the process, and comes again; nothing before it does.
+        assert (first.round, first.inner_step) == (saved.round, saved.inner_step)

@@ -32,8 +32,6 @@ VOTE_S = 3.0
 """How much longer other members wait than the proposer does."""
 SLACK_S = 60.0
 """Between a deadline and its journal line on a machine that does five other things."""
-RECOVERY_S = 120.0
-"""A hang, whatever the machine does besides; what is promised is checked against the announced deadlines."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +120,9 @@ class Matrix:
         self.start("third"), self.start("second")
         for peer in [*self.stable, *self.faulty.values()]:
             peer.wait_for_version(COMMON, 8)
+        for peer in self.stable:  # a peer this young may not have saved everything yet
+            for file in ("checkpoint.safetensors", "progress.safetensors", "known_peers.json"):
+                eventually((peer.home / file).exists, what=f"{peer.name} saves {file}")
         self.began = [self._belongings(peer) for peer in self.stable]
         return self
 
@@ -167,7 +168,8 @@ class Matrix:
                     peer.check()
                     return len(self._commits(peer, slice_id, at_s)) >= 2
 
-                eventually(has_two, within_s=RECOVERY_S, what=f"{peer.name} commits slice {slice_id}\n{peer.log()}")
+                # However long it takes: what is promised is checked against the announced deadlines.
+                eventually(has_two, what=f"{peer.name} commits slice {slice_id}\n{peer.log()}")
         return max(self._commits(peer, COMMON, at_s)[1] - at_s for peer in self.stable)
 
     def assert_same_digests(self, since_s: float) -> None:
@@ -216,10 +218,17 @@ class Matrix:
         """Neither memory nor files nor descriptors nor processes pile up at those who survived it all."""
         for peer, began in zip(self.stable, self.began, strict=True):
             now = self._belongings(peer)
-            assert now["descriptors"] < began["descriptors"] + 40, (peer.name, began, now)
-            assert now["files"] <= began["files"] + 4, (peer.name, began, now)
-            assert now["processes"] == began["processes"], (peer.name, began, now)
-            assert now["resident_mib"] < began["resident_mib"] + 40, (peer.name, began, now)
+
+            def is_tidy(peer: LivePeer = peer, began: dict[str, float] = began) -> bool:
+                now = self._belongings(peer)  # what waits for somebody who is gone is given up after a minute
+                return (
+                    now["descriptors"] < began["descriptors"] + 40
+                    and now["files"] <= began["files"] + 4
+                    and now["processes"] == began["processes"]
+                    and now["resident_mib"] < began["resident_mib"] + 40
+                )
+
+            eventually(is_tidy, what=f"{peer.name} has no more than at first, {began}, now {now}")
 
     def _commits(self, peer: LivePeer, slice_id: str, after_s: float) -> list[float]:
         return [
@@ -231,7 +240,7 @@ class Matrix:
     @staticmethod
     def _belongings(peer: LivePeer) -> dict[str, float]:
         pid = peer.child.pid
-        files = [path for path in peer.home.rglob("*") if path.is_file()]
+        files = [path for path in peer.home.rglob("*") if path.is_file() and path.suffix != ".unfinished"]
         return {
             "descriptors": len(os.listdir(f"/proc/{pid}/fd")),
             # Journals and the last rounds fill up to their own bounds, which other tests check.
@@ -262,7 +271,8 @@ def test_the_others_go_on_with_equal_bits_when(cell: Cell, matrix: Matrix) -> No
         row = {"survivors_s": matrix.survive(at_s)}
         time.sleep(max(0.0, at_s + cell.seconds - time.time()))  # until the fault is over
         if cell.fault == "kill":
-            assert victim.child.exit_status() == -signal.SIGKILL
+            status = eventually(victim.child.exit_status, what=f"{victim.name} dies")
+            assert status == -signal.SIGKILL
         if cell.fault in ("kill", "corrupt", "lie"):  # nobody may listen to a liar for a minute or more
             victim = matrix.start(victim.name, as_newcomer=cell.fault != "kill")
         row["back_s"] = matrix.wait_until_back(victim)
@@ -273,8 +283,8 @@ def test_the_others_go_on_with_equal_bits_when(cell: Cell, matrix: Matrix) -> No
 
 
 def test_afterwards_the_loss_has_fallen_and_nothing_is_left_behind(matrix: Matrix) -> None:
-    losses = [event.loss_nats for event in matrix.stable[0].events(Evaluated)]
-    assert losses[-1] < losses[0] - 0.5
+    losses = [[event.loss_nats for event in peer.events(Evaluated)] for peer in matrix.stable]
+    assert losses[0][-1] < max(of_peer[0] for of_peer in losses) - 0.5, "whoever began first began with nothing"
     matrix.assert_same_digests(0.0)
     matrix.check_nothing_is_left()
 

@@ -45,5 +45,5 @@ def test_slice_below_its_quorum_commits_nothing_says_so_and_goes_on_when_somebod
         third = swarm.start_peer("third")
         for peer in (first, third):
             peer.wait_for_version("0", alone_at + 2)
-        assert all(len(event.owners) >= 2 for event in first.committed("0"))
+        assert all(len(event.members) >= 2 for event in first.committed("0"))
         swarm.assert_same_digests()
