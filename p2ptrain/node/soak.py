@@ -27,6 +27,8 @@ _HEAL_S = 180.0
 """After the quiet end, for the last ones to agree."""
 _LOOK_EVERY_S = 0.25
 _STOP_GRACE_S = 10.0
+_LOOKS = 40
+"""At memory and open files, that make one measurement: several rounds."""
 _WARM_SHARE = 0.25
 """Of the time, after which memory is measured for the first time: caches and pools are full by then."""
 
@@ -83,6 +85,8 @@ class Soak:
     report: Callable[[int, int], None] = lambda done, of: None
     """Told how many seconds are over, of how many."""
     _done: Counter[str] = field(default_factory=Counter)
+    _averaging: set[str] = field(default_factory=set)
+    """Peers that have been seen to average."""
 
     def run(self) -> SoakReport:
         """Start the swarm, disturb it, let it heal, and measure.
@@ -99,16 +103,18 @@ class Soak:
         self.say("all peers average")
         began_s = clock.monotonic_s()
         todo = self._steps(plan_soak(self.seed, peers=self.peers, seconds=self.seconds))
-        memory: list[tuple[int, int]] = []
-        for at_s, step in [*todo, (self.seconds, lambda: None)]:
+        self._averaging.update(names)
+        used: list[tuple[int, int]] = []
+        for at_s, victim, step in [*todo, (self.seconds, _name(0), lambda: None)]:
             while (passed_s := clock.monotonic_s() - began_s) < at_s:
                 self.swarm.check_running([BOOTSTRAP, *self._living()])
                 self.report(round(passed_s), round(self.seconds))
-                if not memory and passed_s > _WARM_SHARE * self.seconds:
-                    memory.append(_use(self.swarm.children[_name(0)].pid))
+                if passed_s > _WARM_SHARE * self.seconds:
+                    used.append(_use(self.swarm.children[_name(0)].pid))
                 time.sleep(_LOOK_EVERY_S)
+            began_s += self._wait_until_it_averages(victim)
             step()
-        memory.append(_use(self.swarm.children[_name(0)].pid))
+        warm, end = _least(used[:_LOOKS]), _least(used[-_LOOKS:])
         answer = self._ask_until_agreed()
         # Before they are stopped: on a busy machine some are killed when their time to leave is over.
         at_end = self._living()
@@ -125,25 +131,33 @@ class Soak:
             diverged_owners=diverged_in_journals(journals) + _disagreeing(answer),
             val_loss_first=round(first, 4),
             val_loss_last=round(last, 4),
-            rss_growth_percent=round(100 * (memory[-1][0] / memory[0][0] - 1), 2),
-            open_files_growth=memory[-1][1] - memory[0][1],
+            rss_growth_percent=round(100 * (end[0] / warm[0] - 1), 2),
+            open_files_growth=end[1] - warm[1],
         )
 
-    def _steps(self, plan: Sequence[Disturbance]) -> list[tuple[float, Callable[[], None]]]:
-        """The plan's disturbances and their ends, in order of time."""
-        steps: list[tuple[float, Callable[[], None]]] = []
+    def _steps(self, plan: Sequence[Disturbance]) -> list[tuple[float, str | None, Callable[[], None]]]:
+        """The plan's disturbances and their ends, in order of time, with the peer that must average by then."""
+        steps: list[tuple[float, str | None, Callable[[], None]]] = []
         for one in plan:
             name = _name(one.peer)
             match one.kind:
                 case "join":
-                    steps.append((one.at_s, partial(self._join, name)))
+                    steps.append((one.at_s, None, partial(self._join, name)))
                 case "kill":
-                    steps.append((one.at_s, partial(self._kill, name)))
+                    steps.append((one.at_s, name, partial(self._kill, name)))
                 case "freeze" | "cut":
                     daemons_only = one.kind == "cut"
-                    steps.append((one.at_s, partial(self._stop_going, name, daemons_only=daemons_only)))
-                    steps.append((one.at_s + one.lasts_s, partial(self._go_on, name, daemons_only=daemons_only)))
+                    steps.append((one.at_s, name, partial(self._stop_going, name, daemons_only=daemons_only)))
+                    steps.append((one.at_s + one.lasts_s, None, partial(self._go_on, name, daemons_only=daemons_only)))
         return sorted(steps, key=lambda step: step[0])
+
+    def _wait_until_it_averages(self, name: str | None) -> float:
+        """How long it took: on a slow machine a peer that joined may still be starting, and be of no help to others."""
+        began_s = clock.monotonic_s()
+        if name is not None and name not in self._averaging:
+            self.swarm.wait_until_all_average([name], _START_S)
+            self._averaging.add(name)
+        return clock.monotonic_s() - began_s
 
     def _join(self, name: str) -> None:
         self._told("joined", name)
@@ -217,11 +231,11 @@ def _disagreeing(answer: Sequence[SliceAnswer]) -> int:
 
 
 def _losses(journals: Mapping[str, Sequence[Record]], living: Sequence[str]) -> tuple[float, float]:
-    """The first validation loss of all, and the median of the living's last."""
-    series = {n: [r.event.loss_nats for r in rs if isinstance(r.event, Evaluated)] for n, rs in journals.items()}
-    first = next((losses[0] for losses in series.values() if losses), math.nan)
-    last = [series[name][-1] for name in living if series[name]]
-    return first, statistics.median(last) if last else math.nan
+    """The validation loss at the earliest version of all, and the median of the living's last."""
+    series = {n: [r.event for r in rs if isinstance(r.event, Evaluated)] for n, rs in journals.items()}
+    first = min((event for events in series.values() for event in events), key=lambda event: event.round, default=None)
+    last = [series[name][-1].loss_nats for name in living if series[name]]
+    return first.loss_nats if first else math.nan, statistics.median(last) if last else math.nan
 
 
 def _commits(records: Iterable[Record]) -> Iterator[RoundCommitted]:
@@ -233,6 +247,12 @@ def _use(pid: int) -> tuple[int, int]:
     status = Path(f"/proc/{pid}/status").read_text()
     resident = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS"))
     return resident, len(os.listdir(f"/proc/{pid}/fd"))
+
+
+def _least(used: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """Of some looks in a row: what is never given back shows in each of them, what a round takes does not."""
+    kilobytes, files = zip(*used, strict=True)
+    return min(kilobytes), min(files)
 
 
 def _children(pid: int) -> list[int]:

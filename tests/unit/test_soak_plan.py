@@ -1,11 +1,14 @@
 """What a soak will do, and how its journals are counted."""
 
+from collections.abc import Sequence
+from typing import Any
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from p2ptrain.events import Record, RoundCommitted
+from p2ptrain.events import Evaluated, Record, RoundCommitted
 from p2ptrain.ids import Digest, PeerId, SliceId, Version
-from p2ptrain.node.soak import SoakReport, diverged_in_journals
+from p2ptrain.node.soak import Soak, SoakReport, _least, _losses, diverged_in_journals
 from p2ptrain.node.soak_plan import plan_soak
 
 
@@ -87,3 +90,36 @@ def test_report_names_each_broken_promise() -> None:
     }
     for name, value in broken.items():
         assert len(SoakReport(**{**values, name: value}).problems(4.0)) == 1, name
+
+
+class Starting:
+    """A swarm of which somebody asks whether its peers average yet."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def wait_until_all_average(self, names: Sequence[str], within_s: float) -> None:
+        self.asked += names
+
+
+def test_a_joiner_is_waited_for_once_before_anything_is_done_to_it() -> None:
+    swarm: Any = Starting()
+    soak = Soak(seed=9, peers=4, seconds=180, swarm=swarm, say=lambda line: None)
+    soak._averaging.update(f"peer-{number:03d}" for number in range(4))
+    victims = [victim for _, victim, _ in soak._steps(plan_soak(9, peers=4, seconds=180))]
+    assert victims.count("peer-004") == 2, "it is frozen, and killed later"
+    for victim in victims:
+        soak._wait_until_it_averages(victim)
+    assert swarm.asked == ["peer-004"]
+
+
+def test_what_a_round_takes_and_gives_back_is_no_growth() -> None:
+    assert _least([(300, 40), (290, 55), (310, 38)]) == (290, 38)
+
+
+def test_first_loss_is_that_of_the_earliest_version_whoever_evaluated_it() -> None:
+    def evaluated(round: int, loss_nats: float) -> Record:
+        return Record(sequence=round, time_s=0.0, event=Evaluated(round=Version(round), loss_nats=loss_nats))
+
+    journals = {"late": [evaluated(90, 3.0), evaluated(99, 2.5)], "first": [evaluated(1, 5.5), evaluated(99, 2.7)]}
+    assert _losses(journals, ["late"]) == (5.5, 2.5)
