@@ -107,7 +107,7 @@ class Swarm:
         self._changed_s = float("-inf")
         """When we last began to change slices; monotonic."""
         self._look_s = min(_MAX_DIRECTORY_INTERVAL_S, lease_s / 4)
-        self._answer_s = min(CALL_TIMEOUT_S, lease_s / 4)
+        self._answer_s = min(CALL_TIMEOUT_S, lease_s / 2)
         """How long a living peer may take to answer."""
         self._liveness = Liveness(
             me=context.me, lease_s=lease_s, answers=self._is_alive, any_bootstrap_answers=self._any_bootstrap_answers

@@ -1,8 +1,8 @@
 """Whose claim counts although it has expired."""
 
-from p2ptrain.ids import PeerId, RunId
+from p2ptrain.ids import COMMON, PeerId, RunId
 from p2ptrain.swarm.directory import Claim
-from p2ptrain.swarm.liveness import ALONE_LEASES, Liveness
+from p2ptrain.swarm.liveness import ALONE_LEASES, MISSED_LEASES, Liveness
 
 ME, A, B, C = (PeerId(name) for name in "mabc")
 LEASE_S = 30.0
@@ -16,6 +16,7 @@ class Surroundings:
         self.there = set(there)
         self.has_bootstrap = has_bootstrap
         self.asked: list[PeerId] = []
+        self.have_left = False
         self.liveness = Liveness(me=ME, lease_s=LEASE_S, answers=self.answers, any_bootstrap_answers=self.bootstrap)
 
     async def answers(self, peer: PeerId) -> bool:
@@ -27,8 +28,9 @@ class Surroundings:
 
     async def living(self, *expired: PeerId, fresh: tuple[PeerId, ...] = (), at_s: float = 0.0) -> set[PeerId]:
         now_s = NOW_S + at_s
-        claims = {p: Claim(run=RunId("r"), peer=p, expires_s=now_s + 10) for p in (ME, *fresh)}
-        claims |= {p: Claim(run=RunId("r"), peer=p, expires_s=now_s - 1) for p in expired}
+        held = () if self.have_left else (COMMON,)
+        claims = {p: Claim(run=RunId("r"), peer=p, ready=held, expires_s=now_s + 10) for p in (ME, *fresh)}
+        claims |= {p: Claim(run=RunId("r"), peer=p, ready=held, expires_s=now_s - 1) for p in expired}
         living = await self.liveness.living(claims, now_s=now_s)
         assert all(claim.expires_s > now_s for claim in living.values())
         return set(living) - {ME}
@@ -63,3 +65,36 @@ async def test_a_cut_that_ends_while_we_ask_drops_nobody_and_the_next_one_counts
     assert await surroundings.living(A, B, at_s=100.0) == {A, B}
     surroundings.there = set()
     assert await surroundings.living(A, B, at_s=ALONE_LEASES * LEASE_S + 50) == {A, B}
+
+
+async def test_who_was_silent_once_is_asked_again_and_is_back_when_it_answers() -> None:
+    surroundings = Surroundings(A)
+    assert await surroundings.living(B, fresh=(A,)) == {A}
+    surroundings.there = {A, B}
+    surroundings.asked.clear()
+    assert await surroundings.living(fresh=(A,), at_s=LEASE_S / 2 - 1) == {A}
+    assert not surroundings.asked
+    assert await surroundings.living(fresh=(A,), at_s=LEASE_S / 2) == {A, B}
+    assert surroundings.asked == [B]
+    surroundings.asked.clear()
+    assert await surroundings.living(fresh=(A, B), at_s=LEASE_S) == {A, B}
+    assert not surroundings.asked
+
+
+async def test_who_stays_silent_is_forgotten() -> None:
+    surroundings = Surroundings(A)
+    assert await surroundings.living(B, fresh=(A,)) == {A}
+    for half_leases in range(1, 2 * MISSED_LEASES):
+        assert await surroundings.living(fresh=(A,), at_s=half_leases * LEASE_S / 2) == {A}
+    assert surroundings.asked.count(B) == 2 * MISSED_LEASES
+    surroundings.there = {A, B}
+    assert await surroundings.living(fresh=(A,), at_s=MISSED_LEASES * LEASE_S) == {A}
+
+
+async def test_who_has_left_is_not_asked_again() -> None:
+    surroundings = Surroundings(A)
+    surroundings.have_left = True
+    assert await surroundings.living(B, fresh=(A,)) == {A}
+    surroundings.asked.clear()
+    assert await surroundings.living(fresh=(A,), at_s=LEASE_S / 2) == {A}
+    assert not surroundings.asked
