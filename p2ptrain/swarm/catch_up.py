@@ -74,9 +74,7 @@ async def catch_up(
     if not chain or chain[0].value.previous != head.value_hash:
         # What lies between is gone, or they are on another branch: the newest can only be fetched whole.
         chain = [c for c in certificates[-1:] if Head.of(c).outranks(head)]
-        is_rival = bool(chain) and (
-            _is_rival(head, certificates) or await context.caller.decided_otherwise(donor, slice_id, head)
-        )
+        is_rival = bool(chain) and (_is_rival(head, certificates) or await _parted(context, head, chain[-1], donor))
     elif len(chain) > 1 and not route(chain, context.numel[slice_id], is_owner=replica.owned is not None).is_replay:
         # Only owners at this very version have its state; if they have gone on, the missed rounds are still there.
         steps = await _advance(context, slice_id, replica, chain[-1:], donor)
@@ -123,6 +121,17 @@ def _is_rival(head: Head, certificates: Sequence[Certificate]) -> bool:
         or newest.ballot.epoch < head.epoch  # along one branch it never goes down
         or any(value.previous != head.value_hash for value in following)
     )
+
+
+async def _parted(context: Context, head: Head, newest: Certificate, donor: PeerId) -> bool:
+    """Whether the donor, or anybody who voted for the newest, knows that our version was decided otherwise.
+
+    One of them may not know what was before: who has fetched the state whole has no rounds that led to it.
+    """
+    voters = [vote.peer for vote in newest.votes if vote.peer in context.claims and vote.peer != context.me]
+    asked = dict.fromkeys([donor, *voters])
+    ask = context.caller.decided_otherwise
+    return any(await asyncio.gather(*(ask(peer, newest.value.slice, head) for peer in asked)))
 
 
 async def fetch_owned(context: Context, replica: Replica) -> OwnedState:

@@ -9,6 +9,7 @@ from p2ptrain.config.schema import ExchangeConfig
 from p2ptrain.identity.keys import Identity
 from p2ptrain.ids import Digest, PeerId, RunId, SliceId, Version
 from p2ptrain.swarm import swarm as module
+from p2ptrain.swarm.catch_up import _parted
 from p2ptrain.swarm.certificates import sign_vote
 from p2ptrain.swarm.coverage import Target
 from p2ptrain.swarm.head import Head
@@ -102,3 +103,19 @@ async def test_whoever_stood_on_a_branch_that_lost_can_be_told_so_long_after_its
     assert await asker.decided_otherwise(OWNER.peer_id, SLICE, rival)
     unknown = replace(rival, version=Version(41))
     assert not await asker.decided_otherwise(OWNER.peer_id, SLICE, unknown)
+
+
+async def test_a_voter_is_asked_when_the_donor_has_fetched_the_state_whole_and_cannot_tell() -> None:
+    newest, asked = chain(20, 1)[-1], list[PeerId]()
+
+    async def decided_otherwise(peer: PeerId, slice_id: SliceId, head: Head) -> bool:
+        asked.append(peer)
+        return peer == OWNER.peer_id
+
+    donor, claims = PeerId("donor"), {OWNER.peer_id: "a claim"}
+    context: Any = SimpleNamespace(me="me", claims=claims, caller=SimpleNamespace(decided_otherwise=decided_otherwise))
+    rival = Head(version=Version(9), value_hash=Digest("ab" * 32))
+    assert await _parted(context, rival, newest, donor)
+    assert asked == [donor, OWNER.peer_id]
+    context.claims = {}  # it is gone
+    assert not await _parted(context, rival, newest, donor)
