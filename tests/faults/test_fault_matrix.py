@@ -121,7 +121,7 @@ class Matrix:
         for peer in [*self.stable, *self.faulty.values()]:
             peer.wait_for_version(COMMON, 8)
         for peer in self.stable:  # a peer this young may not have saved everything yet
-            for file in ("checkpoint.safetensors", "progress.safetensors", "known_peers.json"):
+            for file in ("checkpoint.safetensors", "progress.safetensors"):
                 eventually((peer.home / file).exists, what=f"{peer.name} saves {file}")
         self.began = [self._belongings(peer) for peer in self.stable]
         return self

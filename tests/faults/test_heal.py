@@ -30,14 +30,18 @@ BACK_S = 30.0
 
 
 def wait_for_newer_round_of(peers: list[LivePeer], slice_id: str = "common") -> None:
-    """Until a version that nobody has yet is committed with contributions of all of these peers."""
+    """Until a version that nobody has yet is committed with contributions of all of these peers.
+
+    Its number says nothing: who was alone for a while may have got further than those whose branch is followed.
+    """
     everybody = {peer.id for peer in peers}
-    reached = max((e.version for peer in peers for e in peer.committed(slice_id)), default=0)
+    before = {(e.version, e.digest) for peer in peers for e in peer.committed(slice_id)}
 
     def together() -> bool:
         for peer in peers:
             peer.check()
-        return any(e.version > reached and everybody <= set(e.contributors) for e in peers[0].committed(slice_id))
+        new = (e for e in peers[0].committed(slice_id) if (e.version, e.digest) not in before)
+        return any(everybody <= set(e.contributors) for e in new)
 
     logs = "\n".join(f"--- {peer.name}\n{peer.log()}" for peer in peers)
     eventually(together, what=f"all contribute to one round of slice {slice_id}\n{logs}")

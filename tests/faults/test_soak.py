@@ -15,7 +15,7 @@ def test_swarm_survives_joins_kills_freezes_and_cuts() -> None:
         p2ptrain("lab", "soak", "--seed", "9", "--minutes", "3", "--peers", "4", "--json"),
         capture_output=True,
         text=True,
-        timeout=1500,
+        timeout=850,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr

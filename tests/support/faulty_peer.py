@@ -75,8 +75,10 @@ def strike(fault: str, seconds: float) -> None:
     if fault == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     elif fault == "stop":
-        # Nobody who is stopped can wake himself.
-        waker = f"import os, time; time.sleep({seconds}); os.kill({os.getpid()}, {int(signal.SIGCONT)})"
+        # Nobody who is stopped can wake himself, and who is woken before he is stopped sleeps for ever.
+        me, state = os.getpid(), f"open('/proc/{os.getpid()}/stat').read().rpartition(')')[2].split()[0]"
+        waker = f"import os, time\nwhile {state} != 'T': time.sleep(0.01)\n"
+        waker += f"time.sleep({seconds}); os.kill({me}, {int(signal.SIGCONT)})"
         subprocess.Popen([sys.executable, "-I", "-S", "-c", waker])
         os.kill(os.getpid(), signal.SIGSTOP)
     elif fault == "cut":

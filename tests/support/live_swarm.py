@@ -133,7 +133,7 @@ class LiveSwarm:
 
         def printed_address() -> re.Match[str] | None:
             assert child.exit_status() is None, "\n".join(child.last_lines(20))
-            return re.search(rf"/ip4/{re.escape(host)}/\S+/p2p/\w+", child.log.read_text())
+            return re.search(rf"/ip4/{re.escape(host)}/\S+/p2p/\w+(?=\s)", child.log.read_text())
 
         return eventually(printed_address, what="the bootstrap prints its address").group()
 
