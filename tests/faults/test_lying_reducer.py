@@ -33,7 +33,7 @@ def test_one_of_four_reducers_lies_about_every_average_and_no_lie_is_committed(t
     orders = tmp_path / "orders"
     swarm = LiveSwarm(tmp_path)
     # What was committed when the lie was told is still on the disks when they are read.
-    swarm.manifest.write_text(swarm.manifest.read_text().replace("[exchange]\n", "[exchange]\nhistory = 500\n"))
+    swarm.manifest.write_text(swarm.manifest.read_text().replace("[exchange]\n", "[exchange]\nhistory = 200\n"))
     with swarm:
         honest = [swarm.start_peer(name, "0,1") for name in ("a", "b", "c")]
         liar = swarm.start_peer("liar", "0,1", orders=orders)
