@@ -21,8 +21,8 @@ from p2ptrain.node.child_processes import Child, die_with_parent_prefix, start_c
 BOOTSTRAP = "bootstrap"
 _LOG = "log.txt"
 _JOURNAL = "events.jsonl"
-_BOOTSTRAP_START_S = 60.0
-"""It takes 3 s on 2 cores, nearly all of them importing torch; ten times that and twice again on a loaded machine."""
+_BOOTSTRAP_START_S = 180.0
+"""It takes 3 s on 2 cores, nearly all of them importing torch; it and a peer after it took 38 s at a load of 12."""
 _ANSWER_TIMEOUT_S = 120.0
 _LOOK_EVERY_S = 0.5
 _LAST_GRACE_S = 0.8

@@ -18,7 +18,7 @@ from p2ptrain.wire.blobs import STREAM
 from p2ptrain.wire.v1 import peer_pb2 as pb
 from tests.support.hostile_messages import Hostile
 from tests.support.live_swarm import LivePeer, LiveSwarm
-from tests.swarm.test_wire_over_libp2p import Party, parties
+from tests.swarm.test_wire_over_libp2p import Party, parties, soon
 
 pytestmark = pytest.mark.faults
 
@@ -90,6 +90,7 @@ def test_peers_under_attack_go_on_and_cut_the_attacker_off(tmp_path: Path) -> No
 
         async def hostile_node() -> tuple[PeerId, int]:
             async with parties(tmp_path / "hostile", 1, bootstraps=[swarm.address]) as (hostile,):
+                await soon(lambda: hostile.node.ping(victim.id), "the victim is found")
                 return hostile.peer, await attack(hostile, victim.id, run)
 
         (tmp_path / "hostile").mkdir()
