@@ -12,8 +12,9 @@ from p2ptrain.control.v1 import control_pb2 as pb
 from p2ptrain.control.v1.control_pb2_grpc import ControlStub
 from p2ptrain.errors import ControlError, ControlUsageError, NoPeerRunning, UsageError
 
-CALL_TIMEOUT_S = 10.0
-"""For an answer from a peer on this machine: its event loop is never blocked for longer than a second or two."""
+CALL_TIMEOUT_S = 60.0
+"""For an answer from a peer on this machine: one that hangs. Its event loop is not blocked for longer than a second or
+two, but on a machine with too much to do it may not get its turn for long."""
 MAX_MESSAGE_BYTES = 4 << 20
 """gRPC's own default, on both sides."""
 

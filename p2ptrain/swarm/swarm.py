@@ -513,15 +513,16 @@ class Swarm:
         """The claims of peers that answer: one that died a moment ago leaves a gap that its claim still hides."""
         claims = self._context.claims
         others = [peer for peer in claims if peer != self._context.me]
-        answers = await asyncio.gather(*map(self._is_alive, others))
+        # Patiently: a wrong choice costs a move later, and only what is frozen is waited for.
+        answers = await asyncio.gather(*(self._is_alive(peer, CALL_TIMEOUT_S) for peer in others))
         dead = {peer for peer, alive in zip(others, answers, strict=True) if not alive}
         return {peer: claim for peer, claim in claims.items() if peer not in dead}
 
-    async def _is_alive(self, peer: PeerId) -> bool:
+    async def _is_alive(self, peer: PeerId, timeout_s: float | None = None) -> bool:
         """Whether a peer whose claim expired still answers; then its record is late, and it keeps its place."""
         request = pb.StatusRequest(run=self._context.run)
         try:
-            await self._context.node.call(peer, STATUS, request, pb.StatusReply, timeout_s=self._answer_s)
+            await self._context.node.call(peer, STATUS, request, pb.StatusReply, timeout_s=timeout_s or self._answer_s)
         except PeerUnreachable:
             return False
         return True
