@@ -7,7 +7,7 @@ const [proto, socket] = process.argv.slice(2);
 const definition = loader.loadSync(proto, { keepCase: true, longs: Number, defaults: true, oneofs: true });
 const { Control } = grpc.loadPackageDefinition(definition).p2ptrain.control.v1;
 const client = new Control(`unix:${socket}`, grpc.credentials.createInsecure());
-const deadline = () => ({ deadline: Date.now() + 30000 });
+const deadline = () => ({ deadline: Date.now() + 180000 });
 const call = (method, request) =>
   new Promise((resolve, reject) =>
     client[method](request, deadline(), (error, reply) => (error ? reject(error) : resolve(reply))));

@@ -23,7 +23,7 @@ measured elsewhere (docs/results): here only what never happens is a failure, ho
 _E = TypeVar("_E", bound=Event)
 
 
-def eventually(condition: Callable[[], Any], *, what: str, within_s: float = PATIENCE_S) -> Any:
+def eventually(condition: Callable[[], Any], *, what: str | Callable[[], str], within_s: float = PATIENCE_S) -> Any:
     """The first truthy answer of ``condition``, asked often; fails the test with ``what`` when time is up."""
     deadline_s = time.monotonic() + within_s
     while True:
@@ -31,7 +31,7 @@ def eventually(condition: Callable[[], Any], *, what: str, within_s: float = PAT
         if answer:
             return answer
         if time.monotonic() > deadline_s:
-            raise AssertionError(f"not within {within_s:.0f} s: {what}")
+            raise AssertionError(f"not within {within_s:.0f} s: {what() if callable(what) else what}")
         time.sleep(0.02)
 
 
@@ -86,7 +86,11 @@ class LivePeer:
             self.check()
             return any(event.version >= version for event in self.committed(slice_id))
 
-        eventually(reached, within_s=within_s, what=f"{self.name} commits slice {slice_id} v{version}\n{self.log()}")
+        eventually(
+            reached,
+            within_s=within_s,
+            what=lambda: f"{self.name} commits slice {slice_id} v{version}\n{self.log()}",
+        )
 
     def freeze(self) -> None:
         """Stop it where it is, until SIGCONT: no thread of it runs any more, not even one that waited for its disk."""
@@ -110,17 +114,41 @@ class LiveSwarm:
     """A bootstrap node and peers; leaving the ``with`` block ends them all."""
 
     def __init__(
-        self, folder: Path, preset: str = "nano", inside: Mapping[str, Sequence[str]] | None = None, **changes: Any
+        self,
+        folder: Path,
+        preset: str = "nano",
+        inside: Mapping[str, Sequence[str]] | None = None,
+        lease_s: int | None = None,
+        **changes: Any,
     ) -> None:
+        """Write the manifest.
+
+        Args:
+            folder: for everything.
+            preset: what to change.
+            inside: by process, what goes before its command line, to run it on another host.
+            lease_s: instead of the preset's, which is so short that owners are soon counted out where a test kills
+                them; on a busy machine those who live are counted out, too, and two who count each other out make two
+                branches. Long where everybody lives.
+            changes: of the manifest.
+        """
         self.folder = folder
         self._inside = inside or {}
-        """By process, what goes before its command line, to run it on another host."""
         self.manifest = folder / "run.toml"
         self.peers: dict[str, LivePeer] = {}
         self.children: list[Child] = []
         self.address = ""
         # A quick machine did the preset's 1000 rounds while a test still waited for a peer to come back.
         write_manifest(preset, self.manifest, ManifestChanges(seed=1, **{"rounds": 1_000_000} | changes))
+        if lease_s is not None:
+            (before,) = re.findall(r"^lease_s = \d+", self.manifest.read_text(), re.MULTILINE)
+            self.change_manifest(before, f"lease_s = {lease_s}")
+
+    def change_manifest(self, old: str, new: str) -> None:
+        """Put ``new`` in the place of ``old``, which stands there once, before anybody starts."""
+        text = self.manifest.read_text()
+        assert text.count(old) == 1, old
+        self.manifest.write_text(text.replace(old, new))
 
     def __enter__(self) -> "LiveSwarm":
         self.address = self.start_bootstrap("bootstrap")

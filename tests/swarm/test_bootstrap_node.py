@@ -69,9 +69,13 @@ def test_an_address_is_all_that_a_newcomer_needs_and_a_restarted_node_goes_on(tm
         first = start_peer("first", tmp_path, node.address)
         children.append(first.child)
         first.wait_for_version("common", 2)
-        eventually(lambda: len(node.status()["loss"]) >= 2, what="two points of the loss curve")
-        seen = node.status()
-        assert {s["id"]: s["owners"] for s in seen["slices"]}["common"] == [first.id]
+
+        def with_a_curve() -> dict[str, Any] | None:
+            seen = node.status()
+            owners = {s["id"]: s["owners"] for s in seen["slices"]}.get("common")  # at the last look, if it answered
+            return seen if len(seen["loss"]) >= 2 and owners == [first.id] else None
+
+        seen = eventually(with_a_curve, what="two points of the loss curve, and whose they are")
         assert [p["peer"] for p in seen["peers"]] == [first.id]
 
         node.child.send(signal.SIGTERM)

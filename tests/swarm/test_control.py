@@ -12,7 +12,7 @@ from p2ptrain.config.schema import LimitsConfig
 from p2ptrain.control.address import socket_path, target_of_home
 from p2ptrain.control.client import ControlClient
 from p2ptrain.control.v1 import control_pb2 as pb
-from p2ptrain.events import InnerStepDone, LimitsChanged, StateChanged
+from p2ptrain.events import InnerStepDone, LimitsChanged, RoundCommitted, RoundVoid, StateChanged
 from tests.support.live_swarm import PATIENCE_S, LivePeer, LiveSwarm, eventually, p2ptrain
 
 pytestmark = pytest.mark.swarm
@@ -24,8 +24,8 @@ NPM_S = 60.0
 @pytest.fixture(scope="module")
 def swarm(tmp_path_factory):
     """Two owners of one slice: ``mine`` is commanded, ``other`` must not be held up by that."""
-    with LiveSwarm(tmp_path_factory.mktemp("control"), "nano", rounds=100_000) as live:
-        profile(live).write_text("[limits]\nupload_mbps = 900.0\n")
+    with LiveSwarm(tmp_path_factory.mktemp("control"), lease_s=30) as live:
+        write_profile(live, "upload_mbps = 900.0")
         live.start_peer("mine", "0", "--profile", str(profile(live)))
         live.start_peer("other", "0")
         for name in ("mine", "other"):
@@ -36,6 +36,13 @@ def swarm(tmp_path_factory):
 def profile(swarm: LiveSwarm) -> Path:
     """Of ``mine``."""
     return swarm.folder / "mine.toml"
+
+
+def write_profile(swarm: LiveSwarm, limits: str) -> None:
+    """Whole at once: the peer looks at it twice a second."""
+    new = profile(swarm).with_suffix(".new")
+    new.write_text(f"[limits]\n{limits}\n")
+    new.replace(profile(swarm))
 
 
 @pytest.fixture
@@ -60,17 +67,26 @@ def versions(swarm: LiveSwarm) -> int:
     return max(event.version for event in swarm.peers["other"].committed("0"))
 
 
+def committed_by_other(swarm: LiveSwarm, since: int) -> list[RoundCommitted]:
+    """Versions of slice 0, from this one on, at the peer that nobody commands."""
+    return [event for event in swarm.peers["other"].committed("0") if event.version >= since]
+
+
 def test_status_names_what_the_journal_says_and_watch_gives_all_of_it(client, mine) -> None:
-    status = client.status()
+    def with_both_owners() -> pb.StatusReply | None:
+        status = client.status()
+        assert {part.slice for part in status.slices if part.is_mine} == {"common", "0"}
+        return status if all(len(part.owners) == 2 for part in status.slices if part.is_mine) else None
+
+    status = eventually(with_both_owners, what="both own what they hold: who is late once is no owner for a version")
     assert status.peer == mine.id
-    assert {part.slice for part in status.slices if part.is_mine} == {"common", "0"}
-    assert all(len(part.owners) == 2 for part in status.slices if part.is_mine)
     assert status.tokens > 0
     records = list(client.watch(pb.WatchRequest(stop_at_present=True)))
     assert [record.sequence for record in records] == list(range(1, len(records) + 1))
-    swarm = client.swarm()
-    assert {peer.peer for peer in swarm.peers} >= {mine.id}
-    assert len(swarm.peers) == 2
+    peers = eventually(
+        lambda: found if len(found := client.swarm(timeout_s=30.0).peers) == 2 else None, what="both answer"
+    )
+    assert mine.id in {peer.peer for peer in peers}
 
 
 def test_a_paused_peer_stops_at_once_and_nobody_waits_for_it(client, mine, swarm) -> None:
@@ -80,15 +96,18 @@ def test_a_paused_peer_stops_at_once_and_nobody_waits_for_it(client, mine, swarm
     done, before = steps(mine), versions(swarm)
     # If they waited for it, each of these rounds would take the manifest's 6 s.
     eventually(lambda: versions(swarm) >= before + 15, what="the other goes on")
-    assert steps(mine) == done
-    last = swarm.peers["other"].committed("0")[-1]
-    assert mine.id in last.owners, "its place is kept"
+    assert steps(mine) <= done + 1, "the step that was under way may have been too far on to be broken off"
+    last = eventually(
+        lambda: next((e for e in committed_by_other(swarm, before + 15) if mine.id in e.owners), None),
+        what="its place is kept",
+    )
     assert mine.id not in last.contributors
     assert client.why().sentence.startswith("PAUSED: a test")
     assert client.resume().sentence == "going on"
     eventually(lambda: steps(mine) > done, what="it trains again")
+    again = versions(swarm)
     eventually(
-        lambda: mine.id in swarm.peers["other"].committed("0")[-1].contributors,
+        lambda: any(mine.id in event.contributors for event in committed_by_other(swarm, again + 1)),
         what="and contributes",
     )
     swarm.assert_same_digests()
@@ -100,16 +119,18 @@ def _away(swarm: LiveSwarm) -> set[str]:
 
 
 def test_finish_completes_the_round_before_it_pauses(client, mine) -> None:
-    began = mine.reached("0")
+    before = len(mine.records())
     assert "completes round" in client.finish().sentence
     eventually(lambda: client.status().pausing.is_paused, what="the peer has finished")
-    assert mine.reached("0") > began
+    events = [record.event for record in mine.records()[before:]]
+    over = {event.slice for event in events if isinstance(event, RoundCommitted | RoundVoid)}
+    assert over >= {"common", "0"}, "nearly always committed; a round that comes to nothing is over, too"
 
 
 def never() -> str:
-    """Hours that are not now."""
-    tomorrow = time.strftime("%a", time.localtime(time.time() + 86400))
-    return f"{tomorrow} 00:00-00:01"
+    """Hours that are not now, nor when this test is over."""
+    later = time.strftime("%a", time.localtime(time.time() + 3 * 86400))
+    return f"{later} 00:00-00:01"
 
 
 def paused_for(peer: LivePeer, after: int) -> list[str]:
@@ -121,9 +142,10 @@ def paused_for(peer: LivePeer, after: int) -> list[str]:
 def test_limits_take_effect_at_once_for_a_time_and_say_why(client, mine) -> None:
     """How soon, as measured, is in docs/results/seat.md."""
     before = len(mine.records())
-    client.set_limits({"compute_hours": never()}, duration_s=5)
+    client.set_limits({"compute_hours": never()}, duration_s=3600)
     eventually(lambda: paused_for(mine, before), what="the limit holds it back")
     assert "outside its hours" in paused_for(mine, before)[0]
+    client.set_limits({"compute_hours": never()}, duration_s=2)
     eventually(lambda: client.status().state == "TRAINING", what="the limit has run out")
     assert len(client.limits().limits) == len(LimitsConfig.__slots__)
 
@@ -135,10 +157,10 @@ def test_limits_changed_in_the_profile_are_followed_and_what_is_set_comes_first(
 
     before = len(mine.records())
     assert limit("upload_mbps") == ("900.0", "profile")
-    profile(swarm).write_text(f'[limits]\ncompute_hours = ["{never()}"]\nthreads = 2\n')
+    write_profile(swarm, f'compute_hours = ["{never()}"]\nthreads = 2')
     eventually(lambda: paused_for(mine, before), what="the profile's new limit holds it back")
     assert limit("upload_mbps") == ("0.0", "default")
-    profile(swarm).write_text("[limits]\nniceness = 33\n")
+    write_profile(swarm, "niceness = 33")
     problem = "limits.niceness = 33 is out of range; choose 0 to 19"
     eventually(
         lambda: any(problem in event.problem for event in mine.events(LimitsChanged)),
@@ -146,7 +168,7 @@ def test_limits_changed_in_the_profile_are_followed_and_what_is_set_comes_first(
     )
     assert limit("compute_hours")[1] == "profile", "and changes nothing"
     client.set_limits({"download_mbps": "800"})
-    profile(swarm).write_text("[limits]\ndownload_mbps = 700.0\n")
+    write_profile(swarm, "download_mbps = 700.0")
     eventually(lambda: client.status().state == "TRAINING", what="it trains again")
     assert limit("download_mbps") == ("800.0", "set")
     client.set_limits({"download_mbps": ""})
@@ -190,7 +212,7 @@ def test_a_pause_outlives_a_restart_and_a_long_one_leaves_the_swarm(client, mine
     again = swarm.peers["mine"]
     eventually(lambda: again.state() == "PAUSED", what=f"still paused\n{again.log()}")
     shown = subprocess.run(
-        p2ptrain("why", "--home", str(mine.home)), capture_output=True, text=True, timeout=PATIENCE_S
+        p2ptrain("why", "--home", str(mine.home)), capture_output=True, text=True, timeout=PATIENCE_S, check=False
     )
     assert shown.stdout.startswith("PAUSED: you paused it until"), shown
     subprocess.run(p2ptrain("resume", "--home", str(mine.home)), check=True, timeout=PATIENCE_S)

@@ -1,5 +1,6 @@
 """The dashboard as a person uses it, in a real terminal on a real peer; and the doctor on the same swarm."""
 
+import contextlib
 import json
 import os
 import re
@@ -8,6 +9,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,7 +21,7 @@ pytestmark = pytest.mark.swarm
 
 @pytest.fixture(scope="module")
 def swarm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveSwarm]:
-    with LiveSwarm(tmp_path_factory.mktemp("dash")) as live:
+    with LiveSwarm(tmp_path_factory.mktemp("dash"), lease_s=30) as live:
         live.start_peer("peer-a", "0")
         live.start_peer("peer-b", "1")
         for peer in live.peers.values():
@@ -163,9 +165,18 @@ def test_doctor_and_gpu_keys_ask_the_running_peer_at_every_size(
     screen.fills(*size)
     screen.type("d")
     screen.shows("looking at this machine|training step")
-    shown = screen.shows(
-        "✓ +clock +0.0. s", "✓ +training step +cpu: loss", "✓ +bootstraps +1 of 1", "✓ +directory +stored"
-    )
+    good = [r"✓ +clock +\d.\d\d s", "✓ +training step +cpu: loss", "✓ +bootstraps +1 of 1", "✓ +directory +stored"]
+
+    def all_good() -> str | None:
+        shown = screen.shows(r"\S +directory +\S")
+        if all(re.search(pattern, shown) for pattern in good):
+            return shown
+        screen.type("d", "d")  # once more: on a busy machine somebody may not have answered in time
+        with contextlib.suppress(AssertionError):
+            eventually(lambda: "looking at this machine" in screen.text(), within_s=20.0, what="it looks again")
+        return None
+
+    shown = eventually(all_good, what=lambda: f"all is well\n{screen.text()}")
     assert max(map(len, shown.splitlines())) == size[0]
     screen.type("d", "g")
     screen.shows("GPU limits, memory in GiB then power in W")
@@ -236,11 +247,16 @@ def test_screen_says_so_when_the_peer_is_gone_and_goes_on_when_it_is_back(swarm:
 
 def test_observer_needs_only_an_address_of_the_swarm(swarm: LiveSwarm) -> None:
     command = p2ptrain("dash", "--bootstrap", swarm.address, "--run", str(swarm.manifest), "--json")
-    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=True)
-    body = json.loads(done.stdout)
+    peers = {peer.id for peer in swarm.peers.values()}
+
+    def sees_both() -> dict[str, Any] | None:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=True)
+        body: dict[str, Any] = json.loads(done.stdout)
+        return body if {one["peer"] for one in body["peers"]} >= peers else None
+
+    body = eventually(sees_both, what="both peers answer an observer")
     assert body["name"] == "nano"
     assert body["peer"] is None
-    assert {one["peer"] for one in body["peers"]} >= {swarm.peers["peer-a"].id}
     assert [one["id"] for one in body["slices"]] == ["common", "0", "1"]
     assert all(one["owners_online"] >= 1 for one in body["slices"] if one["version"])
 
@@ -249,18 +265,30 @@ def test_doctor_has_a_running_peer_examined_from_outside(swarm: LiveSwarm) -> No
     """Without an address it asks the peer, which has another process look, with the bootstraps that it knows."""
     home = swarm.peers["peer-a"].home
     command = p2ptrain("doctor", "--home", str(home), "--json")
-    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    findings = {one["check"]: one for one in json.loads(done.stdout)["findings"]}
-    verdicts = {check: one["verdict"] for check, one in findings.items()}
     good = ("clock", "versions", "disk", "training step", "memory", "identity", "bootstraps", "directory")
-    assert {check: verdicts[check] for check in good} == dict.fromkeys(good, "ok"), findings
-    assert "median of" in findings["clock"]["evidence"]
-    assert "seen from outside" in findings["directory"]["evidence"]
-    assert "is running here" in findings["identity"]["evidence"]
-    assert re.search(r"up [\d.]+ Mbit/s \([\d.]+ MB to a bootstrap\)", findings["link"]["evidence"])
-    assert re.search(r"down [\d.]+ Mbit/s \([\d.]+ MB from a bootstrap\)", findings["link"]["evidence"])
-    assert "1 of 1 bootstrap could call the running peer's port" in findings["reach"]["evidence"]
+    evidence = {
+        "clock": "median of",
+        "directory": "seen from outside",
+        "identity": "is running here",
+        "link": r"down [\d.]+ Mbit/s \([\d.]+ MB from a bootstrap\), up [\d.]+ Mbit/s \([\d.]+ MB to a bootstrap\)",
+        "reach": "1 of 1 bootstrap could call the running peer's port",
+    }
+    said = ""
+
+    def all_good() -> bool:
+        """Once more where it is not so: on a busy machine somebody may not answer in time, or the disk be slow."""
+        nonlocal said
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+        said = done.stdout + done.stderr
+        assert done.stdout, said
+        findings = {one["check"]: one for one in json.loads(done.stdout)["findings"]}
+        return (
+            done.returncode == 0
+            and all(findings[check]["verdict"] == "ok" for check in good)
+            and all(re.search(pattern, findings[check]["evidence"]) for check, pattern in evidence.items())
+        )
+
+    eventually(all_good, what=lambda: f"all is well\n{said}")
 
 
 def test_doctor_finds_the_same_identity_elsewhere(swarm: LiveSwarm, tmp_path: Path) -> None:
@@ -268,6 +296,12 @@ def test_doctor_finds_the_same_identity_elsewhere(swarm: LiveSwarm, tmp_path: Pa
     for name in ("identity.key", "manifest.toml"):  # what else is in the home changes all the time
         shutil.copy2(swarm.peers["peer-a"].home / name, tmp_path / "copy")
     command = p2ptrain("doctor", "--home", str(tmp_path / "copy"), "--bootstrap", swarm.address)
-    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
-    assert done.returncode == 1
-    assert "the same identity.key runs elsewhere" in done.stdout
+    said = ""
+
+    def is_found() -> bool:
+        nonlocal said
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+        said = done.stdout + done.stderr
+        return done.returncode == 1 and "the same identity.key runs elsewhere" in done.stdout
+
+    eventually(is_found, what=lambda: f"the peer with this key answers the doctor in time\n{said}")

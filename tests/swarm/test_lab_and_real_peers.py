@@ -61,10 +61,9 @@ def test_a_virtual_peer_without_a_slice_computes_with_it_as_a_real_one_does(tmp_
 
 
 def _real_run(folder: Path, owned: Mapping[str, str], rounds: int) -> list[LivePeer]:
-    swarm = LiveSwarm(folder, rounds=rounds, inner_steps=INNER_STEPS)
-    text, patience = swarm.manifest.read_text(), "gather_timeout_s = 6"
-    assert text.count(patience) == 1
-    swarm.manifest.write_text(text.replace(patience, f"{patience}0"))
+    swarm = LiveSwarm(folder, lease_s=60, rounds=rounds, inner_steps=INNER_STEPS)
+    for limit in ("gather_timeout_s = 6", "reduce_timeout_s = 4", "vote_timeout_s = 3"):
+        swarm.change_manifest(limit, f"{limit}0")
     with swarm:
         peers = [swarm.start_peer(name, slices) for name, slices in owned.items()]
 

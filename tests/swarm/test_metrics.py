@@ -48,14 +48,21 @@ def test_prometheus_reads_a_peer(peer: LivePeer, tmp_path: Path) -> None:
     config = tmp_path / "prometheus.yml"
     job = {"job_name": "peer", "scrape_interval": "1s", "static_configs": [{"targets": [target]}]}
     config.write_text(json.dumps({"scrape_configs": [job]}))  # JSON is YAML
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    command = [prometheus, f"--config.file={config}", f"--storage.tsdb.path={tmp_path / 'data'}"]
-    command += [f"--web.listen-address=127.0.0.1:{port}", "--log.level=error"]
-    running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def start() -> tuple[int, "subprocess.Popen[bytes]"]:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        command = [prometheus, f"--config.file={config}", f"--storage.tsdb.path={tmp_path / 'data'}"]
+        command += [f"--web.listen-address=127.0.0.1:{port}", "--log.level=error"]
+        return port, subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    port, running = start()
     try:
 
         def value(query: str) -> float:
+            nonlocal port, running
+            if running.poll() is not None:  # somebody else has taken the port meanwhile
+                port, running = start()
             url = f"http://127.0.0.1:{port}/api/v1/query?{urllib.parse.urlencode({'query': query})}"
             try:
                 with urllib.request.urlopen(url, timeout=PATIENCE_S) as answer:

@@ -1,8 +1,10 @@
 """Peers that start together, join late, come back or run on other processors train one model."""
 
 import hashlib
+import math
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,19 +24,19 @@ pytestmark = pytest.mark.swarm
 
 
 def test_four_peers_spread_over_the_slices_and_agree_on_every_bit(tmp_path: Path) -> None:
-    with LiveSwarm(tmp_path) as swarm:
+    with LiveSwarm(tmp_path, lease_s=15) as swarm:
         peers = [swarm.start_peer(name) for name in "abcd"]
         for peer in peers:
             peer.wait_for_version("common", 8)
-        report = swarm.report()
-        owners = {one["id"]: one["owners"] for one in report["slices"]}
-        assert {slice_id: len(ids) for slice_id, ids in owners.items()} == {"common": 4, "0": 2, "1": 2}
-        assert sorted(owners["0"] + owners["1"]) == sorted(owners["common"])
+        # Two who chose the same slice in the same moment part again; who is late once is no owner for a version.
+        report = eventually(lambda: _spread(swarm.report()), what="two owners for each slice, who all answer")
         for one in report["slices"]:
-            assert sorted(one["digests"]) == one["owners"]
             assert len(set(one["digests"].values())) == 1, one
-        losses = [event.loss_nats for event in peers[0].events(Evaluated)]
-        assert losses[-1] < 0.95 * losses[0]
+        untrained_nats = math.log(256)
+        eventually(
+            lambda: any(event.loss_nats < 0.95 * untrained_nats for event in peers[0].events(Evaluated)),
+            what="the loss falls",
+        )
 
         daemons = [pid for peer in peers for pid in peer.daemons()]
         assert len(daemons) == 4
@@ -44,6 +46,17 @@ def test_four_peers_spread_over_the_slices_and_agree_on_every_bit(tmp_path: Path
         swarm.assert_same_digests()
         _assert_published_weights_are_the_same_for_all(tmp_path, "abcd")
         _assert_model_can_be_used(tmp_path / "a", tmp_path / "model")
+
+
+def _spread(report: dict[str, Any]) -> dict[str, Any] | None:
+    """The report if everybody owns the common part and one slice, each slice has two owners, and all told digests."""
+    owners = {one["id"]: one["owners"] for one in report["slices"]}
+    is_spread = (
+        {slice_id: len(ids) for slice_id, ids in owners.items()} == {"common": 4, "0": 2, "1": 2}
+        and sorted(owners["0"] + owners["1"]) == sorted(owners["common"])
+        and all(sorted(one["digests"]) == one["owners"] for one in report["slices"])
+    )
+    return report if is_spread else None
 
 
 def _assert_published_weights_are_the_same_for_all(folder: Path, names: str) -> None:
@@ -76,7 +89,7 @@ def _assert_model_can_be_used(home: Path, out: Path) -> None:
 
 
 def test_late_peer_fetches_verified_state_and_contributes(tmp_path: Path) -> None:
-    with LiveSwarm(tmp_path) as swarm:
+    with LiveSwarm(tmp_path, lease_s=30) as swarm:
         first = swarm.start_peer("first", "0")
         first.wait_for_version("0", 12)
         late = swarm.start_peer("late", "0")
@@ -93,7 +106,7 @@ def test_late_peer_fetches_verified_state_and_contributes(tmp_path: Path) -> Non
 
 
 def test_peer_chooses_the_slice_without_an_owner(tmp_path: Path) -> None:
-    with LiveSwarm(tmp_path) as swarm:
+    with LiveSwarm(tmp_path, lease_s=30) as swarm:
         swarm.start_peer("a", "0").wait_for_version("0", 2)
         other = swarm.start_peer("b")
         claimed = eventually(lambda: other.events(SlicesClaimed), what="b claims")
@@ -105,19 +118,23 @@ def test_peer_chooses_the_slice_without_an_owner(tmp_path: Path) -> None:
 
 
 def test_restarted_peer_resumes_from_its_disk_and_catches_up(tmp_path: Path) -> None:
-    with LiveSwarm(tmp_path) as swarm:
-        stays, returns = swarm.start_peer("stays", "0"), swarm.start_peer("returns", "0")
+    with LiveSwarm(tmp_path, lease_s=30) as swarm:
+        # With an owner for slice 1, too, or the one that comes back would soon leave slice 0 for it.
+        stays, returns = swarm.start_peer("stays", "0,1"), swarm.start_peer("returns", "0")
         for slice_id in ("common", "0"):
             returns.wait_for_version(slice_id, 6)
         assert stop_gently([returns]) == {"returns": 0}
         gone_at = stays.reached("common")
         stays.wait_for_version("common", gone_at + 5)
+        before = len(stays.committed("0"))
         again = swarm.start_peer("returns")
         resumed = eventually(lambda: again.events(StateResumed), what="it resumes")
         assert {resumed[-1].versions[slice_id] >= 6 for slice_id in ("common", "0")} == {True}
-        assert again.events(SlicesClaimed)[-1].slices == ["common", "0"], "it keeps the slice whose state it has"
+        claimed = again.events(SlicesClaimed)[0]
+        assert claimed.slices == ["common", "0"], "it keeps the slice whose state it has"
+        assert claimed.reason == "its state is on our disk"
         eventually(
-            lambda: again.id in stays.committed("0")[-1].contributors,
+            lambda: any(again.id in event.contributors for event in stays.committed("0")[before:]),
             what="the returned peer contributes again",
         )
         swarm.assert_same_digests()
@@ -125,30 +142,33 @@ def test_restarted_peer_resumes_from_its_disk_and_catches_up(tmp_path: Path) -> 
 
 def test_owners_on_processors_with_and_without_fused_instructions_hold_the_same_bits(tmp_path: Path) -> None:
     plain = {"ATEN_CPU_CAPABILITY": "default", "NPY_DISABLE_CPU_FEATURES": "X86_V3 X86_V4"}
-    with LiveSwarm(tmp_path) as swarm:
+    with LiveSwarm(tmp_path, lease_s=30) as swarm:
         old = swarm.start_peer("old", "0", environment=plain)
         new = swarm.start_peer("new", "0", environment={"ATEN_CPU_CAPABILITY": "avx2"})
         old.wait_for_version("0", 10)
         new.wait_for_version("0", 10)
-        both = [event for event in new.committed("0") if len(event.contributors) == 2]
-        assert len(both) >= 5
+        eventually(
+            lambda: sum(len(event.contributors) == 2 for event in new.committed("0")) >= 5,
+            what="five versions to which both contributed",
+        )
         swarm.assert_same_digests()
 
 
 def test_peers_of_other_settings_never_meet(tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     other_run = LiveSwarm(tmp_path / "other", rounds=999).manifest
-    with LiveSwarm(tmp_path) as swarm:
+    with LiveSwarm(tmp_path, lease_s=30) as swarm:
         ours = swarm.start_peer("ours", "0")
         theirs = swarm.start_peer("theirs", "0", manifest=other_run)
         ours.wait_for_version("common", 3)
         theirs.wait_for_version("common", 3)
-        assert swarm.slice_report("common")["owners"] == [ours.id]
+        owners = eventually(lambda: swarm.slice_report("common")["owners"], what="our peer answers")
+        assert owners == [ours.id]
         assert all(event.contributors == [theirs.id] for event in theirs.committed("common"))
 
 
 def test_single_peer_owning_everything_trains_alone_and_completes_the_run(tmp_path: Path) -> None:
-    with LiveSwarm(tmp_path, slices=1, rounds=5) as swarm:
+    with LiveSwarm(tmp_path, lease_s=30, slices=1, rounds=5) as swarm:
         alone = swarm.start_peer("alone", "all")
         eventually(lambda: alone.state() == "COMPLETE", what="the run is complete")
         assert [event.version for event in alone.committed("0")] == [1, 2, 3, 4, 5]
