@@ -7,7 +7,7 @@ by everybody from one random peer every few seconds, which covers whatever the p
 import asyncio
 import contextlib
 import random
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -148,14 +148,15 @@ class Swarm:
         mine.is_fixed = is_fixed
         if wanted is None:
             await self._publish()
-            await asyncio.sleep(_SETTLE_S)
-            await self._look_where_we_are_seen()
-            if mine.ordered:
-                wanted, reason = _sorted(mine.ordered), _BY_ORDER
-            else:
-                choice = mine.first_choice(await self._living_claims(), clock.wall_s())
-                assert choice.gains is not None
-                wanted, reason = [choice.gains], choice.reason
+            with self._shown():
+                await asyncio.sleep(_SETTLE_S)
+                await self._look_where_we_are_seen()
+                if mine.ordered:
+                    wanted, reason = _sorted(mine.ordered), _BY_ORDER
+                else:
+                    choice = mine.first_choice(await self._living_claims(), clock.wall_s())
+                    assert choice.gains is not None
+                    wanted, reason = [choice.gains], choice.reason
         else:
             by_order = mine.ordered and mine.ordered == frozenset(wanted)
             reason = "as you asked" if is_fixed else _BY_ORDER if by_order else "its state is on our disk"
@@ -180,8 +181,7 @@ class Swarm:
             pasts: what it said as an owner before it was stopped, from disk.
             histories: rounds that led to these replicas, from disk, to pass on.
         """
-        showing = asyncio.create_task(self._show())  # fetching takes longer than a claim lasts
-        try:
+        with self._shown():  # fetching takes longer than a claim lasts
             await self._look_where_we_are_seen()
             current, chains = await self._catch_up_with_all(owned, replicas, histories)
             self._begin_parts(owned, current, pasts, chains)
@@ -189,6 +189,13 @@ class Swarm:
             # Peers that become ready together should find each other before one of them founds the group alone.
             await asyncio.sleep(_SETTLE_S)
             await self._look_where_we_are_seen()
+
+    @contextlib.contextmanager
+    def _shown(self) -> Iterator[None]:
+        """Our claim is renewed meanwhile."""
+        showing = asyncio.create_task(self._show())
+        try:
+            yield
         finally:
             showing.cancel()
 
