@@ -17,6 +17,8 @@ from p2ptrain.events import InnerStepDone
 from tests.support.live_swarm import PATIENCE_S, LiveSwarm, eventually, p2ptrain, stop_gently
 
 pytestmark = pytest.mark.swarm
+LOOKS_S = 2 * PATIENCE_S
+"""For more than one look at the swarm: on a busy machine each takes a minute."""
 
 
 @pytest.fixture(scope="module")
@@ -176,7 +178,7 @@ def test_doctor_and_gpu_keys_ask_the_running_peer_at_every_size(
             eventually(lambda: "looking at this machine" in screen.text(), within_s=20.0, what="it looks again")
         return None
 
-    shown = eventually(all_good, what=lambda: f"all is well\n{screen.text()}")
+    shown = eventually(all_good, within_s=LOOKS_S, what=lambda: f"all is well\n{screen.text()}")
     assert max(map(len, shown.splitlines())) == size[0]
     screen.type("d", "g")
     screen.shows("GPU limits, memory in GiB then power in W")
@@ -254,7 +256,7 @@ def test_observer_needs_only_an_address_of_the_swarm(swarm: LiveSwarm) -> None:
         body: dict[str, Any] = json.loads(done.stdout)
         return body if {one["peer"] for one in body["peers"]} >= peers else None
 
-    body = eventually(sees_both, what="both peers answer an observer")
+    body = eventually(sees_both, within_s=LOOKS_S, what="both peers answer an observer")
     assert body["name"] == "nano"
     assert body["peer"] is None
     assert [one["id"] for one in body["slices"]] == ["common", "0", "1"]
@@ -288,7 +290,7 @@ def test_doctor_has_a_running_peer_examined_from_outside(swarm: LiveSwarm) -> No
             and all(re.search(pattern, findings[check]["evidence"]) for check, pattern in evidence.items())
         )
 
-    eventually(all_good, what=lambda: f"all is well\n{said}")
+    eventually(all_good, within_s=LOOKS_S, what=lambda: f"all is well\n{said}")
 
 
 def test_doctor_finds_the_same_identity_elsewhere(swarm: LiveSwarm, tmp_path: Path) -> None:
@@ -304,4 +306,4 @@ def test_doctor_finds_the_same_identity_elsewhere(swarm: LiveSwarm, tmp_path: Pa
         said = done.stdout + done.stderr
         return done.returncode == 1 and "the same identity.key runs elsewhere" in done.stdout
 
-    eventually(is_found, what=lambda: f"the peer with this key answers the doctor in time\n{said}")
+    eventually(is_found, within_s=LOOKS_S, what=lambda: f"the peer with this key answers the doctor in time\n{said}")
