@@ -190,11 +190,14 @@ async def test_answers_that_come_just_at_their_deadline_do_not_deafen_the_caller
                 return True
 
             assert await call(0.0, PATIENCE_S)
-            # As after a freeze: this loop is busy while answers and deadlines fall due, and then sees them all at once.
-            calls = [asyncio.create_task(call(0.05, 0.1)) for _ in range(50)]
-            await asyncio.sleep(0.01)
-            time.sleep(0.4)  # noqa: ASYNC251 - blocking is the point
-            assert not all(await asyncio.gather(*calls))
+            for _ in range(9):
+                # As after a freeze: this loop is busy while answers and deadlines fall due, then sees all at once.
+                calls = [asyncio.create_task(call(0.05, 0.1)) for _ in range(50)]
+                await asyncio.sleep(0.01)
+                time.sleep(0.4)  # noqa: ASYNC251 - blocking is the point
+                if is_some_late := not all(await asyncio.gather(*calls)):
+                    break
+            assert is_some_late
             assert await call(0.0, PATIENCE_S)
 
 
