@@ -2,18 +2,21 @@
 
 import re
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from p2ptrain.config.load import load_run
-from p2ptrain.events import RoundCommitted, UpdateApplied
+from p2ptrain.events import RoundCommitted, RoundStage, UpdateApplied
 from p2ptrain.ids import COMMON, SliceId
 from p2ptrain.model.slicing import SlicePlan
 from p2ptrain.wire.codec import encoded_bytes
 from tests.support.live_swarm import LivePeer, LiveSwarm, eventually
 
 pytestmark = pytest.mark.swarm
+TALK_BYTES_PER_S = 5000
+"""Of the directory, news and calls: 8 rounds took 2.1 % more than the formula in 30 s, and 1.3 % more in 12 s."""
 
 
 def daemon_bytes(peer: LivePeer) -> int:
@@ -27,41 +30,48 @@ def daemon_bytes(peer: LivePeer) -> int:
     raise AssertionError("no p2pd")
 
 
-def counted(peer: LivePeer) -> tuple[int, int, dict[str, int]]:
-    """p2pd's bytes, when nothing flows, and the versions that this peer has by then."""
-    quiet_s, last = time.monotonic(), daemon_bytes(peer)
+def newest(peer: LivePeer) -> dict[str, int]:
+    """The versions that a peer has, by slice."""
     versions: dict[str, int] = {}
-
-    def quiet() -> bool:
-        nonlocal quiet_s, last
-        now = daemon_bytes(peer)
-        if now - last > 20_000:  # more than the DHT's gossip
-            quiet_s = time.monotonic()
-        last = now
-        return time.monotonic() - quiet_s > 0.3
-
-    eventually(quiet, what="a pause between two rounds")
     for event in [*peer.events(RoundCommitted), *peer.events(UpdateApplied)]:
         versions[event.slice] = max(versions.get(event.slice, 0), event.version)
-    return last, time.monotonic_ns(), versions
+    return versions
+
+
+def counted(peers: Sequence[LivePeer]) -> tuple[float, dict[str, int], list[int]]:
+    """A moment between two rounds: when it was, the versions that all have by then, and the bytes of each one's p2pd.
+
+    By what the journals say, so that no pause of a busy machine within a round is taken for one between two: everybody
+    has everything of the rounds that are over, and when the bytes had been read no round had begun.
+    """
+
+    def still() -> tuple[float, dict[str, int], list[int]] | None:
+        versions = [newest(peer) for peer in peers]
+        counts = [daemon_bytes(peer) for peer in peers]
+        at_s = time.monotonic()
+        begun = [e for peer in peers for e in peer.events(RoundStage) if e.version > versions[0].get(e.slice, 0)]
+        return None if begun or versions.count(versions[0]) < len(versions) else (at_s, versions[0], counts)
+
+    return eventually(still, what="a pause between two rounds")
 
 
 def test_bytes_of_a_round_are_those_of_the_formula_within_five_percent(tmp_path: Path) -> None:
-    with LiveSwarm(tmp_path, preset="tiny", rounds=200) as swarm:
-        swarm.manifest.write_text(swarm.manifest.read_text().replace("steps = 20", "steps = 6", 1))
+    with LiveSwarm(tmp_path, preset="tiny", lease_s=60, rounds=1000, inner_steps=6) as swarm:
+        swarm.change_manifest("gather_timeout_s = 20", "gather_timeout_s = 100")
         run = load_run(swarm.manifest)
-        assert run.inner.steps == 6
         plan = SlicePlan.of(run.model, run.slicing)
         size = {s: encoded_bytes(run.exchange.codec, plan.numel(s)) for s in plan.slice_ids}
         peers = [swarm.start_peer("a", "0"), swarm.start_peer("b", "1")]
         for peer in peers:
-            peer.wait_for_version(COMMON, 4, within_s=100)
-        before = [counted(peer) for peer in peers]
+            peer.wait_for_version(COMMON, 4)
+        began_s, before, bytes_before = counted(peers)
         for peer in peers:
-            peer.wait_for_version(COMMON, before[0][2][COMMON] + 8, within_s=100)
-        after = [counted(peer) for peer in peers]
+            peer.wait_for_version(COMMON, before[COMMON] + 8)
+        ended_s, after, bytes_after = counted(peers)
         swarm.assert_same_digests()
-        for (bytes0, ns0, versions0), (bytes1, ns1, versions1) in zip(before, after, strict=True):
-            # Two owners of the common part send and receive one of it each; each slice goes one way.
-            expected = sum((versions1[s] - versions0[s]) * size[SliceId(s)] * (2 if s == COMMON else 1) for s in size)
-            assert bytes1 - bytes0 == pytest.approx(expected, rel=0.05), f"in {(ns1 - ns0) / 1e9:.1f} s"
+        # Two owners of the common part send and receive one of it each; each slice goes one way.
+        expected = sum((after[s] - before[s]) * size[SliceId(s)] * (2 if s == COMMON else 1) for s in size)
+        # Where the rounds are slow, what the peers say to each other every few seconds is no part of them.
+        beside = TALK_BYTES_PER_S * max(0.0, ended_s - began_s - 30.0)
+        for first, last in zip(bytes_before, bytes_after, strict=True):
+            assert 0.95 * expected < last - first < 1.05 * expected + beside, f"in {ended_s - began_s:.1f} s"
