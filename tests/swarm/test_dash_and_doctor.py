@@ -267,10 +267,11 @@ def test_doctor_has_a_running_peer_examined_from_outside(swarm: LiveSwarm) -> No
     """Without an address it asks the peer, which has another process look, with the bootstraps that it knows."""
     home = swarm.peers["peer-a"].home
     command = p2ptrain("doctor", "--home", str(home), "--json")
-    good = ("clock", "versions", "disk", "training step", "memory", "identity", "bootstraps", "directory")
+    good = ("clock", "versions", "training step", "memory", "identity", "bootstraps", "directory")
     evidence = {
         "clock": "median of",
         "directory": "seen from outside",
+        "disk": r"writes \d+ MB/s",  # slowly, where others write, too: a warning, which is right
         "identity": "is running here",
         "link": r"down [\d.]+ Mbit/s \([\d.]+ MB from a bootstrap\), up [\d.]+ Mbit/s \([\d.]+ MB to a bootstrap\)",
         "reach": "1 of 1 bootstrap could call the running peer's port",
@@ -278,9 +279,9 @@ def test_doctor_has_a_running_peer_examined_from_outside(swarm: LiveSwarm) -> No
     said = ""
 
     def all_good() -> bool:
-        """Once more where it is not so: on a busy machine somebody may not answer in time, or the disk be slow."""
+        """Once more where it is not so: on a busy machine somebody may not answer in time."""
         nonlocal said
-        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=LOOKS_S, check=False)
         said = done.stdout + done.stderr
         assert done.stdout, said
         findings = {one["check"]: one for one in json.loads(done.stdout)["findings"]}
@@ -302,7 +303,7 @@ def test_doctor_finds_the_same_identity_elsewhere(swarm: LiveSwarm, tmp_path: Pa
 
     def is_found() -> bool:
         nonlocal said
-        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=LOOKS_S, check=False)
         said = done.stdout + done.stderr
         return done.returncode == 1 and "the same identity.key runs elsewhere" in done.stdout
 
