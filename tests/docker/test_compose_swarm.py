@@ -32,7 +32,7 @@ def compose(*arguments: str, timeout_s: float = 300.0) -> str:
 
 
 def status() -> dict[str, Any]:
-    with urllib.request.urlopen(f"http://127.0.0.1:{STATUS_PORT}/status.json", timeout=10) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{STATUS_PORT}/status.json", timeout=60) as answer:
         return dict(json.load(answer))
 
 
@@ -74,10 +74,18 @@ def swarm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 def test_three_peers_with_one_url_train_together(swarm: None) -> None:
-    seen = eventually(lambda: len((s := status())["peers"]) == 3 and s, within_s=60, what="three peers are seen")
+    seen = eventually(lambda: len((s := status())["peers"]) == 3 and s, within_s=300, what="three peers are seen")
     assert {peer["state"] for peer in seen["peers"]} <= {"JOINING", "TRAINING", "AVERAGING"}
     before = versions()
-    eventually(lambda: all(v > before[s] + 2 for s, v in versions().items()), within_s=60, what="every slice moves on")
+    eventually(lambda: all(v > before[s] + 2 for s, v in versions().items()), within_s=300, what="every slice moves on")
+
+
+def test_a_peers_dashboard_can_be_looked_at_inside_its_container(swarm: None) -> None:
+    def shown() -> bool:
+        seen = docker("exec", container("peer-a"), "p2ptrain", "dash", "--once", "--size", "100x36")
+        return "common" in seen and any(state in seen for state in ("TRAINING", "AVERAGING"))
+
+    eventually(shown, within_s=300, what="the dashboard shows a peer at work, and its slices")
 
 
 def test_images_and_starts_are_what_the_readme_says(swarm: None, capsys: pytest.CaptureFixture[str]) -> None:
@@ -86,7 +94,7 @@ def test_images_and_starts_are_what_the_readme_says(swarm: None, capsys: pytest.
     }
     started_s = time.monotonic()
     docker("restart", container("bootstrap"))
-    eventually(lambda: answers() and status()["uptime_s"] < 60, within_s=90, what="the page is there again")
+    eventually(answers, within_s=300, what="the page is there again")
     page_s = time.monotonic() - started_s
     with capsys.disabled():
         said = ", ".join(f"{name} {size / 1e9:.2f} GB" for name, size in sizes.items())
@@ -120,11 +128,11 @@ def test_a_killed_peer_is_restarted_with_its_identity_and_the_others_go_on(swarm
     name = next(s for s in PEERS if victim in compose("logs", "--no-log-prefix", s))
     docker("kill", "--signal", "KILL", container(name))
     before = versions()["common"]
-    eventually(lambda: versions()["common"] > before + 3, within_s=90, what="the others go on")
+    eventually(lambda: versions()["common"] > before + 3, within_s=300, what="the others go on")
     docker("start", container(name))
     eventually(
         lambda: any(p["peer"] == victim and p["answered_s_ago"] < 6 for p in status()["peers"]),
-        within_s=90,
+        within_s=300,
         what="it is back with the same identity",
     )
 
@@ -132,24 +140,33 @@ def test_a_killed_peer_is_restarted_with_its_identity_and_the_others_go_on(swarm
 def test_a_peer_that_was_cut_off_comes_back(swarm: None) -> None:
     docker("network", "disconnect", "p2ptrain-test_default", container("peer-b"))
     before = versions()["common"]
-    eventually(lambda: versions()["common"] > before + 3, within_s=90, what="the others go on")
+    eventually(lambda: versions()["common"] > before + 3, within_s=300, what="the others go on")
     docker("network", "connect", "--alias", "peer-b", "p2ptrain-test_default", container("peer-b"))
     eventually(
         lambda: len([p for p in status()["peers"] if p["answered_s_ago"] < 6]) == 3,
-        within_s=120,
+        within_s=300,
         what="all three answer",
     )
 
 
-def test_sigterm_ends_a_peer_within_the_stop_timeout_and_nothing_is_lost(swarm: None) -> None:
+def test_sigterm_ends_a_peer_within_the_stop_timeout_and_nothing_is_lost(
+    swarm: None, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = versions()["common"]
     started_s = time.monotonic()
     docker("stop", "--time", "30", container("peer-c"))
-    assert time.monotonic() - started_s < 20
-    assert inspect("peer-c", "{{.State.ExitCode}}") == "0"
+    stop_s = time.monotonic() - started_s
+    assert inspect("peer-c", "{{.State.ExitCode}}") == "0", "137 if it had to be killed"
     assert "stopped: asked to" in docker("logs", "--tail", "3", container("peer-c"))
+    started_s = time.monotonic()
     docker("start", container("peer-c"))
-    eventually(lambda: versions()["common"] > before + 3, within_s=90, what="training goes on")
-    eventually(
-        lambda: "resumed from disk" in docker("logs", container("peer-c")), within_s=90, what="it goes on from its disk"
-    )
+
+    def is_training() -> bool:
+        since = docker("logs", container("peer-c")).rpartition("stopped: asked to")[2]
+        return "resumed from disk" in since and "TRAINING" in since
+
+    eventually(is_training, within_s=300, what="it goes on from its disk")
+    with capsys.disabled():
+        start_s = time.monotonic() - started_s
+        sys.stdout.write(f"\na peer is stopped in {stop_s:.1f} s and trains {start_s:.1f} s after its start\n")
+    eventually(lambda: versions()["common"] > before + 3, within_s=300, what="training goes on")
