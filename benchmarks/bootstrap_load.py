@@ -115,11 +115,16 @@ async def measure(arguments: argparse.Namespace, folder: Path) -> None:
 
 async def crowd(node: Node, arguments: argparse.Namespace) -> None:
     """Many connections that stay."""
-    held, failures, started_s = [], [], time.monotonic()
+    held: list[BareConnection] = []
+    failures: list[BaseException] = []
+    started_s = time.monotonic()
     while len(held) + len(failures) < arguments.connections:
         opening = [BareConnection.open("127.0.0.1", node.port) for _ in range(AT_ONCE)]
         for result in await asyncio.gather(*opening, return_exceptions=True):
-            (failures if isinstance(result, BaseException) else held).append(result)
+            if isinstance(result, BaseException):
+                failures.append(result)
+            else:
+                held.append(result)
     staying = [asyncio.create_task(connection.stay()) for connection in held]
     seconds = round(time.monotonic() - started_s, 1)
     report(f"{len(held)} connections made", {"seconds": seconds, "refused": len(failures), **node.measured()})

@@ -78,6 +78,11 @@ class HomeNetwork:
         """The host's IPv4 address."""
         return f"10.99.0.{number + 1}"
 
+    def sent_bytes(self, number: int) -> int:
+        """What the host has sent so far, headers included."""
+        counter = ["cat", "/sys/class/net/eth0/statistics/tx_bytes"]
+        return int(subprocess.run(self.on(number, counter), capture_output=True, text=True, check=True).stdout)
+
     def on(self, number: int, command: Sequence[str]) -> list[str]:
         """The command line that runs ``command`` on a host."""
         return ["ip", "netns", "exec", self.names[number], *command]

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from p2ptrain.cli.manifest_commands import ManifestChanges, write_manifest
 from p2ptrain.dashboard.follow import JournalTail
@@ -80,6 +80,9 @@ def wait_for(condition: Callable[[], Any], what: str, within_s: float = 300.0) -
     return answer
 
 
+_Kind = TypeVar("_Kind")
+
+
 class Watched:
     """A peer and all that it has recorded."""
 
@@ -92,9 +95,9 @@ class Watched:
         self._records += self._tail.new_records()
         return self._records
 
-    def of(self, kind: type) -> list[Record]:
-        """Records of one kind."""
-        return [record for record in self.records() if isinstance(record.event, kind)]
+    def of(self, kind: type[_Kind]) -> list[tuple[float, _Kind]]:
+        """When events of one kind were recorded, and they."""
+        return [(record.time_s, record.event) for record in self.records() if isinstance(record.event, kind)]
 
 
 def measure(folder: Path, mbps: float, preset: str) -> dict[str, float]:
@@ -118,24 +121,25 @@ def measure(folder: Path, mbps: float, preset: str) -> dict[str, float]:
             return Watched(home)
 
         donors = [peer("a", DONORS, "0"), peer("b", DONORS, "1")]
-        for donor in donors:
-            wait_for(lambda donor=donor: len(donor.of(RoundCommitted)) >= 8, "the donors commit")
+        wait_for(lambda: all(len(donor.of(RoundCommitted)) >= 8 for donor in donors), "the donors commit")
         newcomer = peer("new", NEWCOMER, "0")
-        me = wait_for(lambda: newcomer.of(PeerStarted), "the newcomer listens")[0].event.peer
+        me = wait_for(lambda: newcomer.of(PeerStarted), "the newcomer listens")[0][1].peer
 
-        def contributed() -> list[Record]:
-            commits = (record for donor in donors for record in donor.of(RoundCommitted))
-            return [r for r in commits if r.event.slice == "0" and me in r.event.contributors]
+        def contributed() -> list[float]:
+            commits = (commit for donor in donors for commit in donor.of(RoundCommitted))
+            return [at_s for at_s, event in commits if event.slice == "0" and me in event.contributors]
 
-        first = wait_for(contributed, "its work is in a commit")[0]
-        began_s = next(r.time_s for r in newcomer.of(StateChanged) if r.event.reason.startswith("fetching"))
-        trains_s = next(r.time_s for r in newcomer.of(StateChanged) if r.event.state == "TRAINING")
-        before = [r for r in newcomer.records() if r.time_s <= first.time_s]
+        first_s = wait_for(contributed, "its work is in a commit")[0]
+        states = newcomer.of(StateChanged)
+        began_s = next(at_s for at_s, event in states if event.reason.startswith("fetching"))
+        trains_s = next(at_s for at_s, event in states if event.state == "TRAINING")
+        before = [r for r in newcomer.records() if r.time_s <= first_s]
         fetched = sum(r.event.size_bytes for r in before if isinstance(r.event, StateFetched | UpdateApplied))
-        commits = [r.time_s for r in donors[0].of(RoundCommitted) if r.event.slice == "0" and r.time_s < began_s]
+        of_slice = [at_s for at_s, event in donors[0].of(RoundCommitted) if event.slice == "0"]
+        commits = [at_s for at_s in of_slice if at_s < began_s]
         round_s = statistics.median(after - earlier for earlier, after in pairwise(commits))
     bar_s = 1.25 * fetched * 8 / (mbps * 1e6) + round_s
-    took_s = first.time_s - began_s
+    took_s = first_s - began_s
     return {
         "fetched_mb": fetched / 1e6,
         "round_s": round_s,

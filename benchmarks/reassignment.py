@@ -60,10 +60,10 @@ def main() -> None:
     corpus = load_corpus(replace(tiny.data, fingerprint=""), Path.cwd())
     losses: dict[str, list[float]] = {str(arm): [] for arm in ARMS}
     for seed in range(1, arguments.seeds + 1):
-        for arm in ARMS:
-            loss = trial(corpus, arm, rounds=arguments.rounds, every=arguments.every, seed=seed)
-            losses[str(arm)].append(loss)
-            sys.stdout.write(f"seed {seed}, {arm}: {loss:.4f}\n")
+        for carry in ARMS:
+            loss = trial(corpus, carry, rounds=arguments.rounds, every=arguments.every, seed=seed)
+            losses[str(carry)].append(loss)
+            sys.stdout.write(f"seed {seed}, {carry}: {loss:.4f}\n")
             sys.stdout.flush()
     stays = losses["None"]
     sys.stdout.write(

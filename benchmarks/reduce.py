@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -178,7 +178,13 @@ def work(variant: str, index: int, folder: Path, peers: int, numel: int) -> None
 
 
 def work_hivemind(
-    codec: str, index: int, folder: Path, peers: int, values: np.ndarray, error: Callable[..., float], say: Callable
+    codec: str,
+    index: int,
+    folder: Path,
+    peers: int,
+    values: np.ndarray,
+    error: Callable[..., float],
+    say: Callable[[object], None],
 ) -> None:
     """Hivemind's averager, in its own processes."""
     import hivemind
@@ -218,7 +224,13 @@ def work_hivemind(
 
 
 async def work_p2ptrain(
-    codec: Any, index: int, folder: Path, peers: int, values: np.ndarray, error: Callable[..., float], say: Callable
+    codec: Any,
+    index: int,
+    folder: Path,
+    peers: int,
+    values: np.ndarray,
+    error: Callable[..., float],
+    say: Callable[[object], None],
 ) -> None:
     """The functions that a slice's owner calls between cut-off and outer step."""
     from p2ptrain.identity.keys import load_or_create
@@ -288,7 +300,10 @@ async def work_p2ptrain(
         sent = await asyncio.to_thread(encode_contribution, codec, values, residual, bounds)
         refs = tuple(blobs.store.hold("round", part) for part in sent.parts)
         await tell(Ready(Contribution(me, 1, 1.0, refs), None))
-        contributions, results, tasks = [], {}, []
+        contributions: list[Contribution] = []
+        results: dict[int, PartResult] = {}
+        reducers: Sequence[PeerId] = ()
+        tasks: list[asyncio.Task[None]] = []
         while len(results) < len(bounds):
             body = (await heard.get()).body
             if isinstance(body, Ready) and body.contribution:

@@ -10,9 +10,9 @@ and how many other peers fetched a round's averages from one peer. Needs the rep
 import argparse
 import time
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
-from p2ptrain.ids import PeerId
+from p2ptrain.ids import Digest, PeerId
 from p2ptrain.swarm import round_state, spread
 from p2ptrain.swarm.electorate import drawn
 from tests.support.simulated_group import Node, SimulatedGroup, Weather
@@ -24,7 +24,7 @@ class CalmSwarm(SimulatedGroup):
     def __init__(self, peers: list[PeerId], *, seed: int, max_owners: int) -> None:
         self._everybody = frozenset(peers)
         self._trees: dict[str, dict[PeerId, list[PeerId]]] = {}
-        round_state.drawn = _drawn_once()
+        setattr(round_state, "drawn", _drawn_once())  # noqa: B010 - it is imported there, not exported
         weather = Weather(train_s=(4.0, 5.0))
         super().__init__(peers, seed=seed, weather=weather, lease_s=None, num_parts=8, max_owners=max_owners)
 
@@ -61,7 +61,7 @@ def tree(peers: Collection[PeerId], voters: list[PeerId], value_hash: str) -> di
     return tells
 
 
-def _drawn_once():  # type: ignore[no-untyped-def]
+def _drawn_once() -> Callable[..., tuple[PeerId, ...]]:
     cache: dict[tuple[int, str], tuple[PeerId, ...]] = {}
 
     def cached(holders: Collection[PeerId], *, present: Collection[PeerId], most: int, lot: str) -> tuple[PeerId, ...]:
@@ -115,7 +115,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     few = [PeerId(f"P{number}") for number in range(40)]
-    assert tree(few, few[:5], "v") == {p: spread.whom_to_tell(p, few, few[:5], "v") for p in few}
+    assert tree(few, few[:5], "v") == {p: spread.whom_to_tell(p, few, few[:5], Digest("v")) for p in few}
     print(
         "| peers | owners | most group messages | most messages | mean | most fetched from one | s a round | took s |"
     )

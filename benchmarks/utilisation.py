@@ -27,13 +27,14 @@ WARM_UP = 2
 def train(folder: Path, arguments: argparse.Namespace, delay_steps: int) -> dict[str, float]:
     """One run; per round and peer what became of its time."""
     run = folder / "run.toml"
-    values = {
+    values: dict[str, object] = {
         "model.mlp_hidden": arguments.hidden,
         "model.context": arguments.context,
         "inner.steps": arguments.steps,
         "inner.batch": arguments.batch,
         "exchange.codec": f'"{arguments.codec}"',
-    } | HOME_TIMEOUTS
+        **HOME_TIMEOUTS,
+    }
     overlap = f"\n[overlap]\ndelay_steps = {delay_steps}\n"
     write_changed_manifest(run, rounds=arguments.rounds + WARM_UP, seed=1, values=values, end=overlap)
     with (
