@@ -4,8 +4,9 @@
 
 Each variant has its own processes, which stay for all repeats. A repeat begins when all are told to go and ends when
 the last has the average as float32. CPU seconds are those of all processes and their children, libp2p's daemons
-included. p2ptrain's figure is the reduce alone: encode, announce hashes, fetch parts, average, encode, announce, fetch,
-decode, every byte checked by hash; agreement and the outer step come after it. hivemind's is ``averager.step()``.
+included. p2ptrain's figure is the reduce alone: encode, announce hashes, fetch parts, average, encode, announce; fetch
+the parts once more elsewhere, average, compare, announce; fetch averages, decode; every byte checked by hash. Agreement
+and the outer step come after it. hivemind's is ``averager.step()``, which believes what it is sent.
 """
 
 import argparse
@@ -17,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -264,10 +265,10 @@ async def work_p2ptrain(
         address.write_text(node.addresses[0])
     blobs = BlobExchange(node, lambda peer, reason: None)
     await blobs.start()
-    heard: asyncio.Queue[RoundMessage] = asyncio.Queue()
+    heard: asyncio.Queue[tuple[PeerId, RoundMessage]] = asyncio.Queue()
 
     async def hear(sender: PeerId, request: pb.RoundMessage) -> pb.Ack:
-        heard.put_nowait(RoundMessage.from_pb(request))
+        heard.put_nowait((sender, RoundMessage.from_pb(request)))
         return pb.Ack()
 
     await node.serve("round", pb.RoundMessage, hear)
@@ -279,10 +280,22 @@ async def work_p2ptrain(
 
     async def tell(body: Any) -> None:
         message = RoundMessage(RunId("bench"), SliceId("0"), Version(1), Ballot(1, 0, members), body)
-        heard.put_nowait(message)
+        heard.put_nowait((me, message))
         sent = message.to_pb()
         others = [peer for peer in members if peer != me]
         await asyncio.gather(*(node.call(peer, "round", sent, pb.Ack, timeout_s=30) for peer in others))
+
+    early: list[tuple[PeerId, RoundMessage]] = []
+
+    async def next_from(kind: type[Ready | PartResult]) -> tuple[PeerId, RoundMessage]:
+        """The next message of a kind; others are kept."""
+        for at, (sender, message) in enumerate(early):
+            if isinstance(message.body, kind):
+                del early[at]
+                return sender, message
+        while not isinstance((found := await heard.get())[1].body, kind):
+            early.append(found)
+        return found
 
     async def reduce(part: int, contributions: list[Contribution]) -> None:
         start, stop = bounds[part]
@@ -301,27 +314,33 @@ async def work_p2ptrain(
         refs = tuple(blobs.store.hold("round", part) for part in sent.parts)
         await tell(Ready(Contribution(me, 1, 1.0, refs), None))
         contributions: list[Contribution] = []
-        results: dict[int, PartResult] = {}
-        reducers: Sequence[PeerId] = ()
-        tasks: list[asyncio.Task[None]] = []
-        while len(results) < len(bounds):
-            body = (await heard.get()).body
-            if isinstance(body, Ready) and body.contribution:
-                contributions.append(body.contribution)
-                if len(contributions) == len(members):
-                    contributions.sort(key=lambda c: c.peer)
-                    reducers = share_parts(len(bounds), dict.fromkeys(members, 0.0))
-                    mine = [part for part, reducer in enumerate(reducers) if reducer == me]
-                    tasks = [asyncio.create_task(reduce(part, contributions)) for part in mine]
-            elif isinstance(body, PartResult):
-                results[body.part] = body
+        while len(contributions) < len(members):
+            body = (await next_from(Ready))[1].body
+            assert isinstance(body, Ready)
+            assert body.contribution
+            contributions.append(body.contribution)
+        contributions.sort(key=lambda c: c.peer)
+        reducers = share_parts(len(bounds), dict.fromkeys(members, 0.0))
+        checkers = [members[(members.index(reducer) + 1) % len(members)] for reducer in reducers]
+        said: dict[int, dict[PeerId, PartResult]] = {part: {} for part in range(len(bounds))}
+        async with asyncio.TaskGroup() as tasks:
+            for part, reducer in enumerate(reducers):
+                if reducer == me:
+                    tasks.create_task(reduce(part, contributions))
+            while any(len(of_part) < 2 for of_part in said.values()):
+                sender, message = await next_from(PartResult)
+                result = message.body
+                assert isinstance(result, PartResult)
+                said[result.part][sender] = result
+                if sender == reducers[result.part] and checkers[result.part] == me:
+                    tasks.create_task(reduce(result.part, contributions))
+        assert all(len({result.average for result in of_part.values()}) == 1 for of_part in said.values())
         fetched = await asyncio.gather(
             *(
-                blobs.fetch(results[part].average, [reducers[part]], silence_timeout_s=30, what="average")
-                for part in range(len(bounds))
+                blobs.fetch(of_part[reducers[part]].average, list(of_part), silence_timeout_s=30, what="average")
+                for part, of_part in said.items()
             )
         )
-        await asyncio.gather(*tasks)
         decoded = await asyncio.to_thread(
             lambda: [
                 decode(codec, data, stop - start) for (data, _), (start, stop) in zip(fetched, bounds, strict=True)
