@@ -6,13 +6,17 @@ removed at the end.
 
 import fcntl
 import os
+import signal
 import struct
 import subprocess
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+
+from p2ptrain.node.child_processes import die_with_parent_prefix
 
 _TUNSETIFF, _IFF_TAP, _IFF_NO_PI = 0x400454CA, 0x0002, 0x1000
 
@@ -42,6 +46,7 @@ class HomeNetwork:
         source = Path(__file__).with_name("home_switch.c")
         subprocess.run(["cc", "-O2", "-o", str(program), str(source)], check=True)
         fds: list[int] = []
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit("asked to stop"))  # through __exit__
         try:
             for number, name in enumerate(self.names):
                 _ip("netns", "add", name)
@@ -50,7 +55,7 @@ class HomeNetwork:
                 _ip("-n", name, "addr", "add", f"{self.address(number)}/24", "dev", "eth0")
                 _ip("-n", name, "link", "set", "eth0", "up")
             command = [str(program), str(self._queue_kb), *(f"{fd}:{self._line}" for fd in fds)]
-            self._switch = subprocess.Popen(command, pass_fds=fds, stdout=subprocess.PIPE)
+            self._switch = subprocess.Popen([*die_with_parent_prefix(), *command], pass_fds=fds, stdout=subprocess.PIPE)
             assert self._switch.stdout
             assert self._switch.stdout.readline() == b"ready\n"
         except BaseException:

@@ -13,7 +13,7 @@ from home_network import HomeNetwork
 
 from p2ptrain.cli.manifest_commands import ManifestChanges, write_manifest
 from p2ptrain.dashboard.follow import JournalTail
-from p2ptrain.events import Record, StateChanged
+from p2ptrain.events import Record, RoundCommitted, SlicesClaimed, StateChanged
 from p2ptrain.node.child_processes import Child, start_child, stop_children
 
 HOME_TIMEOUTS: Mapping[str, object] = {
@@ -22,6 +22,8 @@ HOME_TIMEOUTS: Mapping[str, object] = {
     "exchange.reduce_timeout_s": 60,
     "exchange.vote_timeout_s": 30,
 }
+NOT_NOW = '[limits]\ncompute_hours = ["Mon 03:00-03:01"]\n'
+"""Of a profile: rest, as a part of the swarm, until it says otherwise."""
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
 
 
@@ -65,6 +67,8 @@ class HomeSwarm:
             for number, owned in enumerate(self._slices):
                 what = ["--run", str(self._run), "--bootstrap", found.group(), "--slices", owned, "--threads", "1"]
                 at = ["--home", str(self._folder / f"peer-{number}"), "--host", self._network.address(number)]
+                self._profile(number).touch()
+                at += ["--profile", str(self._profile(number))]
                 self._start(f"peer-{number}", number, ["peer", *what, *at])
         except BaseException:
             self.__exit__(None, None, None)
@@ -81,6 +85,26 @@ class HomeSwarm:
         child = start_child(name, command, self._folder / f"{name}.log", ONE_THREAD)
         self._children.append(child)
         return child
+
+    def _profile(self, number: int) -> Path:
+        return self._folder / f"peer-{number}.toml"
+
+    def start_together(self, within_s: float) -> None:
+        """Let each peer rest from its claim on, until all have joined."""
+        deadline_s = time.monotonic() + within_s
+        resting: set[int] = set()
+        while len(resting) < len(self.records):
+            assert time.monotonic() < deadline_s, f"{len(resting)} peers joined within {within_s} s"
+            time.sleep(0.1)
+            for number, records in enumerate(self.look()):
+                if not self._profile(number).read_text() and any(isinstance(r.event, SlicesClaimed) for r in records):
+                    self._profile(number).write_text(NOT_NOW)
+                states = [r.event.state for r in records if isinstance(r.event, StateChanged)]
+                if states and states[-1] == "PAUSED":
+                    resting.add(number)
+        assert not any(isinstance(r.event, RoundCommitted) for records in self.records for r in records)
+        for number in resting:
+            self._profile(number).write_text("")
 
     def look(self) -> list[list[Record]]:
         """Everything that the peers have recorded so far."""

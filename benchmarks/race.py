@@ -4,9 +4,9 @@ Needs root (``home_network.py``). Four peers on emulated lines of 50 Mbit/s down
 train the same model from the same weights on the same text, with the same inner optimizer, one thread each. All of them
 share this machine's cores, whoever races. Competitors take turns, so that other work on the machine hits all of them.
 
-The time of p2ptrain counts from the first inner step of its *first* peer: the others still join. The time of the others
-counts from the moment when all their peers have met. It ends when half of the peers have seen the target on the same
-held-out windows. Each run is one line of ``--out`` as soon as it is over; ``--table`` reads such a file again.
+Time counts from the first step of the first peer, which is when all peers of the competitor have met, until half of
+them have seen the target on the same held-out windows. Each run is one line of ``--out`` as soon as it is over;
+``--table`` reads such a file again.
 
     sudo python benchmarks/race.py --repeats 3 --out race.jsonl
     python benchmarks/race.py --table race.jsonl
@@ -57,14 +57,21 @@ class Competitor:
     every: int | None = None
     """Optimizer steps between two validations; once a round unless given."""
     accumulate: int = 1
+    """Batches for one optimizer step of ``ddp``."""
+    delay: bool = False
+    """Whether ``hivemind`` averages in the background."""
+    part_elements: int = 65536
+    """Of p2ptrain: about a quarter of the smallest slice that has four owners, so that each reduces some of it."""
 
 
 COMPETITORS = {
     "p2ptrain-4": Competitor(kind="p2ptrain", slices=4, outer_lr=0.4),
-    "p2ptrain-1": Competitor(kind="p2ptrain", slices=1, outer_lr=0.7),
-    "hivemind": Competitor(kind="hivemind"),
-    "ddp": Competitor(kind="ddp", lr_scale=2.0, warm_up=5, every=1),
-    "powersgd": Competitor(kind="powersgd", warm_up=10, every=5),
+    "p2ptrain-1": Competitor(kind="p2ptrain", slices=1, outer_lr=0.7, part_elements=262144),
+    "hivemind": Competitor(kind="hivemind", steps=50, every=10, delay=True),
+    "hivemind-10": Competitor(kind="hivemind", steps=10),
+    "ddp": Competitor(kind="ddp", warm_up=5, every=1, accumulate=4),
+    "ddp-1": Competitor(kind="ddp", warm_up=5, every=1),
+    "powersgd": Competitor(kind="powersgd", warm_up=5, every=5),
 }
 
 
@@ -81,6 +88,7 @@ def manifest(path: Path, arguments: argparse.Namespace, competitor: Competitor, 
         "inner.warmup_steps": arguments.warm_up,
         "outer.lr": competitor.outer_lr or 0.7,
         "outer.momentum": arguments.momentum,
+        "exchange.part_elements": competitor.part_elements,
         "exchange.codec": f'"{arguments.codec}"',
     }
     overlap = f"\n[overlap]\ndelay_steps = {arguments.delay_steps}\n"
@@ -112,17 +120,13 @@ def race_p2ptrain(
 ) -> list[Curve]:
     """Our own peers."""
     with HomeSwarm(network, folder, run, [str(number % competitor.slices) for number in range(PEERS)]) as swarm:
+        swarm.start_together(START_LIMIT_S)
 
         def curves() -> list[Curve]:
             peers = swarm.look()
-            starts = [start for start in map(_first_step_s, peers) if start is not None]
-            began_s = min(starts, default=0.0)
+            began_s = min((s for s in map(_first_step_s, peers) if s is not None), default=math.inf)
             return [
-                [
-                    (max(0.0, r.time_s - began_s), r.event.loss_nats)
-                    for r in records
-                    if starts and isinstance(r.event, Evaluated)
-                ]
+                [(max(0.0, r.time_s - began_s), r.event.loss_nats) for r in records if isinstance(r.event, Evaluated)]
                 for records in peers
             ]
 
@@ -131,10 +135,8 @@ def race_p2ptrain(
 
 def _first_step_s(records: list[Record]) -> float | None:
     """When the first inner step began."""
-    for record in records:
-        if isinstance(record.event, InnerStepDone):
-            return record.time_s - record.event.seconds
-    return None
+    first = next((r for r in records if isinstance(r.event, InnerStepDone)), None)
+    return first.time_s - first.event.seconds if first and isinstance(first.event, InnerStepDone) else None
 
 
 def race_baseline(
@@ -153,6 +155,7 @@ def race_baseline(
         competitor.accumulate,
     ]
     shared += ["--warm-up", arguments.warm_up if competitor.warm_up is None else competitor.warm_up]
+    shared += ["--delay"] if competitor.delay else []
     shared += ["--every", competitor.every or steps, "--local-steps", steps]
     shared += ["--master", network.address(0), "--interface", "eth0"]
     address = folder / "address"

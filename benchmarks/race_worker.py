@@ -31,8 +31,8 @@ from p2ptrain.training.inner_loop import learning_rate
 
 POWER_SGD_RANK = 4
 """Of torch's documentation: 1 to 4 is a good start."""
-POWER_SGD_START = 10
-"""Optimizer steps that send whole gradients, for a stable start; the documentation says at least 2."""
+POWER_SGD_START = 2
+"""Optimizer steps that send whole gradients: the fewest that torch takes."""
 
 
 class Loss(nn.Module):
@@ -169,7 +169,7 @@ def hivemind_optimizer(arguments: argparse.Namespace, student: Student) -> None:
         batch_size_per_step=student.run.inner.batch,
         target_batch_size=student.run.inner.batch * arguments.peers * arguments.local_steps,
         use_local_updates=True,
-        delay_state_averaging=True,
+        delay_state_averaging=arguments.delay,
         matchmaking_time=arguments.matchmaking_s,
         averaging_timeout=60,
         state_averaging_compression=Float16Compression(),
@@ -207,6 +207,7 @@ def main() -> None:
     parser.add_argument("--bootstrap", default="")
     parser.add_argument("--accumulate", type=int, default=1, help="ddp: batches for one optimizer step")
     parser.add_argument("--local-steps", type=int, default=20, help="hivemind: inner steps between two averagings")
+    parser.add_argument("--delay", action="store_true", help="hivemind: average in the background")
     parser.add_argument("--matchmaking-s", type=float, default=3.0)
     arguments = parser.parse_args()
     torch.set_num_threads(1)

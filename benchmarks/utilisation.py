@@ -45,6 +45,7 @@ def train(folder: Path, arguments: argparse.Namespace, delay_steps: int) -> dict
         HomeNetwork(PEERS + 1, up_mbit=UPLINK_MBIT) as network,
         HomeSwarm(network, folder, run, [str(number % 2) for number in range(PEERS)]) as swarm,
     ):
+        swarm.start_together(90)
         deadline_s = time.monotonic() + arguments.limit_s
         while not swarm.is_complete() and time.monotonic() < deadline_s:
             time.sleep(1)
