@@ -1,5 +1,6 @@
 """A peer that starts takes silence for silence: it founds nothing anew because somebody did not answer."""
 
+import asyncio
 from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
@@ -86,6 +87,29 @@ def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_newcomer_to_whom_the_directory_shows_nobody_looks_again_before_it_takes_a_slice(taken: str) -> None:
     newcomer = swarm(Hearsay(3, claim(OWNER, ready=("common", taken))), Wire(OWNER))
     assert await newcomer.choose(None, is_fixed=False) == {COMMON, SliceId("1" if taken == "0" else "0")}
+
+
+async def test_claim_is_renewed_for_as_long_as_its_peer_chooses() -> None:
+    is_renewed = asyncio.Event()
+
+    class SlowOwner(Wire):
+        async def call(self, *arguments: Any, **options: Any) -> Any:
+            async with asyncio.timeout(30):
+                await is_renewed.wait()  # its answer takes longer than a claim lasts
+            return await super().call(*arguments, **options)
+
+    class Counted(Hearsay):
+        published = 0
+
+        async def publish(self, claim: Claim) -> bool:
+            self.published += 1
+            if self.published == 4:
+                is_renewed.set()
+            return await super().publish(claim)
+
+    newcomer = swarm(Counted(0, claim(OWNER, ready=("common", "0"))), SlowOwner(OWNER))
+    newcomer.context.exchange = ExchangeConfig(lease_s=0.01)
+    assert await newcomer.choose(None, is_fixed=False) == {COMMON, SliceId("1")}
 
 
 async def test_peer_whom_no_other_node_ever_sees_goes_on_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
