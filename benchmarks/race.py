@@ -260,6 +260,8 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, help="folder for logs; a temporary one if not given")
     parser.add_argument("--table", type=Path, help="race nothing; summarise this file")
     arguments = parser.parse_args()
+    if unknown := set(arguments.only.split(",")) - set(COMPETITORS):
+        parser.error(f"--only: nobody is called {', '.join(sorted(unknown))}; choose from {', '.join(COMPETITORS)}")
     if arguments.table:
         print(table([json.loads(line) for line in arguments.table.read_text().splitlines()]))
         return
