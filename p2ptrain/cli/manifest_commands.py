@@ -187,7 +187,8 @@ def show(manifest: Annotated[Path, typer.Argument(help="The manifest, for exampl
         f"rounds   {run.rounds}, each {windows * run.model.context} tokens a peer in {run.inner.steps} inner steps"
     )
     typer.echo(f"model    {sum(sizes.values()):,} parameters: {run.model.layers} layers of width {run.model.width}")
-    typer.echo(f"slices   {run.slicing.slices}, cut from {' and '.join(run.slicing.parts)}")
+    fragments = f", {run.slicing.fragments} fragments each" if run.slicing.fragments > 1 else ""
+    typer.echo(f"slices   {run.slicing.slices}, cut from {' and '.join(run.slicing.parts)}{fragments}")
     for slice_id, numel in sizes.items():
         typer.echo(f"         {slice_id:<8}{numel:>14,} parameters")
     for i, address in enumerate(listed_bootstraps(text)):

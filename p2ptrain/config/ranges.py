@@ -64,6 +64,7 @@ RULES: Mapping[str, Rule] = {
     "slicing.slices": _COUNT,
     "slicing.replicas": _COUNT,
     "slicing.quorum": _COUNT,
+    "slicing.fragments": _COUNT,
     "slicing.parts": Rule(lambda value: len(value) == len(set(value)), "each part once"),
     "data.pattern": Rule(
         lambda value: value != "" and not value.startswith("/") and ".." not in value.split("/"),
@@ -128,6 +129,11 @@ def contradictions(run: RunConfig) -> list[str]:
         problems.append(
             f"slicing.quorum = {run.slicing.quorum} is more than slicing.replicas = {run.slicing.replicas};"
             f" choose at most {run.slicing.replicas}"
+        )
+    if run.slicing.fragments > run.inner.steps:
+        problems.append(
+            f"slicing.fragments = {run.slicing.fragments} is more than the {run.inner.steps} inner steps of a round"
+            f" (inner.steps), in which each fragment has a turn; choose at most {run.inner.steps}"
         )
     if run.overlap.delay_steps > run.inner.steps:
         problems.append(

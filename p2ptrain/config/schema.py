@@ -53,6 +53,10 @@ class SlicingConfig:
     waits, loudly, and nothing is decided by one peer alone."""
     parts: tuple[SlicedParts, ...] = ("mlp",)
     """What is cut: ``mlp`` hidden units, attention ``heads`` in whole key/value groups; the rest is the common part."""
+    fragments: int = 1
+    """F, pieces of each slice and of the common part, every F-th layer in one, that are averaged one after the other:
+    at most 1/F of a round's bytes is sent at once. Raise it together with ``overlap.delay_steps`` where uplinks are
+    idle for most of a round and too slow for the rest; without overlap a round has F waits instead of one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

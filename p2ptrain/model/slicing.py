@@ -4,6 +4,9 @@ A hidden unit of an MLP is one row of ``gate``, ``up`` and ``down``; a key/value
 ``q``, ``k``, ``v`` and ``o``, and where there are more slices than groups, a group's rows are shared out among several
 slices. All of them are stored with the sliced dimension first, so that a slice is a block of
 contiguous rows: copying it is cheap, and the optimizer can update it in place.
+
+Where the manifest has fragments, each slice is divided once more: fragment f has every layer l with l % F == f, and
+every F-th part of the rows of what belongs to no layer. Slices are what peers own; fragments are what they agree on.
 """
 
 import math
@@ -17,10 +20,12 @@ from torch import Tensor
 
 from p2ptrain.config.schema import ModelConfig, SlicingConfig
 from p2ptrain.errors import SlicingError
-from p2ptrain.ids import COMMON, SliceId, numbered_slices
+from p2ptrain.ids import COMMON, SliceId, fragments_of, numbered_slices, slice_of
 
 MLP_TENSORS = ("gate", "up", "down")
 HEAD_TENSORS = ("q", "k", "v", "o")
+_LAYERS = "layers."
+"""Begins the names of what belongs to a layer; its number follows."""
 
 
 class Region(NamedTuple):
@@ -36,11 +41,11 @@ class SlicePlan:
     """The exact partition of a model's parameters into the common part and N slices."""
 
     slice_ids: tuple[SliceId, ...]
-    """The common part first, then ``"0"`` to ``"N-1"``."""
+    """What is agreed on: the common part first, then ``"0"`` to ``"N-1"``, or the fragments of each."""
     shapes: Mapping[str, tuple[int, ...]]
     """Every parameter of the model by name; the first dimension is the sliced one."""
     regions_of: Mapping[SliceId, tuple[Region, ...]]
-    """What each slice consists of, in the order of its flat form."""
+    """What each of them consists of, in the order of its flat form."""
 
     @classmethod
     def of(cls, model: ModelConfig, slicing: SlicingConfig) -> Self:
@@ -53,20 +58,28 @@ class SlicePlan:
         shapes = parameter_shapes(model)
         numbered = numbered_slices(slicing.slices)
         sliced = (MLP_TENSORS if "mlp" in slicing.parts else ()) + (HEAD_TENSORS if "heads" in slicing.parts else ())
-        regions: dict[SliceId, list[Region]] = {slice_id: [] for slice_id in (COMMON, *numbered)}
+        pieces = {slice_id: fragments_of(slice_id, slicing.fragments) for slice_id in (COMMON, *numbered)}
+        regions: dict[SliceId, list[Region]] = {piece: [] for listed in pieces.values() for piece in listed}
         for name, shape in shapes.items():
             rows = shape[0]
             if name.rpartition(".")[2] not in sliced:
-                regions[COMMON].append(Region(name, 0, rows))
+                for fragment, region in _divided(Region(name, 0, rows), pieces[COMMON]):
+                    regions[fragment].append(region)
                 continue
             share = rows // slicing.slices
             for index, slice_id in enumerate(numbered):
-                regions[slice_id].append(Region(name, index * share, (index + 1) * share))
+                whole = Region(name, index * share, (index + 1) * share)
+                for fragment, region in _divided(whole, pieces[slice_id]):
+                    regions[fragment].append(region)
         return cls(
-            slice_ids=(COMMON, *numbered),
+            slice_ids=tuple(regions),
             shapes=shapes,
             regions_of={slice_id: tuple(listed) for slice_id, listed in regions.items()},
         )
+
+    def fragments(self, slices: Collection[SliceId]) -> frozenset[SliceId]:
+        """Of ``slice_ids`` those that whoever owns these slices owns."""
+        return frozenset(slice_id for slice_id in self.slice_ids if slice_of(slice_id) in slices)
 
     def regions(self, slice_id: SliceId) -> tuple[Region, ...]:
         """The slice's rows, tensor by tensor."""
@@ -143,12 +156,25 @@ class SlicePlan:
         return (region.stop - region.first) * math.prod(self.shapes[region.tensor][1:])
 
 
+def _divided(region: Region, fragments: tuple[SliceId, ...]) -> Iterator[tuple[SliceId, Region]]:
+    """A slice's rows of one tensor, by fragment: a layer's go to one, all others to each in equal shares, or nearly."""
+    name, first, stop = region
+    count = len(fragments)
+    if name.startswith(_LAYERS):
+        yield fragments[int(name.split(".")[1]) % count], region
+        return
+    bounds = [first + (stop - first) * index // count for index in range(count + 1)]
+    for fragment, begin, end in zip(fragments, bounds, bounds[1:], strict=False):
+        if begin < end:
+            yield fragment, Region(name, begin, end)
+
+
 def parameter_shapes(model: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Every parameter's shape by name, in the order of the forward pass; the sliced dimension comes first."""
     head_size = model.width // model.heads
     shapes: dict[str, tuple[int, ...]] = {"embedding": (model.vocabulary, model.width)}
     for layer in range(model.layers):
-        prefix = f"layers.{layer}."
+        prefix = f"{_LAYERS}{layer}."
         shapes[prefix + "attention_norm"] = (model.width,)
         shapes[prefix + "q"] = (model.heads * head_size, model.width)
         shapes[prefix + "k"] = (model.kv_heads * head_size, model.width)
@@ -179,6 +205,11 @@ def _check(model: ModelConfig, slicing: SlicingConfig) -> None:
         raise SlicingError(
             f"model.width / model.heads = {model.width // model.heads} is odd, and rotary positions turn pairs of"
             " elements; choose width and heads with an even ratio"
+        )
+    if not 1 <= slicing.fragments <= model.layers:
+        raise SlicingError(
+            f"slicing.fragments = {slicing.fragments} with model.layers = {model.layers}: a fragment is made of whole"
+            f" layers; choose 1 to {model.layers}"
         )
     unknown = set(slicing.parts) - {"mlp", "heads"}
     if unknown:

@@ -1,4 +1,5 @@
 import itertools
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 
 from p2ptrain.config.schema import ModelConfig, SlicedParts, SlicingConfig
 from p2ptrain.errors import SlicingError
-from p2ptrain.ids import COMMON, SliceId
+from p2ptrain.ids import COMMON, SliceId, slice_of, slice_order
 from p2ptrain.model.slicing import SlicePlan
 
 PARTS: list[tuple[SlicedParts, ...]] = [("mlp",), ("heads",), ("mlp", "heads")]
@@ -19,15 +20,17 @@ def plans(draw: st.DrawFn) -> SlicePlan:
     slices = draw(st.integers(1, 5))
     kv_heads = slices * draw(st.integers(1, 2))
     heads = kv_heads * draw(st.integers(1, 2))
+    layers = draw(st.integers(1, 3))
     model = ModelConfig(
-        layers=draw(st.integers(1, 3)),
+        layers=layers,
         width=heads * draw(st.sampled_from([2, 4])),
         heads=heads,
         kv_heads=kv_heads,
         mlp_hidden=slices * draw(st.integers(1, 4)),
         vocabulary=draw(st.integers(2, 9)),
     )
-    return SlicePlan.of(model, SlicingConfig(slices=slices, parts=draw(st.sampled_from(PARTS))))
+    fragments = draw(st.integers(1, layers))
+    return SlicePlan.of(model, SlicingConfig(slices=slices, parts=draw(st.sampled_from(PARTS)), fragments=fragments))
 
 
 def numbered_tensors(plan: SlicePlan) -> dict[str, torch.Tensor]:
@@ -52,7 +55,33 @@ def test_each_parameter_belongs_to_exactly_one_slice(plan: SlicePlan) -> None:
 @settings(deadline=None, max_examples=40)
 @given(plan=plans())
 def test_slices_have_equal_sizes(plan: SlicePlan) -> None:
-    assert len({plan.numel(slice_id) for slice_id in plan.slice_ids if slice_id != COMMON}) == 1
+    sizes = Counter[SliceId]()
+    for slice_id in plan.slice_ids:
+        sizes[slice_of(slice_id)] += plan.numel(slice_id)
+    assert len({size for slice_id, size in sizes.items() if slice_id != COMMON}) == 1
+
+
+@settings(deadline=None, max_examples=40)
+@given(plan=plans())
+def test_who_owns_all_fragments_of_a_slice_trains_the_same_tensors_as_who_owns_the_slice(plan: SlicePlan) -> None:
+    assert list(plan.slice_ids) == sorted(plan.slice_ids, key=slice_order)
+    for slice_id in {slice_of(one) for one in plan.slice_ids}:
+        owned = plan.fragments({slice_id})
+        assert {slice_of(one) for one in owned} == {slice_id}
+        assert all(len(plan.owned_rows(name, owned)) <= 1 for name in plan.shapes)
+
+
+def test_a_fragment_has_whole_layers_and_its_share_of_what_is_in_no_layer() -> None:
+    model = ModelConfig(layers=5, width=8, heads=2, kv_heads=2, mlp_hidden=4, vocabulary=256)
+    plan = SlicePlan.of(model, SlicingConfig(slices=2, fragments=2))
+    assert plan.slice_ids == ("common.0", "common.1", "0.0", "0.1", "1.0", "1.1")
+    assert {r.tensor.split(".")[1] for r in plan.regions(SliceId("1.0"))} == {"0", "2", "4"}
+    assert {r.tensor.split(".")[1] for r in plan.regions(SliceId("1.1"))} == {"1", "3"}
+    outside = {r for r in plan.regions(SliceId("common.1")) if not r.tensor.startswith("layers.")}
+    assert outside == {("embedding", 128, 256), ("final_norm", 4, 8)}
+    for fragments in (0, 6):
+        with pytest.raises(SlicingError, match=r"fragments = \d with model.layers = 5: .* choose 1 to 5"):
+            SlicePlan.of(model, SlicingConfig(slices=2, fragments=fragments))
 
 
 @settings(deadline=None, max_examples=40)

@@ -154,6 +154,13 @@ def test_warm_up_just_shorter_than_the_run_is_accepted():
     assert parse_run(with_value("inner.warmup_steps", 5), "m.toml").inner.warmup_steps == 5
 
 
+def test_each_fragment_has_a_turn_of_at_least_one_inner_step():
+    (problem,) = problems(with_value("slicing.fragments", 3))
+    assert "slicing.fragments = 3 is more than the 2 inner steps of a round" in problem
+    assert problem.endswith("choose at most 2")
+    assert parse_run(with_value("slicing.fragments", 2), "m.toml").slicing.fragments == 2
+
+
 def test_folder_without_path_and_path_without_folder_are_refused():
     assert problems(with_value("data.source", "folder"))[0].startswith('data.path = "" is no folder')
     assert "is not read when" in problems(with_value("data.path", "texts"))[0]
@@ -217,7 +224,7 @@ def test_every_value_changes_the_run_id():
 def test_run_id_is_the_same_on_every_machine_and_version():
     # Red after a change of RunConfig's fields: peers of two versions would then be in different runs with one manifest,
     # so the change needs a new format.
-    assert run_id(parse_run(MINIMAL, "m.toml")) == "28ae3dab0c3b747f1ef954cd16a96e6542e7b8be0fcdc9e1f43aed1dfcf68e23"
+    assert run_id(parse_run(MINIMAL, "m.toml")) == "87a41802e156b601004cf4552fc1f9bcbb8d56a3649f1e516ee749333cf25f13"
 
 
 @pytest.mark.parametrize("preset", ["tiny", "nano"])
