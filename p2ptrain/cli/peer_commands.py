@@ -19,7 +19,7 @@ from p2ptrain.cli.progress import working
 from p2ptrain.cli.run_source import read_run
 from p2ptrain.cli.ways_in import ways_in
 from p2ptrain.errors import ConfigError
-from p2ptrain.ids import SliceId, short
+from p2ptrain.ids import SliceId, numbered_slices, short
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -120,8 +120,8 @@ def peer(
         source = read_run(run)
         bootstraps = ways_in(source, bootstrap, home)
     config = source.config
-    plan = SlicePlan.of(config.model, config.slicing)
-    wanted = _wanted_slices(slices, plan.slice_ids)
+    SlicePlan.of(config.model, config.slicing)  # refuses a model that cannot be cut so
+    wanted = _wanted_slices(slices, numbered_slices(config.slicing.slices))
     corpus = load_corpus(config.data, source.folder)
     with working("looking at this machine"), quiet_imports():
         from p2ptrain.node.service import serve_peer
@@ -168,7 +168,7 @@ def swarm(
     Example: p2ptrain swarm --run tiny.toml --bootstrap /ip4/127.0.0.1/tcp/31337/p2p/12D3Koo... --json
     """
     from p2ptrain.config.schema import NetworkConfig
-    from p2ptrain.ids import COMMON, numbered_slices
+    from p2ptrain.ids import every_fragment
 
     with quiet_imports():
         source = read_run(run)
@@ -177,7 +177,7 @@ def swarm(
         from p2ptrain.swarm.coverage import Target
     config = source.config
     network = NetworkConfig(bootstraps=bootstraps)
-    ids = [COMMON, *numbered_slices(config.slicing.slices)]
+    ids = every_fragment(config.slicing.slices, config.slicing.fragments)
     target = Target(replicas=config.slicing.replicas, quorum=config.slicing.quorum)
     if not every:
         with working("asking the peers"):
@@ -211,14 +211,13 @@ def _wanted_slices(text: str, known: tuple[SliceId, ...]) -> tuple[SliceId, ...]
     if text == "auto":
         return None
     wanted = tuple(SliceId(part.strip()) for part in text.split(","))
-    numbered = [s for s in known if s.isdigit()]
     if text == "all":
-        return tuple(numbered)
-    unknown = [s for s in wanted if s not in numbered]
+        return known
+    unknown = [s for s in wanted if s not in known]
     if unknown:
         raise ConfigError(
             f"--slices {text}: this run has no slice {', '.join(map(repr, unknown))};"
-            f" choose from {', '.join(numbered)}, auto or all"
+            f" choose from {', '.join(known)}, auto or all"
         )
     return wanted
 

@@ -118,7 +118,8 @@ def _checkpoint(tensors: Mapping[str, npt.NDArray[Any]], metadata: Mapping[str, 
     owned: dict[SliceId, OwnedTensors] = {}
     published: dict[SliceId, PublishedTensors] = {}
     for name in tensors:
-        kind, slice_id, *rest = name.split(".")
+        kind, _, slice_id = name.partition(".")
+        slice_id, _, part = slice_id.rpartition(".") if kind == "owned" else (slice_id, "", "")
         source = f"{kind}.{slice_id}"
         version = Version(int(metadata[f"{source}.version"]))
         certificate = base64.b64decode(metadata[f"{source}.certificate"])
@@ -126,7 +127,7 @@ def _checkpoint(tensors: Mapping[str, npt.NDArray[Any]], metadata: Mapping[str, 
             published[SliceId(slice_id)] = PublishedTensors(
                 version=version, weights=tensors[name], certificate=certificate
             )
-        elif rest == ["anchor"]:
+        elif part == "anchor":
             owned[SliceId(slice_id)] = OwnedTensors(
                 version=version,
                 anchor=tensors[f"{source}.anchor"],

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from p2ptrain.errors import UsageError
-from p2ptrain.ids import SliceId
+from p2ptrain.ids import SliceId, slice_of
 from p2ptrain.model.slicing import SlicePlan
 from p2ptrain.node.home import Home
 from p2ptrain.node.journal import journal_files
@@ -93,10 +93,10 @@ def check_budget(budget_bytes: int | None, plan: SlicePlan, owned: frozenset[Sli
     Raises:
         UsageError: it is not.
     """
-    needed = least_bytes(plan, owned)
+    needed, slices = least_bytes(plan, owned), ", ".join(sorted({slice_of(slice_id) for slice_id in owned}))
     if budget_bytes is not None and budget_bytes < needed:
         raise UsageError(
-            f"limits.disk_gb = {budget_bytes / 1e9:.3g} is too small: with slices {', '.join(sorted(owned))} this peer"
+            f"limits.disk_gb = {budget_bytes / 1e9:.3g} is too small: with slices {slices} this peer"
             f" needs {needed / 1e9:.3g} GB, for a new checkpoint is complete before the old one goes. Raise the limit,"
             " or own fewer slices"
         )

@@ -39,7 +39,7 @@ from p2ptrain.events import (
     TwinSeen,
 )
 from p2ptrain.identity.keys import load_or_create
-from p2ptrain.ids import COMMON, PeerId, SliceId, short, slice_order
+from p2ptrain.ids import COMMON, PeerId, SliceId, numbered_slices, short, slice_of, slice_order
 from p2ptrain.model.initial_weights import initial_values
 from p2ptrain.model.slicing import SlicePlan
 from p2ptrain.node.admission import check_admitted, keep_guests, open_door
@@ -131,7 +131,7 @@ class Peer:
         self._identity = load_or_create(home.identity_path)
         self._door = open_door(home)
         self._invite = check_admitted(home, self._door, self._identity.peer_id, config.invite)
-        numbered = [slice_id for slice_id in self._plan.slice_ids if slice_id != COMMON]
+        numbered = numbered_slices(home.run.slicing.slices)
         self._orders = Orders(self._door, self._identity.peer_id, config, numbered, events)
         self._saved = load_replicas(home, refetch=config.refetch)
         self._state, self._reason = "", ""
@@ -166,7 +166,7 @@ class Peer:
         self._twin_told_s = -math.inf
         self._book_saved_s = -_BOOK_EVERY_S
         self._disk_budget_bytes = _disk_budget(config.limits)
-        check_budget(self._disk_budget_bytes, self._plan, frozenset([COMMON, *(config.slices or ())]))
+        check_budget(self._disk_budget_bytes, self._plan, self._plan.fragments([COMMON, *(config.slices or ())]))
         self._has_room_for_progress = True
         self._keeps_rounds = True
         """For others that miss them; not once the disk has refused anything."""
@@ -238,7 +238,8 @@ class Peer:
         acquaintances = Acquaintances(context, self._book, self._seen_or_not, self._save_book, self._swarm.show_again)
         await acquaintances.start()
         self._capacity = Capacity(max_slices=min(self._config.max_slices, self._run.slicing.slices), way=node.reach.way)
-        owned = await self._swarm.choose(self._wanted_slices(), is_fixed=self._config.slices is not None)
+        chosen = await self._swarm.choose(self._wanted_slices(), is_fixed=self._config.slices is not None)
+        owned = self._plan.fragments(chosen)
         self._enter("JOINING", "fetching what the others have")
         check_budget(self._disk_budget_bytes, self._plan, owned)
         replicas = self._starting_replicas(owned)
@@ -354,7 +355,7 @@ class Peer:
         return footings
 
     def _round_trained(self, trained: RoundTrained) -> None:
-        """The inner steps are done: average every owned slice with its other owners."""
+        """The inner steps are done: average every slice that was cut off with its other owners."""
         self._tokens += trained.tokens
         used = ComputeUsed(
             round=trained.round,
@@ -367,8 +368,8 @@ class Peer:
         self._events.emit(used)
         if self._state == "COMPLETE":  # the run's last version came while this was on its way
             return
-        self._unsettled = set(trained.slices)
-        self._asked.clear()
+        self._unsettled |= set(trained.slices)
+        self._asked -= set(trained.slices)
         for slice_id, one in trained.slices.items():
             self._spawn(self._contribute(slice_id, one, trained.loss_nats))
 
@@ -453,8 +454,9 @@ class Peer:
         )
 
     def _complete_if_done(self) -> None:
-        done = self._swarm.replica(COMMON).published.version >= self._run.rounds and not self._unsettled
-        if done and self._state != "COMPLETE":
+        common = self._plan.fragments([COMMON])
+        rounds = min(self._swarm.replica(slice_id).published.version for slice_id in common)
+        if rounds >= self._run.rounds and not self._unsettled and self._state != "COMPLETE":
             self._enter("COMPLETE", f"all {self._run.rounds} rounds are done; serving the others until stopped")
             for slice_id in self._asked:
                 self._contribute_nothing(slice_id)
@@ -675,7 +677,8 @@ class Peer:
             return list(self._config.slices)
         if ordered := self._orders.followed():
             return sorted(ordered, key=slice_order)
-        return [slice_id for slice_id, r in self._saved.items() if r.owned and slice_id != COMMON] or None
+        owned = dict.fromkeys(slice_of(slice_id) for slice_id, replica in self._saved.items() if replica.owned)
+        return [slice_id for slice_id in owned if slice_id != COMMON] or None
 
     def _starting_replicas(self, owned: frozenset[SliceId]) -> dict[SliceId, Replica]:
         """From our disk where it has what we need, else version 0."""

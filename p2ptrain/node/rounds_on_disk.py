@@ -21,7 +21,7 @@ from p2ptrain.swarm.history import PastRound
 from p2ptrain.wire.messages import BlobRef, Certificate
 
 _LENGTH_BYTES = 8
-_NAME = re.compile(r"(?P<slice>[a-z0-9]+)\.(?P<version>\d{1,12})\.bin")
+_NAME = re.compile(r"(?P<slice>[a-z0-9.]+)\.(?P<version>\d{1,12})\.bin")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -25,7 +25,7 @@ from p2ptrain.events import (
     SlicesClaimed,
     StateChanged,
 )
-from p2ptrain.ids import COMMON, PeerId, SliceId, slice_order
+from p2ptrain.ids import COMMON, PeerId, SliceId, fragments_of, slice_order
 from p2ptrain.node.conditions import Probe, be_nice
 from p2ptrain.node.doctor_probes import short_examination
 from p2ptrain.node.examination import examine_apart
@@ -93,7 +93,7 @@ class Seat:
         self._awake = asyncio.Event()
         self._owned: frozenset[SliceId] = frozenset()
         self._unsettled: set[SliceId] | None = None
-        """While finishing: owned slices whose round is not over."""
+        """While finishing: owned slices, or their fragments, whose round is not over."""
         self._after_finish: Callable[[], None] = self._pause_now
         self._pause_until: float | None = None
         self._counted_bytes = 0
@@ -237,7 +237,8 @@ class Seat:
     def _finish_then(self, act: Callable[[], None], what: str) -> str:
         self._after_finish = act
         if self._verdict.allowed and self._vitals.state in ("TRAINING", "AVERAGING", "WAITING") and self._owned:
-            self._unsettled = set(self._owned)
+            pieces = self._home.run.slicing.fragments
+            self._unsettled = {one for slice_id in self._owned for one in fragments_of(slice_id, pieces)}
             return f"completes round {self._vitals.round + 1}, then {what}"
         self._unsettled = None
         act()

@@ -4,6 +4,9 @@ At a cut-off the thread keeps a snapshot of each owned slice, hands it to the ev
 on with the next round's inner steps, up to the manifest's ``overlap.delay_steps``, while the slices are averaged. What
 the swarm decides comes back as ``Advance`` and ``Settled``, and weights change between two inner steps
 (``training.footing``). The thread never waits for the event loop itself: only for slices that are not settled.
+
+Where the manifest has fragments, "slice" means a fragment here, and a round has one *turn* after the other: some inner
+steps, and the cut-off of the fragments whose turn it was (docs/decisions/0020-fragments.md).
 """
 
 import asyncio
@@ -14,9 +17,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from p2ptrain import clock
+from p2ptrain.config.schema import RunConfig
 from p2ptrain.errors import NonFiniteUpdate, StepBrokenOff
 from p2ptrain.events import EngineLightened, Evaluated, Event, InnerStepDone, ProgressDropped, TrainingFailed
-from p2ptrain.ids import COMMON, SliceId, Version
+from p2ptrain.ids import COMMON, SliceId, Version, fragment_index, slice_of
 from p2ptrain.node.meter import Meter
 from p2ptrain.training.device import release_memory, use_threads
 from p2ptrain.training.engine import describe
@@ -53,7 +57,7 @@ class Settled:
 
 @dataclass(frozen=True, slots=True)
 class CutOffBy:
-    """Other owners of a slice wait: end the round's inner steps by then, however many are done."""
+    """Other owners of a slice wait: have its turn's cut-off by then, however many inner steps are done."""
 
     slice: SliceId
     version: Version
@@ -127,14 +131,14 @@ class SliceTrained:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RoundTrained:
-    """A round's inner steps are done."""
+    """A round's inner steps are done, or where there are fragments those of a turn."""
 
     round: Version
     slices: Mapping[SliceId, SliceTrained]
     tokens: int
-    """Of this round's inner steps."""
+    """Of these inner steps."""
     loss_nats: float
-    """Mean of this round's inner steps, or of the last that had any."""
+    """Mean of these inner steps, or of the last that there were."""
     training_s: float
     waiting_s: float
     other_s: float
@@ -154,7 +158,7 @@ class TrainerListener:
     """Who is told, in the event loop, what happens in the thread."""
 
     trained: Callable[[RoundTrained], None]
-    """A round's inner steps are done."""
+    """Slices are cut off."""
     phase: Callable[[Phase], None]
     """A round has begun, or training waits."""
     slices: Callable[[frozenset[SliceId]], None]
@@ -191,6 +195,8 @@ class Trainer:
         self._inbox: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
         self._in_flight: dict[SliceId, int] = {}
         """Slices that are being averaged, with the inner steps done since their cut-off."""
+        self._cut_at: dict[SliceId, Version] = {}
+        """The versions that slices were at when they were last cut off."""
         self._asks: dict[SliceId, CutOffBy] = {}
         self._to_own: Own | None = None
         self._is_resting = False
@@ -257,9 +263,31 @@ class Trainer:
     # Rounds.
 
     @property
+    def _next_versions(self) -> dict[int, Version]:
+        """By fragment what its next cut-off is to follow: by that time, what is in flight should be committed."""
+        versions = {}
+        for slice_id, footing in self._footings.items():
+            if slice_of(slice_id) == COMMON:
+                sent = self._cut_at[slice_id] + 1 if slice_id in self._in_flight else 0
+                # Its Advance may be here, and its Settled not yet.
+                versions[fragment_index(slice_id)] = Version(max(footing.version, sent))
+        return versions
+
+    @property
     def _round(self) -> Version:
-        """The round of the next inner step: by the time of its cut-off, what is in flight should be committed."""
-        return Version(self._footings[COMMON].version + (COMMON in self._in_flight))
+        """The round of the next inner step."""
+        return min(self._next_versions.values())
+
+    @property
+    def _turn(self) -> int:
+        """The fragments that are cut off next, by index: those that lag behind, or else the first ones."""
+        versions = self._next_versions
+        return min(versions, key=lambda index: (versions[index], index))
+
+    @property
+    def _version(self) -> Version:
+        """Rounds that are committed."""
+        return min(footing.version for s, footing in self._footings.items() if slice_of(s) == COMMON)
 
     def _round_may_begin(self) -> bool:
         """Rests once the run is over, or may be; False: the thread is to end."""
@@ -270,17 +298,21 @@ class Trainer:
         return not self._stopping.is_set()
 
     def _train(self) -> None:
-        """One round's inner steps, and the cut-off."""
-        if not self._may_step(is_last=False):
+        """The inner steps of one turn, which is a round where there are no fragments, and the cut-off."""
+        if not self._may_step(None):
             return
-        round, tokens, losses, done = self._round, 0, 0.0, 0
-        while self._may_step(is_last=done == self._inner.run.inner.steps):
+        round, turn, tokens, losses, done = self._round, self._turn, 0, 0.0, 0
+        steps = turn_steps(self._inner.run, turn)
+        while self._may_step(ending := turn if done == steps else None):
             # Who asks for the cut-off while we still average is answered as soon as that is settled.
-            if done == self._inner.run.inner.steps or (
-                (self._is_cut_off() or self._is_resting) and not self._in_flight
-            ):
-                self._cut_off(round, tokens)
+            asked = self._asked()
+            if turn in asked or (done == steps and not self._late(ending)):
+                self._cut_off(turn, round, tokens)
                 return
+            if asked:
+                self._cut_off(min(asked), round, tokens)
+                tokens = 0
+                continue
             self._show(Phase(round))
             engine = self._inner.engine
             try:
@@ -290,7 +322,7 @@ class Trainer:
             except NonFiniteUpdate as error:
                 self._in_loop(self._emit, TrainingFailed(reason=str(error)))
                 self._give_up_progress()
-                tokens, done = 0, self._inner.run.inner.steps
+                tokens, done = 0, steps
                 continue
             if self._inner.engine != engine:
                 self._in_loop(self._emit, EngineLightened(engine=describe(self._inner.engine)))
@@ -312,27 +344,64 @@ class Trainer:
                 ),
             )
 
-    def _may_step(self, *, is_last: bool) -> bool:
-        """Take what has come, and wait for slices that are in flight for too long; False: the round ends here."""
+    def _may_step(self, ending: int | None) -> bool:
+        """Take what has come, and wait for slices that are in flight for too long; False: the turn ends here.
+
+        Args:
+            ending: the turn whose inner steps are done; None while there are more.
+        """
         while not self._inbox.empty():
             self._take(self._inbox.get())
-        delay_steps = 0 if is_last else self._inner.run.overlap.delay_steps
-        while late := [s for s, steps in self._in_flight.items() if steps >= delay_steps]:
+        while late := self._late(ending):
             if self._stopping.is_set():
                 return False
+            if self._asked():
+                return True
             self._show(Phase(self._round, tuple(sorted(late))))
-            self._take(self._meter.waiting(self._inbox.get))
+            self._meter.waiting(self._wait)
         self._rest()
-        if self._stopping.is_set() or self._footings[COMMON].version >= self._inner.run.rounds:
+        if self._stopping.is_set() or self._version >= self._inner.run.rounds:
             return False
-        if not self._in_flight and not self._is_resting:
-            self._own()
-            self._evaluate()
+        if not self._is_resting:
+            if not self._in_flight:
+                self._own()
+            if not self._in_flight or ending is not None:
+                self._evaluate()
         return True
+
+    def _late(self, ending: int | None) -> frozenset[SliceId]:
+        """Slices that must be settled before anything else is done; ``ending`` as for ``_may_step``."""
+        delay_steps = self._inner.run.overlap.delay_steps
+        late = {s for s, steps in self._in_flight.items() if steps >= delay_steps}
+        if ending is not None:  # other slices are taken over only while nothing is being averaged
+            late |= {s for s in self._in_flight if fragment_index(s) == ending or self._to_own}
+        return frozenset(late)
+
+    def _askers(self) -> list[CutOffBy]:
+        """What others ask for and can be given: fragments of which none is being averaged."""
+        averaged = {fragment_index(slice_id) for slice_id in self._in_flight}
+        return [ask for ask in self._asks.values() if fragment_index(ask.slice) not in averaged]
+
+    def _asked(self) -> frozenset[int]:
+        """Turns of which others wait for a fragment now."""
+        now_s = clock.monotonic_s()
+        return frozenset(fragment_index(ask.slice) for ask in self._askers() if self._is_resting or ask.by_s <= now_s)
+
+    def _wait(self) -> None:
+        """Take the next message, or return when something that others ask for is due.
+
+        Two peers that wait for one fragment each, and for the other's contribution, would else wait for a deadline.
+        """
+        due_s = min((ask.by_s for ask in self._askers()), default=None)
+        try:
+            message = self._inbox.get(timeout=None if due_s is None else max(0.0, due_s - clock.monotonic_s()))
+        except queue.Empty:
+            return
+        self._take(message)
 
     def _rest(self) -> None:
         """While resting: nothing, until somebody waits for our contribution or rest is over."""
-        while self._is_resting and not self._stopping.is_set() and (self._in_flight or not self._asks):
+        while self._is_resting and not self._stopping.is_set() and not self._asked():
             self._take(self._meter.waiting(self._inbox.get))
         if not self._is_resting:
             self._move_to(self._device)
@@ -365,25 +434,24 @@ class Trainer:
         self._in_loop(self._on_slices, own.slices)
 
     def _evaluate(self) -> None:
-        version = self._footings[COMMON].version
+        version = self._version
         if version != self._evaluated:
             self._evaluated = version
             loss_nats = self._inner.validation_loss(EVALUATION_WINDOWS)
             self._in_loop(self._emit, Evaluated(round=version, loss_nats=loss_nats))
 
-    def _is_cut_off(self) -> bool:
-        now_s = clock.monotonic_s()
-        return any(ask.by_s < now_s for ask in self._asks.values())
-
-    def _cut_off(self, round: Version, tokens: int) -> None:
+    def _cut_off(self, turn: int, round: Version, tokens: int) -> None:
+        """Hand over all owned fragments of a turn, so that slices stay together whoever asks for one of them."""
         slices = {}
         for slice_id in self._inner.owned:
+            if fragment_index(slice_id) != turn:
+                continue
             local = self._inner.local_values(slice_id)
             footing = self._footings[slice_id]
             slices[slice_id] = SliceTrained(footing.anchor, local, footing.tokens)
             self._footings[slice_id] = footing.cut_off(local)
-        self._in_flight = dict.fromkeys(slices, 0)
-        self._asks.clear()
+            self._in_flight[slice_id], self._cut_at[slice_id] = 0, footing.version
+            self._asks.pop(slice_id, None)
         training_s, waiting_s, other_s = self._meter.lap()
         trained = RoundTrained(
             round=round,
@@ -456,6 +524,12 @@ class Trainer:
             self._event_loop.call_soon_threadsafe(call, *arguments)
         except RuntimeError:  # the event loop is closed: the peer has stopped, and nobody listens any more
             self._stopping.set()
+
+
+def turn_steps(run: RunConfig, turn: int) -> int:
+    """Inner steps of a round's turn, from 0: the last one ends with the round, the others are as long, or nearly."""
+    steps, turns = run.inner.steps, run.slicing.fragments
+    return steps * (turn + 1) // turns - steps * turn // turns
 
 
 def _answer(answer: "asyncio.Future[Memory]", memory: Memory) -> None:

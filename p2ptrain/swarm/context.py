@@ -1,13 +1,13 @@
 """What every part of the swarm needs of this peer: who it is, what the run fixes, and how to reach others."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from p2ptrain.config.schema import ExchangeConfig
 from p2ptrain.events import EventBus
 from p2ptrain.identity.keys import Identity
-from p2ptrain.ids import PeerId, RunId, SliceId
+from p2ptrain.ids import PeerId, RunId, SliceId, slice_of
 from p2ptrain.swarm.directory import Claim
 from p2ptrain.swarm.head import Head
 from p2ptrain.swarm.reduce import part_bounds
@@ -79,7 +79,7 @@ class Context:
     quorum: int = 1
     """Owners without whom no version of a slice is committed."""
     numel: Mapping[SliceId, int]
-    """Parameters of every slice of the run."""
+    """Parameters of every slice of the run, or where there are fragments of every fragment."""
     outer: OuterRule
     node: Libp2pNode
     blobs: BlobExchange
@@ -104,8 +104,12 @@ class Context:
 
         Not those that we do not listen to at present: whoever waited for them would wait in vain.
         """
-        is_out = self.node.door.is_out
-        return frozenset(peer for peer, claim in self.claims.items() if slice_id in claim.ready and not is_out(peer))
+        is_out, claimed = self.node.door.is_out, slice_of(slice_id)
+        return frozenset(peer for peer, claim in self.claims.items() if claimed in claim.ready and not is_out(peer))
+
+    def fragments(self, slices: Collection[SliceId]) -> frozenset[SliceId]:
+        """What of these slices is agreed on: their fragments, or themselves."""
+        return frozenset(slice_id for slice_id in self.numel if slice_of(slice_id) in slices)
 
     def donors(self, first: Iterable[PeerId], slice_id: SliceId) -> Sequence[PeerId]:
         """Whom to ask for a slice's bytes: ``first``, then its owners, then everybody else; each once, never us."""

@@ -23,7 +23,7 @@ from p2ptrain.events import (
     SliceTakenOver,
     StateMissing,
 )
-from p2ptrain.ids import COMMON, Digest, PeerId, SliceId, Version, slice_order
+from p2ptrain.ids import COMMON, Digest, PeerId, SliceId, Version, slice_of, slice_order
 from p2ptrain.swarm.assignment import Assignment
 from p2ptrain.swarm.catch_up import catch_up, fetch_owned, head_of, missing_bytes
 from p2ptrain.swarm.certificates import check_certificate
@@ -115,7 +115,7 @@ class Swarm:
         self.assignment = Assignment(
             context.me,
             context.run,
-            tuple(s for s in context.numel if s != COMMON),
+            tuple(dict.fromkeys(slice_of(s) for s in context.numel if slice_of(s) != COMMON)),
             target=target,
             pace=Pace.of(lease_s=lease_s, look_s=self._look_s),
             capacity=lambda: condition().capacity,
@@ -176,7 +176,7 @@ class Swarm:
         """Bring every slice to the newest version that the others have, and become their owner or follower.
 
         Args:
-            owned: the slices that this peer owns.
+            owned: the slices that this peer owns, or where there are fragments all of theirs.
             replicas: what it holds of every slice: from disk, or version 0.
             pasts: what it said as an owner before it was stopped, from disk.
             histories: rounds that led to these replicas, from disk, to pass on.
@@ -251,7 +251,7 @@ class Swarm:
             chain = chains.get(slice_id, [])
             if chain and Head.of(chain[-1].certificate) == head_of(part.replica):
                 part.history.restore(chain)
-        self.assignment.ready, self.assignment.joining = owned, frozenset()
+        self.assignment.ready, self.assignment.joining = frozenset(map(slice_of, owned)), frozenset()
 
     async def _fetch_or_take_over(self, slice_id: SliceId, found: Replica) -> Replica:
         if found.certificate and self._context.holders(slice_id) - {self._context.me}:  # one that came meanwhile
@@ -610,19 +610,21 @@ class Swarm:
         held = (mine.ready | mine.joining) - mine.leaving
         self._context.events.emit(SlicesClaimed(slices=list(_sorted(held)), reason=change.reason))
         if change.gains:
+            fragments = _sorted(self._context.fragments([change.gains]))
             try:
-                replica = await self._owners_replica(change.gains)
+                replicas = {fragment: await self._owners_replica(fragment) for fragment in fragments}
             except (BlobUnavailable, BadMessage) as error:
                 mine.abandon(change)
                 self._context.events.emit(ChangeAbandoned(slice=change.gains, reason=str(error)))
                 await self._publish()
                 return
-            self._start_owning(change.gains, replica)
+            for fragment, replica in replicas.items():  # the first ones have moved on while the others were fetched
+                self._start_owning(fragment, await self._newest(fragment, replica))
             mine.has_joined(change.gains)
-            version = replica.published.version
+            version = min(self.owners[fragment].replica.published.version for fragment in fragments)
             self._context.events.emit(SliceGained(slice=change.gains, version=version, reason=change.reason))
             await self._publish()
-        self._context.listener.slices_changed(mine.trained)
+        self._context.listener.slices_changed(self._context.fragments(mine.trained))
 
     async def _owners_replica(self, slice_id: SliceId) -> Replica:
         """The owners' state of a slice that we have followed so far, at the newest version that we can find.
@@ -663,31 +665,36 @@ class Swarm:
         assert self._group is not None
         self._running[slice_id] = self._group.create_task(owner.run())
 
+    def _stop_owning(self, slice_id: SliceId, owner: SliceOwner) -> None:
+        self._running.pop(slice_id).cancel()
+        del self.owners[slice_id]
+        owner.stop_serving()
+        follower = SliceFollower(self._context, slice_id, replace(owner.replica, owned=None))
+        follower.history, follower.loss_nats = owner.history, owner.loss_nats
+        self.followers[slice_id] = follower
+
     async def _release_what_others_own(self) -> None:
         """End our part in slices that we leave, once others are owners by certificate and nothing of ours is open."""
         mine = self.assignment
         if clock.monotonic_s() - self._changed_s < self._context.exchange.lease_s:
             return  # two owners that leave together must have seen each other's claims say so: one of them stays
         for slice_id in _sorted(mine.leaving):
-            owner = self.owners[slice_id]
-            others = set(owner.owners) & self._context.holders(slice_id) - {self._context.me}
+            owners = {f: self.owners[f] for f in _sorted(self._context.fragments([slice_id]))}
+            certified = set[PeerId].intersection(*(set(owner.owners) for owner in owners.values()))
+            others = certified & self._context.holders(slice_id) - {self._context.me}
             if not others or not mine.may_release(slice_id, self._context.claims):
                 if not mine.joining and mine.stays_after_all(slice_id):
                     mine.stay(slice_id)
-                    self._context.listener.slices_changed(mine.trained)
+                    self._context.listener.slices_changed(self._context.fragments(mine.trained))
                     await self._publish()
                 continue
-            if self._context.listener.is_training(slice_id) or not owner.can_stop:
+            if not all(owner.can_stop and not self._context.listener.is_training(f) for f, owner in owners.items()):
                 continue
-            self._running.pop(slice_id).cancel()
-            del self.owners[slice_id]
-            owner.stop_serving()
-            follower = SliceFollower(self._context, slice_id, replace(owner.replica, owned=None))
-            follower.history, follower.loss_nats = owner.history, owner.loss_nats
-            self.followers[slice_id] = follower
+            for fragment, owner in owners.items():
+                self._stop_owning(fragment, owner)
             mine.has_released(slice_id)
             reason = f"{len(others)} others own it"
-            version = owner.replica.published.version
+            version = min(owner.replica.published.version for owner in owners.values())
             self._context.events.emit(SliceGivenUp(slice=slice_id, version=version, reason=reason))
             await self._publish()
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from p2ptrain.ids import PeerId, SliceId, Version, short, slice_order
+from p2ptrain.ids import PeerId, SliceId, Version, short, slice_of, slice_order
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,14 +121,14 @@ def _explain(situation: Situation) -> Answer:
 
 
 def _below_quorum(one: SliceSituation, situation: Situation) -> Answer:
-    have = len(one.holders)
+    have, owned = len(one.holders), slice_of(one.slice)
     sentence = (
-        f"not averaging: slice {one.slice} has {have} of {one.quorum} owners it needs; waiting for {one.quorum - have}"
+        f"not averaging: slice {owned} has {have} of {one.quorum} owners it needs; waiting for {one.quorum - have}"
         f" more since {SINCE}"
     )
     if situation.state == "TRAINING":
-        return Answer(situation.state, f"{sentence}; what is trained meanwhile is kept for then", f"quorum {one.slice}")
-    return Answer("WAITING", sentence, f"quorum {one.slice}")
+        return Answer(situation.state, f"{sentence}; what is trained meanwhile is kept for then", f"quorum {owned}")
+    return Answer("WAITING", sentence, f"quorum {owned}")
 
 
 def _no_majority(one: SliceSituation) -> Answer:

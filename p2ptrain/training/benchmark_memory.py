@@ -107,6 +107,7 @@ def sliced_cost(
         SlicingError: the model cannot be cut so.
     """
     plan = SlicePlan.of(model, slicing)
+    owned = plan.fragments(owned)
 
     def prepare() -> Callable[[], None]:
         transformer = engine_transformer(model, plan, owned, replace(engine, device="cpu", compile=False))

@@ -94,7 +94,7 @@ def swarm_bytes(run: RunConfig, owned: frozenset[SliceId]) -> int:
     """
     plan = SlicePlan.of(run.model, run.slicing)
     everything = sum(plan.numel(slice_id) for slice_id in plan.slice_ids)
-    return 4 * everything + 16 * sum(plan.numel(slice_id) for slice_id in owned)
+    return 4 * everything + 16 * sum(plan.numel(slice_id) for slice_id in plan.fragments(owned))
 
 
 def _tried(

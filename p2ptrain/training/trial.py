@@ -56,7 +56,7 @@ def try_step(run: RunConfig, plan: SlicePlan, owned: frozenset[SliceId], engine:
 def _steps(
     run: RunConfig, plan: SlicePlan, owned: frozenset[SliceId], engine: EngineConfig, seconds: list[float]
 ) -> None:
-    model = engine_transformer(run.model, plan, owned, engine)
+    model = engine_transformer(run.model, plan, plan.fragments(owned), engine)
     generator = torch.Generator(device=engine.device).manual_seed(0)  # the global one belongs to the user
     for tensor in model.tensors().values():
         tensor.fill_(1.0) if tensor.ndim == 1 else tensor.normal_(std=0.02, generator=generator)

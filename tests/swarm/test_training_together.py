@@ -1,4 +1,4 @@
-"""Peers that start together, join late, come back or run on other processors train one model."""
+"""Peers that start together, join late or run on other processors train one model."""
 
 import hashlib
 import math
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from p2ptrain.events import Evaluated, SlicesClaimed, StateFetched, StateResumed, UpdateApplied
+from p2ptrain.events import Evaluated, SlicesClaimed, StateFetched, UpdateApplied
 from p2ptrain.node import checkpoint
 from tests.support.live_swarm import (
     PATIENCE_S,
@@ -115,29 +115,6 @@ def test_peer_chooses_the_slice_without_an_owner(tmp_path: Path) -> None:
             lambda: any(event.slice == "0" for event in other.events(UpdateApplied)),
             what="b receives updates of the slice that it does not own",
         )
-
-
-def test_restarted_peer_resumes_from_its_disk_and_catches_up(tmp_path: Path) -> None:
-    with LiveSwarm(tmp_path, lease_s=30) as swarm:
-        # With an owner for slice 1, too, or the one that comes back would soon leave slice 0 for it.
-        stays, returns = swarm.start_peer("stays", "0,1"), swarm.start_peer("returns", "0")
-        for slice_id in ("common", "0"):
-            returns.wait_for_version(slice_id, 6)
-        assert stop_gently([returns]) == {"returns": 0}
-        gone_at = stays.reached("common")
-        stays.wait_for_version("common", gone_at + 5)
-        before = len(stays.committed("0"))
-        again = swarm.start_peer("returns")
-        resumed = eventually(lambda: again.events(StateResumed), what="it resumes")
-        assert {resumed[-1].versions[slice_id] >= 6 for slice_id in ("common", "0")} == {True}
-        claimed = again.events(SlicesClaimed)[0]
-        assert claimed.slices == ["common", "0"], "it keeps the slice whose state it has"
-        assert claimed.reason == "its state is on our disk"
-        eventually(
-            lambda: any(again.id in event.contributors for event in stays.committed("0")[before:]),
-            what="the returned peer contributes again",
-        )
-        swarm.assert_same_digests()
 
 
 def test_owners_on_processors_with_and_without_fused_instructions_hold_the_same_bits(tmp_path: Path) -> None:

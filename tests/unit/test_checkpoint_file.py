@@ -74,6 +74,18 @@ def test_saved_checkpoint_comes_back_bit_for_bit(tmp_path: Path):
     assert [found.name for found in tmp_path.iterdir()] == ["checkpoint.safetensors"]
 
 
+def test_fragments_of_one_slice_are_kept_apart(tmp_path: Path):
+    saved = example()
+    first, second = saved.owned.values()
+    (published, _) = saved.published.values()
+    ids = [SliceId("common.1"), SliceId("10.0"), SliceId("10.1")]
+    fragments = Checkpoint(run=RUN, owned={ids[0]: first, ids[2]: second}, published=dict.fromkeys(ids, published))
+    checkpoint.save(tmp_path / "c", fragments)
+    loaded = checkpoint.load(tmp_path / "c")
+    assert loaded is not None
+    assert same(loaded, fragments)
+
+
 def test_peer_without_any_state_yet_can_save_and_load(tmp_path: Path):
     checkpoint.save(tmp_path / "c", Checkpoint(run=RUN))
     assert checkpoint.load(tmp_path / "c") == Checkpoint(run=RUN)

@@ -4,7 +4,7 @@ import asyncio
 import math
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,9 +39,11 @@ from p2ptrain.node.trainer import (
     Rest,
     RoundTrained,
     Settled,
+    SliceTrained,
     Trainer,
     TrainerListener,
     UseThreads,
+    turn_steps,
 )
 from p2ptrain.training.footing import Footing, Move
 from p2ptrain.training.inner_loop import InnerLoop, StepReport
@@ -65,7 +67,8 @@ TOKENS = 16
 class Bench:
     """A trainer whose other side is the test."""
 
-    def __init__(self, run: RunConfig = RUN) -> None:
+    def __init__(self, run: RunConfig = RUN, at: Mapping[str, int] | None = None) -> None:
+        """The versions ``at`` which fragments are when training begins; all others are at 0."""
         plan = SlicePlan.of(run.model, run.slicing)
         values = initial_values(run, plan)
         owned = frozenset(plan.slice_ids)
@@ -73,7 +76,9 @@ class Bench:
         self.trained: list[RoundTrained] = []
         self.phases: list[Phase] = []
         self.events: list[Event] = []
-        footings = {slice_id: Footing.on(values[slice_id], Version(0)) for slice_id in owned}
+        versions = {slice_id: Version((at or {}).get(slice_id, 0)) for slice_id in owned}
+        footings = {slice_id: Footing.on(values[slice_id], versions[slice_id]) for slice_id in owned}
+        self._versions = versions
         self.slices: list[frozenset[SliceId]] = []
         listener = TrainerListener(
             trained=self.trained.append, phase=self.phases.append, slices=self.slices.append, event=self.events.append
@@ -84,7 +89,8 @@ class Bench:
         """Everybody else did what we did: with lr 1 and no momentum the anchor is our snapshot."""
         for slice_id, one in self.trained[number].slices.items():
             whole = ((0, one.local.size),)
-            to = Move(anchor=one.local, version=Version(number + 1), tokens=one.tokens, contained=whole)
+            self._versions[slice_id] = Version(self._versions[slice_id] + 1)
+            to = Move(anchor=one.local, version=self._versions[slice_id], tokens=one.tokens, contained=whole)
             self.trainer.send(Advance(slice_id, to))
             self.trainer.send(Settled(slice_id))
 
@@ -94,13 +100,18 @@ class Bench:
             self.trainer.send(Settled(slice_id))
 
     @property
+    def cut(self) -> list[set[SliceId]]:
+        """What was cut off each time."""
+        return [set(one.slices) for one in self.trained]
+
+    @property
     def steps(self) -> list[InnerStepDone]:
         return [event for event in self.events if isinstance(event, InnerStepDone)]
 
 
-def drive(test: Callable[[Bench], Awaitable[None]], run: RunConfig = RUN) -> None:
+def drive(test: Callable[[Bench], Awaitable[None]], run: RunConfig = RUN, at: Mapping[str, int] | None = None) -> None:
     async def whole() -> None:
-        bench = Bench(run)
+        bench = Bench(run, at)
         bench.trainer.start()
         try:
             await test(bench)
@@ -111,7 +122,7 @@ def drive(test: Callable[[Bench], Awaitable[None]], run: RunConfig = RUN) -> Non
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(50):
         while not condition():  # noqa: ASYNC110 - what is waited for happens in another thread
             await asyncio.sleep(0.002)
 
@@ -341,3 +352,225 @@ def test_a_pause_does_not_wait_for_a_long_inner_step(monkeypatch: pytest.MonkeyP
         assert [step.inner_step for step in bench.steps[:6]] == list(range(6)), "and then it is done once"
 
     drive(test)
+
+
+TWO = replace(
+    RUN,
+    model=replace(RUN.model, layers=2),
+    slicing=SlicingConfig(slices=1, fragments=2),
+    inner=replace(RUN.inner, steps=5),
+    overlap=OverlapConfig(),
+)
+FIRST, SECOND = {SliceId("common.0"), SliceId("0.0")}, {SliceId("common.1"), SliceId("0.1")}
+
+
+def test_every_inner_step_of_a_round_belongs_to_one_turn() -> None:
+    for fragments in range(1, 6):
+        run = replace(TWO, slicing=SlicingConfig(slices=1, fragments=fragments))
+        turns = [turn_steps(run, turn) for turn in range(fragments)]
+        assert sum(turns) == 5
+        assert max(turns) - min(turns) <= 1
+
+
+def test_fragments_are_cut_off_one_after_the_other_and_each_once_a_round() -> None:
+    async def test(bench: Bench) -> None:
+        for number in range(2 * TWO.rounds):
+            await until(lambda number=number: len(bench.trained) == number + 1)  # type: ignore[misc]
+            assert len(bench.steps) == [2, 5][number % 2] + 5 * (number // 2)
+            bench.commit(number)
+        assert bench.cut == [FIRST, SECOND] * TWO.rounds
+        assert [one.round for one in bench.trained] == [0, 0, 1, 1, 2, 2, 3, 3]
+        tokens = [one.tokens for trained in bench.trained for one in trained.slices.values()]
+        assert tokens == [2 * TOKENS] * 2 + [5 * TOKENS] * 14, "a whole round's, but for the very first"
+        batches = [(step.round, step.inner_step) for step in bench.steps]
+        assert batches == [(round, step) for round in range(4) for step in range(5)]
+
+    drive(test, TWO)
+
+
+def test_fragments_that_are_averaged_meanwhile_do_not_hold_each_other_up() -> None:
+    async def test(bench: Bench) -> None:
+        await until(lambda: bench.cut == [FIRST, SECOND])
+        await until(lambda: bool(bench.phases[-1].waits_for))
+        assert set(bench.phases[-1].waits_for) == FIRST, "which has five inner steps by now"
+        assert len(bench.steps) == 7
+        bench.commit(0)
+        await until(lambda: bench.cut == [FIRST, SECOND, FIRST])
+        bench.commit(2)
+        await until(lambda: set(bench.phases[-1].waits_for) == SECOND)
+        bench.commit(1)
+        await until(lambda: len(bench.trained) == 4)
+        assert bench.cut[-1] == SECOND
+
+    drive(test, replace(TWO, overlap=OverlapConfig(delay_steps=5)))
+
+
+def test_a_void_fragment_has_its_turn_again_with_all_its_progress() -> None:
+    async def test(bench: Bench) -> None:
+        await until(lambda: len(bench.trained) == 1)
+        bench.void(0)
+        await until(lambda: len(bench.trained) == 2)
+        assert bench.cut == [FIRST, FIRST]
+        assert [one.tokens for one in bench.trained[1].slices.values()] == [4 * TOKENS] * 2
+        bench.commit(1)
+        await until(lambda: len(bench.trained) == 3)
+        assert bench.cut[-1] == SECOND
+        assert [one.tokens for one in bench.trained[2].slices.values()] == [7 * TOKENS] * 2
+
+    drive(test, TWO)
+
+
+def test_a_peer_that_joins_in_the_middle_of_a_round_begins_with_the_others_turn() -> None:
+    async def test(bench: Bench) -> None:
+        await until(lambda: len(bench.trained) == 1)
+        assert (bench.cut, bench.trained[0].round, len(bench.steps)) == ([SECOND], 1, 3)
+        bench.commit(0)
+        await until(lambda: len(bench.trained) == 2)
+        assert (bench.cut[-1], bench.trained[1].round) == (FIRST, 2)
+
+    drive(test, TWO, at={"common.0": 2, "0.0": 2, "common.1": 1, "0.1": 1})
+
+
+def test_who_asks_ends_the_turn_of_a_fragment_and_gets_another_one_out_of_turn() -> None:
+    slow = replace(TWO, inner=replace(TWO.inner, steps=100_000), overlap=OverlapConfig(delay_steps=100_000))
+
+    async def test(bench: Bench) -> None:
+        await until(lambda: len(bench.steps) >= 2)
+        bench.trainer.send(CutOffBy(SliceId("0.1"), Version(0), clock.monotonic_s()))
+        await until(lambda: len(bench.trained) == 1)
+        assert bench.cut == [SECOND], "with the other fragments of that turn, which would else miss it"
+        bench.trainer.send(CutOffBy(SliceId("common.0"), Version(0), clock.monotonic_s()))
+        await until(lambda: len(bench.trained) == 2)
+        assert bench.cut[1] == FIRST
+        bench.trainer.send(CutOffBy(SliceId("common.1"), Version(1), clock.monotonic_s()))
+        steps = len(bench.steps)
+        await until(lambda: len(bench.steps) >= steps + 5)
+        assert len(bench.trained) == 2, "a fragment's next cut-off waits for all of it"
+        bench.commit(0)
+        await until(lambda: len(bench.trained) == 3)
+        assert bench.cut[2] == SECOND
+        assert sum(one.tokens for one in bench.trained) <= TOKENS * len(bench.steps)
+
+    drive(test, slow)
+
+
+def test_a_peer_that_waits_for_one_fragment_gives_another_when_its_time_is_up() -> None:
+    async def test(bench: Bench) -> None:
+        await until(lambda: len(bench.trained) == 1)
+        await until(lambda: set(bench.phases[-1].waits_for) == FIRST)
+        by_s = clock.monotonic_s() + 0.1
+        bench.trainer.send(CutOffBy(SliceId("common.1"), Version(0), by_s))
+        await until(lambda: len(bench.trained) == 2)
+        assert clock.monotonic_s() >= by_s, "until then it may still get what it waits for, and train"
+        assert bench.cut == [FIRST, SECOND]
+        assert len(bench.steps) == 2, "nobody would have trained: both wait for each other"
+
+    drive(test, TWO)
+
+
+def test_other_slices_are_taken_over_even_if_fragments_are_averaged_all_the_time() -> None:
+    run = replace(TWO, overlap=OverlapConfig(delay_steps=5))
+
+    async def test(bench: Bench) -> None:
+        common = frozenset({SliceId("common.0"), SliceId("common.1")})
+        await until(lambda: len(bench.trained) == 2)
+        values = initial_values(run, SlicePlan.of(run.model, run.slicing))
+        bench.trainer.send(Own(common, {s: Footing.on(values[s], Version(0)) for s in common}))
+        bench.commit(0)
+        await until(lambda: bool(bench.phases[-1].waits_for) and set(bench.phases[-1].waits_for) == SECOND)
+        bench.commit(1)
+        await until(lambda: bench.slices == [common])
+        await until(lambda: len(bench.trained) == 3)
+        assert bench.cut[2] == {"common.0"}
+
+    drive(test, run)
+
+
+def test_a_round_whose_end_is_not_told_yet_counts_once_when_its_outcome_is_there() -> None:
+    async def whole() -> None:
+        bench = Bench(TWO)
+        trainer, turns = bench.trainer, []
+        for number in range(3):
+            turns.append((trainer._turn, trainer._round))
+            trainer._cut_off(number % 2, Version(0), 0)
+            await asyncio.sleep(0)  # the listener hears of it
+            for slice_id, one in bench.trained[number].slices.items():
+                trainer._take(Advance(slice_id, Move(anchor=one.local, version=Version(number // 2 + 1))))
+        assert turns == [(0, 0), (1, 0), (0, 1)]
+        assert (trainer._turn, trainer._round) == (1, 1)
+
+    asyncio.run(whole())
+
+
+class Pair:
+    """Two trainers that average with each other: whoever is cut off first asks the other one, as in a real round."""
+
+    def __init__(self, run: RunConfig, asked_within_s: float) -> None:
+        self.benches = (Bench(run), Bench(run))
+        self.versions = dict.fromkeys(SlicePlan.of(run.model, run.slicing).slice_ids, 0)
+        self.history: list[tuple[int, ...]] = []
+        """Versions of the common part's fragments after each commit."""
+        self._asked_within_s = asked_within_s
+        self._sent: dict[SliceId, dict[Bench, SliceTrained]] = {}
+        for bench in self.benches:
+            bench.trainer._on_trained = lambda trained, bench=bench: self._heard(bench, trained)  # type: ignore[misc]
+
+    def _heard(self, bench: Bench, trained: RoundTrained) -> None:
+        bench.trained.append(trained)
+        other = next(one for one in self.benches if one is not bench)
+        for slice_id, one in trained.slices.items():
+            sent = self._sent.setdefault(slice_id, {})
+            assert bench not in sent, "one contribution to a version"
+            sent[bench] = one
+            if len(sent) == 2:
+                self._commit(slice_id, self._sent.pop(slice_id))
+            else:
+                by_s = clock.monotonic_s() + self._asked_within_s
+                other.trainer.send(CutOffBy(slice_id, Version(self.versions[slice_id]), by_s))
+
+    def _commit(self, slice_id: SliceId, sent: Mapping[Bench, SliceTrained]) -> None:
+        self.versions[slice_id] += 1
+        self.history.append(tuple(version for s, version in self.versions.items() if s.startswith("common")))
+        anchor = np.mean([one.local for one in sent.values()], axis=0, dtype=np.float32)
+        for bench, one in sent.items():
+            whole = ((0, anchor.size),) if one.tokens else ()
+            to = Move(
+                anchor=anchor, version=Version(self.versions[slice_id]), tokens=one.tokens or None, contained=whole
+            )
+            bench.trainer.send(Advance(slice_id, to))
+            bench.trainer.send(Settled(slice_id))
+
+
+@pytest.mark.parametrize("delay_steps", [0, 2, 5])
+@pytest.mark.parametrize("fragments", [2, 3])
+def test_a_fast_and_a_slow_peer_have_the_same_turns_and_end_the_run_together(fragments: int, delay_steps: int) -> None:
+    run = replace(
+        TWO,
+        rounds=8,
+        model=replace(TWO.model, layers=3),
+        slicing=SlicingConfig(slices=1, fragments=fragments),
+        overlap=OverlapConfig(delay_steps=delay_steps),
+    )
+
+    async def whole() -> None:
+        pair = Pair(run, asked_within_s=0.01)
+        slow = pair.benches[1].inner
+        step = slow.step
+
+        def slowly(*arguments: Any, **options: Any) -> StepReport:
+            time.sleep(0.01)
+            return step(*arguments, **options)
+
+        slow.step = slowly  # type: ignore[method-assign]
+        for bench in pair.benches:
+            bench.trainer.start()
+        try:
+            await until(lambda: set(pair.versions.values()) == {run.rounds})
+        finally:
+            for bench in pair.benches:
+                await bench.trainer.stop()
+        assert all(max(versions) - min(versions) <= 1 for versions in pair.history)
+        assert pair.history == sorted(pair.history), "no fragment twice before the others"
+        assert all(sum(one.tokens for one in bench.trained) > 0 for bench in pair.benches)
+
+    asyncio.run(whole())

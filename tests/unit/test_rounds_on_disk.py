@@ -62,6 +62,15 @@ def bytes_of(found: list[PastRound]) -> list[list[bytes]]:
     return [[bytes(blob) for blob in one.blobs] for one in found]
 
 
+def test_a_fragments_rounds_are_not_taken_for_those_of_its_slice(home: Home) -> None:
+    chain = rounds(3)
+    save_rounds(home, {SliceId("0.2"): chain[:2], SliceId("common.10"): chain})
+    assert {(file.slice, file.version) for file in round_files(home)} == {
+        *((SliceId("0.2"), version) for version in (1, 2)),
+        *((SliceId("common.10"), version) for version in (1, 2, 3)),
+    }
+
+
 @pytest.mark.parametrize("is_owner", [True, False])
 def test_what_was_kept_is_passed_on_after_a_restart(home: Home, is_owner: bool) -> None:
     chain = rounds(5, is_owner=is_owner)
