@@ -19,7 +19,7 @@ from p2ptrain.config.load import run_id
 from p2ptrain.config.schema import OuterConfig, RunConfig, SlicedParts, SlicingConfig
 from p2ptrain.data.corpus import Corpus
 from p2ptrain.errors import BadMessage, NonFiniteUpdate, UsageError
-from p2ptrain.ids import COMMON, SliceId
+from p2ptrain.ids import COMMON, SliceId, slice_of
 from p2ptrain.node.atomic_file import replace_file
 from p2ptrain.node.virtual_swarm import VirtualSwarm, dealt_slices
 
@@ -57,7 +57,7 @@ class Trial:
             base,
             seed=self.seed,
             rounds=self.rounds,
-            slicing=SlicingConfig(slices=self.slices, parts=self.sliced_parts),
+            slicing=SlicingConfig(slices=self.slices, parts=self.sliced_parts, fragments=base.slicing.fragments),
             inner=replace(base.inner, steps=self.inner_steps),
             outer=OuterConfig(lr=self.outer_lr, momentum=self.outer_momentum),
         )
@@ -75,7 +75,7 @@ class Trial:
         lr = self.outer_lr
         if self.last_outer_lr is not None:
             lr += (self.last_outer_lr - self.outer_lr) * round / max(1, self.rounds - 1)
-        if slice_id == COMMON and self.common_lr is not None:
+        if slice_of(slice_id) == COMMON and self.common_lr is not None:
             lr *= self.common_lr / self.outer_lr
         return OuterConfig(lr=lr, momentum=self.outer_momentum)
 

@@ -2,11 +2,12 @@
 
 A virtual peer computes with the anchors of the slices that it owns and the published weights of the others, exactly as
 ``node.peer`` does. What a network changes is left out: everybody's updates arrive after the ``overlap.delay_steps``
-inner steps of the next round that the manifest allows, with 0 before it begins.
+inner steps since the cut-off that the manifest allows, with 0 before the next one. Where the manifest has fragments,
+what is called a slice below is one of them, and a round has as many turns (``node.trainer``).
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -17,7 +18,7 @@ from safetensors.torch import load, save
 
 from p2ptrain.config.schema import OuterConfig, RunConfig
 from p2ptrain.data.corpus import Corpus
-from p2ptrain.ids import COMMON, GENESIS, Digest, PeerId, SliceId, Version, numbered_slices
+from p2ptrain.ids import COMMON, GENESIS, Digest, PeerId, SliceId, Version, fragment_index, numbered_slices, slice_of
 from p2ptrain.model.initial_weights import initial_values
 from p2ptrain.model.slicing import SlicePlan
 from p2ptrain.model.transformer import Transformer
@@ -62,8 +63,8 @@ class VirtualSwarm:
     Args:
         run: what all of them share.
         corpus: its text.
-        owned: per peer the slices that it owns, the common part among them.
-        outer: per slice its outer optimizer where it is another than ``run.outer``.
+        owned: per peer the whole slices that it owns, the common part among them.
+        outer: per whole slice its outer optimizer where it is another than ``run.outer``.
         lies: what some peers send instead of their pseudo-gradients.
         look_back: non-owners compute with a slice's published weights less this share of their last update: 0 as real
             peers do, 0.5 with the mean of the last two versions; below 0 looks ahead.
@@ -85,17 +86,17 @@ class VirtualSwarm:
         self.version: Version = GENESIS
         """Rounds committed."""
         self._corpus = corpus
-        self.outer = dict.fromkeys(self.plan.slice_ids, run.outer) | dict(outer or {})
+        self.outer = {slice_id: (outer or {}).get(slice_of(slice_id), run.outer) for slice_id in self.plan.slice_ids}
         """Each slice's outer optimizer in the next round."""
         self._slices: dict[SliceId, _Slice] = {}
         for slice_id, initial in initial_values(run, self.plan).items():
-            owners = [peer for peer in sorted(owned) if slice_id in owned[peer]]
+            owners = [peer for peer in sorted(owned) if slice_of(slice_id) in owned[peer]]
             assert owners, f"slice {slice_id} has no owner"
             state, published = genesis(initial)
             self._slices[slice_id] = _Slice(state, published, {peer: np.zeros_like(initial) for peer in owners})
         self._inner = {
             peer: InnerLoop(run, self.plan, slices, self.values(slices), corpus, peer)
-            for peer, slices in sorted(owned.items())
+            for peer, slices in ((peer, self.plan.fragments(owned[peer])) for peer in sorted(owned))
         }
         self._footings = {
             peer: {
@@ -105,8 +106,9 @@ class VirtualSwarm:
             }
             for peer, inner in self._inner.items()
         }
-        self._is_merged = True
-        """Whether the last commits have reached the weights that peers compute with."""
+        self._turn = 0
+        self._unmerged: dict[PeerId, dict[SliceId, int]] = {peer: {} for peer in self._inner}
+        """Slices whose last commit has not reached a peer's weights, with its inner steps since the cut-off."""
         self._whole = Transformer(run.model, self.plan, frozenset())
 
     @property
@@ -128,32 +130,45 @@ class VirtualSwarm:
             NonFiniteUpdate: training diverged.
             BadMessage: the outer step did.
         """
-        tokens: dict[PeerId, int] = {}
-        delay_steps = self.run.overlap.delay_steps
+        turns, tokens = self.run.slicing.fragments, 0
+        counts = dict.fromkeys(self._inner, self.run.inner.steps) if inner_steps is None else inner_steps
+        for turn in range(turns):
+            in_turn = {peer: n * (turn + 1) // turns - n * turn // turns for peer, n in counts.items()}
+            tokens += self.train_turn(in_turn, position=position)
+        return tokens
+
+    def train_turn(self, inner_steps: Mapping[PeerId, int], *, position: int | None = None) -> int:
+        """Everybody's inner steps before the next cut-off of the round, then the next version of what is cut off.
+
+        Arguments, result and errors as of ``train_round``; ``position`` is the round's beginning.
+        """
+        tokens, delay_steps = 0, self.run.overlap.delay_steps
+        cut = [slice_id for slice_id in self.plan.slice_ids if fragment_index(slice_id) == self._turn]
         for peer, inner in self._inner.items():
-            count = self.run.inner.steps if inner_steps is None else inner_steps[peer]
-            tokens[peer] = 0
-            for done in range(count):
-                if done == delay_steps and not self._is_merged:
-                    self._merge(peer)
-                step = inner.step(self.version, position=None if position is None else position + done)
-                tokens[peer] += step.tokens
-                footings = self._footings[peer]
+            unmerged, footings = self._unmerged[peer], self._footings[peer]
+            inner.begin_round(self.version)
+            for _ in range(inner_steps[peer]):
+                self._merge(peer, [slice_id for slice_id, steps in unmerged.items() if steps >= delay_steps])
+                step = inner.step(self.version, position=None if position is None else position + inner.inner_step)
+                tokens += step.tokens
                 footings.update({slice_id: footing.trained(step.tokens) for slice_id, footing in footings.items()})
-            if count <= delay_steps and not self._is_merged:
-                self._merge(peer)
-        for slice_id in self.plan.slice_ids:
+                unmerged.update({slice_id: steps + 1 for slice_id, steps in unmerged.items()})
+            self._merge(peer, [slice_id for slice_id in cut if slice_id in unmerged])
+        for slice_id in cut:
             self._commit(slice_id)
-        self.version = Version(self.version + 1)
-        self._is_merged = delay_steps == 0
-        if self._is_merged:
-            for peer in self._inner:
-                self._merge(peer)
-        return sum(tokens.values())
+        self._turn = (self._turn + 1) % self.run.slicing.fragments
+        if self._turn == 0:
+            self.version = Version(self.version + 1)
+        for peer in self._inner:
+            self._unmerged[peer] |= dict.fromkeys(cut, 0)
+            if delay_steps == 0:
+                self._merge(peer, cut)
+        return tokens
 
     def exchange_slices(self, one: PeerId, other: PeerId, carry: Carry) -> None:
         """Between two rounds: two peers take over each other's numbered slices."""
-        assert self._is_merged, "with overlap, what is under way would be lost"
+        assert not any(self._unmerged.values()), "with overlap, what is under way would be lost"
+        assert self.run.slicing.fragments == 1, "with fragments, what came after their cut-offs would be lost"
         before = {peer: self._inner[peer] for peer in (one, other)}
         memory = {slice_id: loop.moments(slice_id) for loop in before.values() for slice_id in loop.owned - {COMMON}}
         gains = {one: before[other].owned, other: before[one].owned}
@@ -236,6 +251,12 @@ class VirtualSwarm:
                 tensors[f"local.{peer}.{slice_id}"] = torch.from_numpy(inner.local_values(slice_id))
             for slice_id, footing in self._footings[peer].items():
                 tensors[f"tokens.{peer}.{slice_id}"] = torch.tensor(footing.tokens)
+            for slice_id, steps in self._unmerged[peer].items():
+                tensors[f"unmerged.{peer}.{slice_id}"] = torch.tensor(steps)
+                if slice_id in inner.owned:
+                    sent = self._footings[peer][slice_id].snapshots[-1]
+                    tensors[f"sent.{peer}.{slice_id}"] = torch.from_numpy(sent.values)
+                    tensors[f"sent_tokens.{peer}.{slice_id}"] = torch.tensor(sent.tokens)
         return save(tensors)
 
     def restore(self, saved: bytes) -> None:
@@ -257,9 +278,13 @@ class VirtualSwarm:
             )
             for slice_id in self.plan.slice_ids:
                 inner.replace(slice_id, tensors[f"local.{peer}.{slice_id}"].numpy())
+            self._unmerged[peer] = {
+                s: int(tensors[f"unmerged.{peer}.{s}"])
+                for s in self.plan.slice_ids
+                if f"unmerged.{peer}.{s}" in tensors
+            }
             for slice_id in inner.owned:
                 self._footings[peer][slice_id] = self._restored(peer, slice_id, tensors)
-        self._is_merged = self.version == GENESIS or self.run.overlap.delay_steps == 0
 
     def _commit(self, slice_id: SliceId) -> None:
         """What ``swarm.owner`` does in a round that nobody drops out of."""
@@ -290,13 +315,13 @@ class VirtualSwarm:
         state.owned, state.published = staged.owned, staged.published
 
     def _restored(self, peer: PeerId, slice_id: SliceId, tensors: Mapping[str, torch.Tensor]) -> Footing:
-        """Between two rounds: on the anchor, or with all progress in a snapshot that the anchor contains."""
+        """Between two rounds: on the anchor, or with a snapshot that the anchor contains."""
         owned, tokens = self._slices[slice_id].owned, int(tensors[f"tokens.{peer}.{slice_id}"])
-        if self.version == GENESIS or self.run.overlap.delay_steps == 0:
-            return Footing.on(owned.anchor, owned.version)
-        local = tensors[f"local.{peer}.{slice_id}"].numpy()
+        if slice_id not in self._unmerged[peer]:
+            return Footing.on(owned.anchor, owned.version).trained(tokens)
+        sent = Snapshot(tensors[f"sent.{peer}.{slice_id}"].numpy(), int(tensors[f"sent_tokens.{peer}.{slice_id}"]))
         before = Version(owned.version - 1)
-        return Footing(anchor=local, version=before, since=before, tokens=tokens, snapshots=(Snapshot(local, tokens),))
+        return Footing(anchor=sent.values, version=before, since=before, tokens=tokens, snapshots=(sent,))
 
     def _seen(self, state: _Slice) -> Float32:
         """What non-owners compute with."""
@@ -305,10 +330,12 @@ class VirtualSwarm:
             return values
         return values - np.float32(self._look_back) * (values - state.before.values)
 
-    def _merge(self, peer: PeerId) -> None:
-        """The last commits reach a peer's weights, as they do in ``node.trainer``."""
+    def _merge(self, peer: PeerId, slices: Sequence[SliceId]) -> None:
+        """The last commits of these slices reach a peer's weights, as they do in ``node.trainer``."""
         inner, footings = self._inner[peer], self._footings[peer]
-        for slice_id, state in self._slices.items():
+        for slice_id in slices:
+            state = self._slices[slice_id]
+            del self._unmerged[peer][slice_id]
             if slice_id not in footings:
                 inner.replace(slice_id, self._seen(state))
                 continue

@@ -10,8 +10,8 @@ import torch
 
 from p2ptrain.config.load import load_run
 from p2ptrain.data.corpus import load_corpus
-from p2ptrain.events import Event, InnerStepDone, PeerStarted, RoundVoid, UpdateApplied
-from p2ptrain.ids import COMMON, PeerId, SliceId
+from p2ptrain.events import ComputeUsed, Event, InnerStepDone, PeerStarted, RoundVoid, UpdateApplied
+from p2ptrain.ids import COMMON, PeerId, SliceId, fragment_index, fragments_of
 from p2ptrain.node import checkpoint
 from p2ptrain.node.virtual_swarm import VirtualSwarm
 from tests.support.live_swarm import LivePeer, LiveSwarm, eventually, stop_gently
@@ -24,19 +24,23 @@ ATTEMPTS = 4
 """Where the second peer starts much later, the first trains a round alone, and there is nothing to compare."""
 
 
-def test_the_lab_has_the_digests_of_a_real_swarm_version_by_version(tmp_path: Path) -> None:
-    folder, peers = _trained_together(tmp_path, {"a": "all", "b": "all"}, rounds=3)
+@pytest.mark.parametrize(("rounds", "fragments"), [(2, 1), (2, 2)])
+def test_the_lab_has_the_digests_of_a_real_swarm_version_by_version(
+    tmp_path: Path, rounds: int, fragments: int
+) -> None:
+    folder, peers = _trained_together(tmp_path, {"a": "all", "b": "all"}, rounds, fragments)
     lab = _lab(folder, {peer.name: {SliceId("0"), SliceId("1")} for peer in peers}, peers)
     compared = 0
-    for version in range(3):
+    for number in range(rounds * fragments):
         with _one_thread():
-            lab.train_round(_steps(peers, version))
+            lab.train_turn(_steps(peers, number))
+        version, turn = number // fragments + 1, number % fragments
         for peer in peers:
-            for slice_id in lab.plan.slice_ids:
-                (commit,) = (event for event in peer.committed(slice_id) if event.version == version + 1)
-                assert commit.digest == lab.digest(slice_id), f"{peer.name}: slice {slice_id} v{version + 1}"
+            for slice_id in (s for s in lab.plan.slice_ids if fragment_index(s) == turn):
+                (commit,) = (event for event in peer.committed(slice_id) if event.version == version)
+                assert commit.digest == lab.digest(slice_id), f"{peer.name}: slice {slice_id} v{version}"
                 compared += 1
-    assert compared == 3 * 2 * 3
+    assert compared == rounds * fragments * 2 * 3
     for peer in peers:
         saved = checkpoint.load(peer.home / "checkpoint.safetensors")
         assert saved is not None
@@ -50,7 +54,7 @@ def test_a_virtual_peer_without_a_slice_computes_with_it_as_a_real_one_does(tmp_
     owned = {"a": {SliceId("0")}, "b": {SliceId("1")}}
     lab = _lab(folder, owned, peers)
     with _one_thread():
-        lab.train_round(_steps(peers, 0))
+        lab.train_turn(_steps(peers, 0))
     # Who is done first commits its slice, and the other goes on with that: the lab knows no such moments.
     undisturbed = [peer for peer in peers if not _was_updated_while_training(peer)]
     assert undisturbed
@@ -60,10 +64,11 @@ def test_a_virtual_peer_without_a_slice_computes_with_it_as_a_real_one_does(tmp_
         assert commit.digest == lab.digest(slice_id)
 
 
-def _real_run(folder: Path, owned: Mapping[str, str], rounds: int) -> list[LivePeer]:
-    swarm = LiveSwarm(folder, lease_s=60, rounds=rounds, inner_steps=INNER_STEPS)
+def _real_run(folder: Path, owned: Mapping[str, str], rounds: int, fragments: int) -> list[LivePeer]:
+    swarm = LiveSwarm(folder, lease_s=60, rounds=rounds, inner_steps=INNER_STEPS * fragments)
     for limit in ("gather_timeout_s = 6", "reduce_timeout_s = 4", "vote_timeout_s = 3"):
         swarm.change_manifest(limit, f"{limit}0")
+    swarm.change_manifest("[slicing]\n", f"[slicing]\nfragments = {fragments}\n")
     with swarm:
         peers = [swarm.start_peer(name, slices) for name, slices in owned.items()]
 
@@ -77,15 +82,18 @@ def _real_run(folder: Path, owned: Mapping[str, str], rounds: int) -> list[LiveP
     return peers
 
 
-def _trained_together(tmp_path: Path, owned: Mapping[str, str], rounds: int) -> tuple[Path, list[LivePeer]]:
+def _trained_together(
+    tmp_path: Path, owned: Mapping[str, str], rounds: int, fragments: int = 1
+) -> tuple[Path, list[LivePeer]]:
     """A run in which both were there from the first round, and every round was committed with what they had done."""
     for attempt in range(ATTEMPTS):
         folder = tmp_path / str(attempt)
         folder.mkdir()
-        peers = _real_run(folder, owned, rounds)
-        common = {p.name: [(e.version, len(e.contributors)) for e in p.committed(COMMON)] for p in peers}
+        peers = _real_run(folder, owned, rounds, fragments)
+        common = [p.committed(piece) for p in peers for piece in fragments_of(COMMON, fragments)]
         everything = [(version, 2) for version in range(1, rounds + 1)]
-        if all(found == everything for found in common.values()) and not any(p.events(RoundVoid) for p in peers):
+        is_whole = all([(e.version, len(e.contributors)) for e in found] == everything for found in common)
+        if is_whole and not any(p.events(RoundVoid) for p in peers):
             return folder, peers
     pytest.fail(f"in {ATTEMPTS} attempts the peers never started within one round of each other")
 
@@ -95,9 +103,13 @@ def _id(peer: LivePeer) -> PeerId:
     return peer.events(PeerStarted)[-1].peer
 
 
-def _steps(peers: list[LivePeer], version: int) -> dict[PeerId, int]:
-    """Fewer than the manifest's where a peer was told to end its round, because the other one was done."""
-    steps = {_id(peer): sum(e.round == version for e in peer.events(InnerStepDone)) for peer in peers}
+def _steps(peers: list[LivePeer], number: int) -> dict[PeerId, int]:
+    """Of a turn from 0: fewer than the manifest's where a peer was told to end it, because the other one was done."""
+    steps = {}
+    for peer in peers:
+        ends = [at for at, record in enumerate(peer.records()) if isinstance(record.event, ComputeUsed)]
+        turn = peer.records()[[0, *ends][number] : ends[number]]
+        steps[_id(peer)] = sum(isinstance(record.event, InnerStepDone) for record in turn)
     assert max(steps.values()) == INNER_STEPS
     return steps
 

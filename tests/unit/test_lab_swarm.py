@@ -127,6 +127,57 @@ def test_overlap_costs_little_of_what_is_learned_and_a_restored_swarm_goes_on_wi
     assert digests(second) == digests(overlaps)
 
 
+def fragmented(delay_steps: int, fragments: int = 2) -> RunConfig:
+    return replace(overlapped(delay_steps), slicing=replace(RUN.slicing, fragments=fragments))
+
+
+@pytest.mark.parametrize("delay_steps", [0, 1, 2, 3])
+def test_fragments_are_cut_off_in_turn_and_a_restored_swarm_goes_on_with_the_same_bits(delay_steps: int) -> None:
+    whole, first, second = (swarm(fragmented(delay_steps)) for _ in range(3))
+    before = {s: whole.digest(s) for s in whole.plan.slice_ids}
+    assert whole.train_turn(dict.fromkeys(whole.peers, 1)) == 4 * 2 * 32
+    assert {s for s in before if whole.digest(s) != before[s]} == {s for s in before if s.endswith(".0")}
+    assert whole.version == 0
+    whole.train_turn(dict.fromkeys(whole.peers, 2))
+    assert whole.version == 1
+    for _ in range(3):
+        whole.train_round()
+    for _ in range(2):
+        first.train_round()
+    second.restore(first.save())
+    for _ in range(2):
+        second.train_round()
+    assert digests(second) == digests(whole)
+
+
+@pytest.mark.parametrize("delay_steps", [0, 1])
+def test_fragments_cost_little_of_what_is_learned(delay_steps: int) -> None:
+    at_once, in_turn = swarm(overlapped(delay_steps)), swarm(fragmented(delay_steps))
+    before = at_once.validation_loss(8)
+    for _ in range(6):
+        at_once.train_round()
+        in_turn.train_round()
+    learned, learned_in_turn = (before - lab.validation_loss(8) for lab in (at_once, in_turn))
+    assert learned_in_turn > 0.7 * learned
+
+
+def test_fragments_change_nothing_where_an_outer_step_takes_over_what_was_trained() -> None:
+    """Outer lr 1 without momentum or rounding moves a lone owner's anchor to its weights, whenever that is."""
+    labs = []
+    for fragments in (1, 2):
+        slicing = SlicingConfig(slices=1, fragments=fragments)
+        exact = replace(RUN, outer=OuterConfig(lr=1.0, momentum=0.0), exchange=ExchangeConfig(codec="float32"))
+        labs.append(swarm(replace(exact, slicing=slicing), peers=1))
+    for lab in labs:
+        for _ in range(3):
+            lab.train_round()
+    whole, divided = (
+        lab.plan.assemble({s: lab.inner(lab.peers[0]).local_values(s) for s in lab.plan.slice_ids}) for lab in labs
+    )
+    for name, values in whole.items():
+        torch.testing.assert_close(divided[name], values, rtol=0, atol=1e-5)
+
+
 def test_the_loss_falls() -> None:
     trained = swarm()
     before = trained.validation_loss(8)
