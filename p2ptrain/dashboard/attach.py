@@ -15,7 +15,7 @@ from p2ptrain.dashboard.sources import Inbox
 from p2ptrain.dashboard.ui import Command
 from p2ptrain.errors import ControlError, NoPeerRunning, UsageError
 from p2ptrain.events import Record
-from p2ptrain.ids import COMMON, Digest, PeerId, RunId, SliceId, Version, numbered_slices
+from p2ptrain.ids import COMMON, Digest, PeerId, RunId, SliceId, Version, slice_order
 
 if TYPE_CHECKING:
     from p2ptrain.control.address import Target
@@ -225,13 +225,13 @@ def typed_limits(text: str, keys: tuple[str, str]) -> dict[str, str]:
 
 
 def _facts(status: Any) -> RunFacts:
-    numbered = [one.slice for one in status.slices if one.slice != COMMON]
+    slices = sorted((SliceId(one.slice) for one in status.slices), key=slice_order)
     return RunFacts(
         name=status.run_name,
         run=RunId(status.run) if status.run else None,
         rounds=status.rounds or None,
         inner_steps=status.inner_steps or None,
-        slices=(COMMON, *numbered_slices(len(numbered))),
+        slices=tuple(slices) or (COMMON,),
     )
 
 

@@ -7,9 +7,9 @@ from math import log
 from p2ptrain.dashboard.canvas import Glyphs, Line, crop, fit, line_width, spread, width_of
 from p2ptrain.dashboard.charts import bars, curve, gauge, spans_line
 from p2ptrain.dashboard.figures import NOT_MEASURED, age, clock, duration, memory, nats, short_count, size
-from p2ptrain.dashboard.scene import Scene, SliceRow, display_name, slice_rows
+from p2ptrain.dashboard.scene import Scene, SliceRow, display_name, slice_rows, whole_slice_rows
 from p2ptrain.dashboard.seat import StageSpan, TrafficSample
-from p2ptrain.ids import COMMON, SliceId, short, slice_order
+from p2ptrain.ids import COMMON, SliceId, counts_rounds, short, slice_of, slice_order
 
 _STAGE_STYLES = {"train": "accent", "gather": "quiet", "send": "other", "agree": "good", "fetch": "mine"}
 STAGES = tuple(_STAGE_STYLES)
@@ -94,7 +94,7 @@ def _watching(scene: Scene, width: int, glyphs: Glyphs) -> Line:
         what = scene.link.detail or "nothing is known yet"
         return fit([(f" {glyphs.dot} {what}", "quiet")], width, glyphs.more)
     silent = f", {len(snapshot.silent)} silent" if snapshot.silent else ""
-    common = snapshot.slices.get(COMMON)
+    common = next((one for one in snapshot.slices.values() if counts_rounds(one.slice)), None)
     rounds = f" of {scene.facts.rounds}" if scene.facts.rounds else ""
     left: Line = [(f" {glyphs.live} watching ", "good"), (f"{len(snapshot.peers)} peers{silent}", "")]
     if common is not None:
@@ -109,13 +109,14 @@ def _watching(scene: Scene, width: int, glyphs: Glyphs) -> Line:
 
 
 def slice_map(scene: Scene, width: int, height: int, glyphs: Glyphs) -> list[Line]:
-    """A line per slice, or a cell per slice when there are more slices than lines."""
+    """A line per slice or fragment, or a cell per slice when there are more of them than lines."""
     rows = slice_rows(scene)
     if not rows:
         return [[("no slice is known yet", "quiet")]]
     if len(rows) <= height:
         names = max(len("common"), *(len(row.slice) for row in rows))
         return [_slice_line(row, width, names, glyphs) for row in rows]
+    rows = whole_slice_rows(rows)
     columns = max(1, width // _CELL_WIDTH)
     cells = [fit(_slice_cell(row, glyphs), _CELL_WIDTH) for row in rows]
     lines = [
@@ -211,7 +212,7 @@ def _loss_numbers(scene: Scene, glyphs: Glyphs) -> list[Line]:
     ours = validation[-1][1] if validation else None
     swarm = seat.snapshot.mean_validation_nats() if seat.snapshot is not None else None
     speed = peer.tokens_per_s if peer is not None else None
-    total = max((row.tokens or 0 for row in slice_rows(scene) if row.slice == COMMON), default=0)
+    total = max((row.tokens or 0 for row in slice_rows(scene) if counts_rounds(row.slice)), default=0)
 
     def number(label: str, value: float | None, style: str) -> Line:
         text = nats(value, glyphs.none)
@@ -383,10 +384,10 @@ def _timeline(scene: Scene, width: int, height: int, glyphs: Glyphs) -> list[Lin
     return [[*title, (" ", ""), *bar], legend][:height]
 
 
-def _lane_order(lane: str) -> tuple[int, int]:
+def _lane_order(lane: str) -> tuple[int, int, int]:
     if lane == "train":
-        return (-1, 0)
-    return slice_order(SliceId(lane)) if lane == COMMON or lane.isdigit() else (2, 0)
+        return (-1, 0, 0)
+    return slice_order(SliceId(lane)) if slice_of(SliceId(lane)) == COMMON or lane[:1].isdigit() else (2, 0, 0)
 
 
 def _drawable(spans: Sequence[StageSpan], glyphs: Glyphs) -> list[tuple[float, float, str, str]]:

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from p2ptrain.dashboard.projection import Note, PeerView, SliceView, SwarmView, chosen_notes
-from p2ptrain.ids import COMMON, RunId, SliceId, short
+from p2ptrain.ids import COMMON, RunId, SliceId, counts_rounds, short, slice_of
 
 _GOOD, _TROUBLE, _QUIET = "bold cyan", "bold yellow", "dim"
 _NOTE_STYLES = {"plain": "", "routine": _QUIET, "good": _GOOD, "trouble": _TROUBLE}
@@ -93,7 +93,7 @@ def _header(view: SwarmView, facts: ScreenFacts, width: int, glyphs: _Glyphs) ->
         Text.assemble(("p2ptrain ", "bold"), (facts.title, "bold cyan"), (run, _QUIET)),
         Text(f"{_minutes(facts.now_s - facts.started_s)}{limit}", style="bold"),
     )
-    done = view.slices[COMMON].version if COMMON in view.slices else 0
+    done = next((one.version for one in view.slices.values() if counts_rounds(one.slice)), 0)
     bar_width = max(10, width // 4)
     filled = min(bar_width, round(bar_width * done / facts.rounds))
     progress = Text.assemble(
@@ -126,7 +126,7 @@ def _slice_map(view: SwarmView, slices: Sequence[SliceView], width: int, glyphs:
 
 def _slice_cell(view: SwarmView, one: SliceView, width: int, glyphs: _Glyphs) -> Panel:
     owners = sorted(view.name_of(peer) for peer in one.owners) or [
-        peer.name for peer in view.peers.values() if peer.fate == "alive" and one.slice in peer.slices
+        peer.name for peer in view.peers.values() if peer.fate == "alive" and slice_of(one.slice) in peer.slices
     ]
     body = Text(no_wrap=True, overflow=glyphs.overflow)
     body.append(" ".join(_without_common_prefix(owners)) if owners else "no owner", "bold" if owners else _TROUBLE)

@@ -6,9 +6,9 @@ from typing import Literal
 
 from p2ptrain.config.load import parse_run, run_id
 from p2ptrain.dashboard.device import DeviceSample
-from p2ptrain.dashboard.projection import Note
+from p2ptrain.dashboard.projection import Note, SliceView
 from p2ptrain.dashboard.seat import Seat
-from p2ptrain.ids import COMMON, Digest, PeerId, RunId, SliceId, Version, numbered_slices, short, slice_order
+from p2ptrain.ids import Digest, PeerId, RunId, SliceId, Version, every_fragment, short, slice_of, slice_order
 
 _FRESH_ROUNDS = 2
 """Without word from the swarm, an owner counts as online when it contributed to one of so many last rounds."""
@@ -30,7 +30,7 @@ class RunFacts:
     rounds: int | None = None
     inner_steps: int | None = None
     slices: tuple[SliceId, ...] = ()
-    """All, the common part first."""
+    """All, or the fragments of all, the common part first."""
 
     @classmethod
     def of_manifest(cls, text: str) -> "RunFacts":
@@ -45,7 +45,7 @@ class RunFacts:
             run=run_id(run),
             rounds=run.rounds,
             inner_steps=run.inner.steps,
-            slices=(COMMON, *numbered_slices(run.slicing.slices)),
+            slices=every_fragment(run.slicing.slices, run.slicing.fragments),
         )
 
 
@@ -102,11 +102,12 @@ class Scene:
     place: ReplayPlace | None = None
 
     def slice_ids(self) -> list[SliceId]:
-        """Every slice that we know of, the common part first."""
+        """Every slice that we know of, or its fragments where it has some, the common part first."""
         known = {*self.facts.slices, *self.seat.swarm.slices, *self.seat.moved}
         if self.seat.snapshot is not None:
             known |= set(self.seat.snapshot.slices)
-        return sorted(known, key=slice_order)
+        divided = {slice_of(slice_id) for slice_id in known if slice_of(slice_id) != slice_id}
+        return sorted(known - divided, key=slice_order)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -178,8 +179,20 @@ def slice_rows(scene: Scene) -> list[SliceRow]:
     return [_slice_row(scene, slice_id) for slice_id in scene.slice_ids()]
 
 
+def whole_slice_rows(rows: Sequence[SliceRow]) -> list[SliceRow]:
+    """The rows of fragments put together by slice: what is behind, differs or lacks owners is what is shown."""
+    by_slice: dict[SliceId, list[SliceRow]] = {}
+    for row in rows:
+        by_slice.setdefault(slice_of(row.slice), []).append(row)
+    return [replace(min(several, key=_concern), slice=whole) for whole, several in by_slice.items()]
+
+
+def _concern(row: SliceRow) -> tuple[bool, bool, Version]:
+    return not row.differs, not row.is_below_quorum, row.version
+
+
 def _slice_row(scene: Scene, slice_id: SliceId) -> SliceRow:
-    seat = scene.seat
+    seat, whole = scene.seat, slice_of(slice_id)
     view, report = seat.swarm.slices.get(slice_id), None
     if seat.snapshot is not None:
         report = seat.snapshot.slices.get(slice_id)
@@ -189,7 +202,7 @@ def _slice_row(scene: Scene, slice_id: SliceId) -> SliceRow:
     use_report = report is not None and (view is None or report.version >= view.version)
     owners: tuple[PeerId, ...] = report.owners if report is not None and use_report else view.owners if view else ()
     claimed = {
-        peer.peer: peer.name for peer in seat.swarm.peers.values() if slice_id in peer.slices and peer.peer is not None
+        peer.peer: peer.name for peer in seat.swarm.peers.values() if whole in peer.slices and peer.peer is not None
     }
     if not owners:
         owners = tuple(claimed)
@@ -211,8 +224,8 @@ def _slice_row(scene: Scene, slice_id: SliceId) -> SliceRow:
             for owner in owners
         ),
         is_known=bool(owners) or report is not None,
-        lacks_quorum=view is not None and not view.is_covered,
-        is_mine=seat.peer is not None and slice_id in seat.peer.slices,
+        lacks_quorum=not seat.swarm.slices.get(whole, SliceView(slice=whole)).is_covered,
+        is_mine=seat.peer is not None and whole in seat.peer.slices,
         age_s=max(0.0, scene.now_s - moved.time_s) if moved is not None and version else None,
         is_age_exact=moved is not None and moved.is_exact,
         digest=digest,
@@ -296,10 +309,10 @@ def peer_rows(scene: Scene, sort: SortKey = "peer", *, is_reversed: bool = False
 def _add_seen(scene: Scene, rows: dict[str, PeerRow]) -> None:
     """Peers that we know from rounds alone, and when they last took part."""
     seat = scene.seat
-    owned: dict[str, list[SliceId]] = {}
+    owned: dict[str, set[SliceId]] = {}
     for slice_id, view in seat.swarm.slices.items():
         for owner in view.owners:
-            owned.setdefault(owner, []).append(slice_id)
+            owned.setdefault(owner, set()).add(slice_of(slice_id))
     for peer in {*seat.seen, *owned}:
         seen = seat.seen.get(peer)
         seen_s = max(0.0, scene.now_s - seen[0]) if seen is not None else None
@@ -337,7 +350,7 @@ def _sort_key(row: PeerRow, sort: SortKey) -> tuple[object, ...]:
     if sort in amounts:
         amount = amounts[sort]
         return (amount is None, amount or 0.0, *by_name)
-    return (tuple(map(slice_order, row.slices)) or ((9, 9),), *by_name) if sort == "slices" else by_name
+    return (tuple(map(slice_order, row.slices)) or ((9, 9, 9),), *by_name) if sort == "slices" else by_name
 
 
 def _negative(amount: float | None) -> float | None:

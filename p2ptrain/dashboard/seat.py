@@ -12,9 +12,9 @@ from statistics import median
 
 from p2ptrain import events
 from p2ptrain.dashboard.projection import PeerView, SwarmView, fold
-from p2ptrain.dashboard.snapshot import SwarmSnapshot
+from p2ptrain.dashboard.snapshot import SliceReport, SwarmSnapshot
 from p2ptrain.events import Record
-from p2ptrain.ids import COMMON, SliceId, Version
+from p2ptrain.ids import SliceId, Version, counts_rounds
 
 _KEPT_COMMITS = 12
 _KEPT_SPANS = 160
@@ -222,14 +222,19 @@ def observe_snapshot(seat: Seat, snapshot: SwarmSnapshot, now_s: float) -> Seat:
             is_first_look = known is None
             moved[one.slice] = Moved(version=one.version, time_s=now_s, is_exact=not is_first_look)
     curve = seat.swarm_curve
-    common, loss = snapshot.slices.get(COMMON), snapshot.mean_validation_nats()
+    common, loss = _rounds(snapshot), snapshot.mean_validation_nats()
     if common is not None and loss is not None and common.version:
         curve = (*(point for point in curve if point[0] < common.version), (common.version, loss))
     commits = seat.commits_s
-    before = seat.snapshot.slices.get(COMMON) if seat.snapshot is not None else None
+    before = _rounds(seat.snapshot) if seat.snapshot is not None else None
     if not seat.mine and common is not None and before is not None and common.version == before.version + 1:
         commits = (*commits, now_s)[-_KEPT_COMMITS:]
     return replace(seat, snapshot=snapshot, moved=moved, swarm_curve=curve, commits_s=commits)
+
+
+def _rounds(snapshot: SwarmSnapshot) -> SliceReport | None:
+    """The slice whose version is the run's round."""
+    return next((one for one in snapshot.slices.values() if counts_rounds(one.slice)), None)
 
 
 def _ended(seat: Seat, end_s: float | None) -> Seat:
@@ -287,7 +292,7 @@ def _committed(seat: Seat, now_s: float, event: events.RoundCommitted) -> Seat:
     contributors = {**seat.last_contributors, event.slice: tuple(event.contributors)}
     told = {**seat.told, event.slice: event.version}
     seat = replace(seat, moved=moved, told=told, last_contributors=contributors)
-    if event.slice != COMMON:
+    if not counts_rounds(event.slice):
         return seat
     commits = (*seat.commits_s, now_s)[-_KEPT_COMMITS:]
     if me is None or me not in event.contributors:

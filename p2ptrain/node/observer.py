@@ -9,7 +9,7 @@ from typing import Any
 
 from p2ptrain.config.schema import NetworkConfig
 from p2ptrain.errors import PeerUnreachable
-from p2ptrain.ids import COMMON, Digest, PeerId, RunId, SliceId, Version, slice_order
+from p2ptrain.ids import COMMON, Digest, PeerId, RunId, SliceId, Version, slice_of, slice_order
 from p2ptrain.node.passing_node import passing_node
 from p2ptrain.swarm.coverage import Target, coverage
 from p2ptrain.swarm.directory import DhtDirectory, Directory
@@ -23,7 +23,7 @@ _MAX_WORDS = 200
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SliceView:
-    """A slice as its owners report it."""
+    """A slice, or where there are fragments one of them, as its owners report it."""
 
     id: SliceId
     version: Version
@@ -116,7 +116,7 @@ async def observe(
 
     Args:
         run: the run.
-        slices: all of its slices, the common part included.
+        slices: all that is agreed on, see ``every_fragment``.
         network: which bootstraps to ask.
         target: owners that the run wants of every slice, to judge them by.
 
@@ -171,11 +171,11 @@ async def look(
     replies = await asyncio.gather(*map(reply_of, peers))
     answered = {peer: reply for peer, reply in zip(peers, replies, strict=True) if reply is not None}
     living = [claims[peer].member() for peer in answered]
-    numbered = [s for s in slices if s != COMMON]
+    numbered = {slice_of(s) for s in slices} - {COMMON}
     verdicts = {s: c.verdict for s, c in coverage(numbered, living, target).items()} if target else {}
     return SwarmReport(
         run=run,
-        slices=tuple(_slice_view(s, answered, verdicts.get(s, "")) for s in sorted(slices, key=slice_order)),
+        slices=tuple(_slice_view(s, answered, verdicts.get(slice_of(s), "")) for s in sorted(slices, key=slice_order)),
         peers=tuple(_peer_view(peer, reply) for peer, reply in answered.items()),
         silent=tuple(peer for peer in peers if peer not in answered),
     )
@@ -211,7 +211,7 @@ def _slice_view(slice_id: SliceId, replies: dict[PeerId, pb.StatusReply], verdic
 def _peer_view(peer: PeerId, reply: pb.StatusReply) -> PeerView:
     return PeerView(
         peer=peer,
-        slices=tuple(SliceId(status.slice) for status in reply.slices if status.owned),
+        slices=tuple(dict.fromkeys(slice_of(SliceId(status.slice)) for status in reply.slices if status.owned)),
         state=reply.state[:_MAX_WORDS],
         reason=reply.reason[:_MAX_WORDS],
         sent_bytes=reply.sent_bytes,

@@ -10,7 +10,7 @@ from p2ptrain import __version__, clock
 from p2ptrain.config.schema import PeerConfig
 from p2ptrain.control.v1 import control_pb2 as pb
 from p2ptrain.errors import ControlError
-from p2ptrain.ids import COMMON, PeerId, SliceId, slice_order
+from p2ptrain.ids import PeerId, SliceId, counts_rounds, slice_of, slice_order
 from p2ptrain.node.conditions import Probe
 from p2ptrain.node.home import Home
 from p2ptrain.node.observer import look
@@ -70,8 +70,9 @@ def _add_slices(reply: pb.StatusReply, swarm: Swarm, vitals: Vitals, me: PeerId)
     reply.network.known_peers = len(set(claims) - {me})
     for part in sorted(own.slices, key=lambda one: slice_order(SliceId(one.slice))):
         slice_id = SliceId(part.slice)
-        if slice_id == COMMON:
+        if counts_rounds(slice_id):
             reply.round = part.version
+        claimed = {peer: claim for peer, claim in claims.items() if slice_of(slice_id) in claim.ready}
         reply.slices.append(
             pb.Slice(
                 slice=slice_id,
@@ -79,8 +80,8 @@ def _add_slices(reply: pb.StatusReply, swarm: Swarm, vitals: Vitals, me: PeerId)
                 epoch=part.epoch,
                 is_mine=part.owned,
                 owners=part.owners,
-                holders=sorted(peer for peer, claim in claims.items() if slice_id in claim.ready),
-                away=sorted(peer for peer, claim in claims.items() if slice_id in claim.ready and claim.is_away),
+                holders=sorted(claimed),
+                away=sorted(peer for peer, claim in claimed.items() if claim.is_away),
                 digest=part.digests.get(part.version, ""),
                 loss_nats=None if math.isnan(part.loss_nats) or not part.version else part.loss_nats,
                 tokens=part.tokens,

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from p2ptrain.ids import COMMON, PeerId, SliceId, Version, short
+from p2ptrain.ids import PeerId, SliceId, Version, counts_rounds, short, slice_of
 from p2ptrain.node.observer import PeerView, SliceView, SwarmReport
 
 MAX_POINTS = 1000
@@ -72,9 +72,9 @@ class RunHistory:
         is_first = not self._slices
         self._observe_peers(report, now_s, is_first=is_first)
         for view in report.slices:
-            owners = tuple(peer.peer for peer in report.peers if view.id in peer.slices)
+            owners = tuple(peer.peer for peer in report.peers if slice_of(view.id) in peer.slices)
             self._observe_slice(view, owners, now_s)
-        common = next((s for s in report.slices if s.id == COMMON), None)
+        common = next((s for s in report.slices if counts_rounds(s.id)), None)
         newest = self.loss[-1].version if self.loss else 0
         if common and common.version > newest and math.isfinite(common.loss_nats):
             self.loss.append(LossPoint(time_s=now_s, version=common.version, loss_nats=common.loss_nats))

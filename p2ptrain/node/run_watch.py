@@ -11,7 +11,7 @@ from typing import Any
 from p2ptrain import __version__, clock
 from p2ptrain.config.schema import RunConfig
 from p2ptrain.errors import StorageError
-from p2ptrain.ids import COMMON, RunId, numbered_slices
+from p2ptrain.ids import RunId, every_fragment
 from p2ptrain.model.slicing import SlicePlan
 from p2ptrain.node.atomic_file import replace_file
 from p2ptrain.node.observer import look
@@ -90,7 +90,7 @@ async def watch_run(node: Libp2pNode, directory: Directory, run: WatchedRun, sta
     """Look at the run until cancelled, and keep the curve and the incidents in the file ``saved``."""
     _restore(status.history, saved)
     status.history.replicas, status.history.quorum = run.config.slicing.replicas, run.config.slicing.quorum
-    slices = (COMMON, *numbered_slices(run.config.slicing.slices))
+    slices = every_fragment(run.config.slicing.slices, run.config.slicing.fragments)
     saved_s = clock.monotonic_s()
     try:
         while True:

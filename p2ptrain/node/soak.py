@@ -17,7 +17,7 @@ from typing import Any
 
 from p2ptrain import clock
 from p2ptrain.events import Evaluated, PeerStarted, Record, RoundCommitted
-from p2ptrain.ids import COMMON, PeerId
+from p2ptrain.ids import PeerId, counts_rounds
 from p2ptrain.node.demo_swarm import BOOTSTRAP, DemoFailed, DemoSwarm, SliceAnswer
 from p2ptrain.node.soak_plan import Disturbance, plan_soak
 
@@ -126,7 +126,7 @@ class Soak:
         return SoakReport(
             seed=self.seed,
             peers=self.peers,
-            rounds=next((one.version for one in answer if one.id == COMMON), 0),
+            rounds=next((one.version for one in answer if counts_rounds(one.id)), 0),
             events={kind: self._done[kind] for kind in ("joined", "killed", "frozen", "partitioned")},
             slices_covered=all(living & set(one.owners) for one in answer),
             diverged_owners=diverged_in_journals(journals) + _disagreeing(answer),
