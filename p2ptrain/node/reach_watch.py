@@ -82,3 +82,4 @@ class ReachWatch:
         second = await self._node.look_at_reach()
         if second is not None and (first.way, first.public) == (second.way, second.public):
             await self._node.change_reach(second)
+            self._measured_s -= _MEASURE_EVERY_S  # what a router does is only seen from the port that we listen on

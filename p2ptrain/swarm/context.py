@@ -57,7 +57,11 @@ class Caller(Protocol):
     """Sends round messages; a peer that cannot be reached is an outcome, not an error."""
 
     async def deliver(self, peer: PeerId, message: RoundMessage) -> bool:
-        """Whether the peer took the message."""
+        """Whether the peer took the message.
+
+        Raises:
+            PeerUnreachable: it may never have heard of it.
+        """
 
     async def newer_certificates(self, peer: PeerId, have: Mapping[SliceId, int]) -> list[Certificate]:
         """The peer's certificates after those versions, checked; empty when it has none or cannot be reached."""

@@ -6,6 +6,7 @@ outer step) runs beside it as a task of the current ballot and comes back as an 
 
 import asyncio
 import functools
+import random
 from collections.abc import Coroutine
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from p2ptrain import clock
-from p2ptrain.errors import BadMessage, BadRecord, BlobUnavailable, NonFiniteUpdate, StorageError
+from p2ptrain.errors import BadMessage, BadRecord, BlobUnavailable, NonFiniteUpdate, PeerUnreachable, StorageError
 from p2ptrain.events import PartLeftOut, PeerLost, ReducerLied, Refused, RoundCommitted, RoundStage, RoundVoid
 from p2ptrain.ids import GENESIS, PeerId, SliceId
 from p2ptrain.swarm import rounds
@@ -45,6 +46,9 @@ _LIE_WEIGHT = 8
 """Strikes for a wrong average, which no bug or bad line makes: enough to be cut off at once."""
 _ROUNDING_SHARE = 0.02
 """Of the largest element: two steps of an 8-bit code, by which averages that are rounded elsewhere may differ."""
+_DELIVER_AGAIN_S = 1.0
+_MAX_DELIVER_AGAIN_S = 5.0
+"""As long as p2pd dials nobody anew to whom a call has failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,8 +320,21 @@ class SliceOwner:
         self._queue.put_nowait(rounds.Heard(self._context.me, message))
 
     async def _deliver(self, peer: PeerId, message: RoundMessage) -> None:
-        if not await self._context.caller.deliver(peer, message):
-            self._queue.put_nowait(rounds.Unreachable(peer))
+        """Hand a message over, also to a peer whose link is broken now and comes back while the ballot lasts."""
+        again_after_s = _DELIVER_AGAIN_S
+        while True:
+            try:
+                is_taken = await self._context.caller.deliver(peer, message)
+            except PeerUnreachable:
+                self._queue.put_nowait(rounds.Unreachable(peer))
+            else:
+                if not is_taken:
+                    self._queue.put_nowait(rounds.Unreachable(peer))
+                return
+            await asyncio.sleep(random.uniform(0.5, 1.0) * again_after_s)  # noqa: S311 - so that two do not call at once
+            if (message.version, message.ballot) != (self._state.version, self._state.ballot):
+                return
+            again_after_s = min(2 * again_after_s, _MAX_DELIVER_AGAIN_S)
 
     async def _reduce(self, part: int, contributions: tuple[Contribution, ...], within_s: float) -> None:
         version, ballot = self._state.version, self._state.ballot

@@ -315,11 +315,12 @@ class Swarm:
     # What the parts ask of us.
 
     async def deliver(self, peer: PeerId, message: RoundMessage) -> bool:
-        """Whether the peer took the round message."""
-        try:
-            ack = await self._context.node.call(peer, ROUND, message.to_pb(), pb.Ack, timeout_s=CALL_TIMEOUT_S)
-        except PeerUnreachable:
-            return False
+        """Whether the peer took the round message.
+
+        Raises:
+            PeerUnreachable: it may never have heard of it.
+        """
+        ack = await self._context.node.call(peer, ROUND, message.to_pb(), pb.Ack, timeout_s=CALL_TIMEOUT_S)
         if ack.refusal:
             self._context.events.emit(Refused(peer=peer, reason=f"it refused our message: {ack.refusal[:200]!a}"))
         return not ack.refusal
@@ -560,7 +561,8 @@ class Swarm:
         await follower.learn(certificates, sender)
 
     async def _tell(self, peer: PeerId, message: RoundMessage) -> None:
-        await self.deliver(peer, message)
+        with contextlib.suppress(PeerUnreachable):
+            await self.deliver(peer, message)
 
     async def _catch_up_all(
         self, replicas: Mapping[SliceId, Replica], chains: dict[SliceId, list[PastRound]] | None = None

@@ -47,6 +47,20 @@ def daemon_options(
     return options, flags
 
 
+def daemon_environment(reach: Reach) -> dict[str, str]:
+    """Variables for p2pd's process, beside ours.
+
+    p2pd dials from the port on which it listens. Behind a router that is what keeps the router's port open, and what
+    holes are punched from. Where there is none it does harm: of two such nodes that dial each other in one moment, TCP
+    makes one connection, both ends begin the handshake as the caller, and both fail (docs/log.md). So nodes that are
+    dialled where they are dial from any port.
+
+    Args:
+        reach: how the node is to be reached.
+    """
+    return {"LIBP2P_TCP_REUSEPORT": "false"} if reach.way == "direct" else {}
+
+
 def tcp_address(ip: str, port: int) -> str:
     """A multiaddress."""
     return f"/{'ip6' if ':' in ip else 'ip4'}/{ip}/tcp/{port}"

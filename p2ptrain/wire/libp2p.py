@@ -32,7 +32,7 @@ from p2ptrain.errors import BadMessage, NetworkSetupError, NodeDied, PeerUnreach
 from p2ptrain.ids import PeerId, short
 from p2ptrain.wire import callback, punch
 from p2ptrain.wire.crowd import Connection
-from p2ptrain.wire.daemon_options import daemon_options, tcp_address
+from p2ptrain.wire.daemon_options import daemon_environment, daemon_options, tcp_address
 from p2ptrain.wire.doorkeeper import Doorkeeper
 from p2ptrain.wire.hivemind_repairs import closes_its_sockets, repair, shut_down
 from p2ptrain.wire.port_mapping import RENEW_S, map_port
@@ -686,11 +686,12 @@ async def _join(options: NodeOptions, sockets: Path, reach: Reach, by: Sequence[
         relays=options.bootstraps,
         is_alone=_is_alone(options),
     )
+    environment = [f"{name}={value}" for name, value in daemon_environment(reach).items()]
     daemon: Any = type(
         "_Daemon",
         (_Daemon,),
         {
-            "launcher": options.launcher,
+            "launcher": [*options.launcher, "env", *environment],
             "flags": flags,
             "door": options.door,
             "_UNIX_SOCKET_PREFIX": f"/unix{sockets}/",

@@ -72,6 +72,8 @@ def judged(own_ips: Collection[str], port: int, sightings: Sequence[Sighting], g
     if not sightings:
         return Reach(way=guess, nat="unknown", reason="no bootstrap node could be asked to call back")
     nat = nat_kind(own_ips, port, sightings)
+    if guess == "direct" and nat in ("cone", "symmetric"):
+        nat = "unknown"  # such a node dials from any port, so what others saw says nothing; the next look tells
     reached = next((s for s in sightings if s.could_dial), None)
     asked = f"{sum(s.could_dial for s in sightings)} of {len(sightings)} bootstrap nodes could call back"
     if reached is None:

@@ -75,6 +75,9 @@ class _Inside:
         async with asyncio.timeout(20):
             return await self._node.dial(*addresses)
 
+    async def hang_up(self) -> None:
+        await self._node.hang_up()
+
     async def send(self, peer: PeerId, num_bytes: int) -> dict[str, Any]:
         """Send so much and have the other count it; says whether the way was relayed before and afterwards."""
         began_s = time.monotonic()

@@ -121,7 +121,7 @@ class Hand:
 
 
 class OwnersInMemory:
-    """A group; ``passes`` decides which messages arrive."""
+    """A group; ``passes`` decides which messages arrive, and may raise what a broken link raises."""
 
     def __init__(self, size: int) -> None:
         identities = [Identity.from_seed(bytes([number]) * 32) for number in range(size)]

@@ -1,8 +1,10 @@
 """What sightings of others say about our router, and what a peer makes of it."""
 
+import pytest
+
 from p2ptrain.ids import PeerId
-from p2ptrain.wire.daemon_options import daemon_options
-from p2ptrain.wire.reach import Reach, Sighting, described, first_guess, judged, nat_kind, planned_relayed_mbps
+from p2ptrain.wire.daemon_options import daemon_environment, daemon_options
+from p2ptrain.wire.reach import Reach, Sighting, Way, described, first_guess, judged, nat_kind, planned_relayed_mbps
 
 HOME, PUBLIC = ["192.168.1.2"], ["203.0.113.7"]
 RELAY = "/ip4/44.77.0.10/tcp/31337/p2p/12D3Boot"
@@ -44,6 +46,18 @@ def test_router_is_symmetric_when_two_see_different_ports() -> None:
 def test_one_sighting_tells_a_cone_only_by_our_own_port() -> None:
     assert nat_kind(HOME, 31337, [seen(31337)]) == "cone"
     assert nat_kind(HOME, 31337, [seen(40000)]) == "unknown"
+
+
+def test_who_dials_from_any_port_cannot_be_told_what_its_router_does_to_ports() -> None:
+    two = [seen(40000), seen(40001, by="y")]
+    assert judged(HOME, 31337, two, "direct").nat == "unknown"
+    assert judged(HOME, 31337, two, "relayed").nat == "symmetric"
+
+
+@pytest.mark.parametrize(("way", "keeps_port"), [("direct", False), ("mapped", True), ("relayed", True)])
+def test_only_who_is_called_where_it_is_dials_from_any_port(way: Way, *, keeps_port: bool) -> None:
+    environment = daemon_environment(Reach(way=way, nat="unknown", reason=""))
+    assert environment == ({} if keeps_port else {"LIBP2P_TCP_REUSEPORT": "false"})
 
 
 def test_reach_in_a_word_says_how_the_others_are_connected() -> None:

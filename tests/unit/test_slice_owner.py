@@ -6,10 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from p2ptrain.ids import GENESIS, Version
+from p2ptrain.errors import PeerUnreachable
+from p2ptrain.ids import GENESIS, PeerId, Version
 from p2ptrain.swarm.reduce import part_bounds
 from p2ptrain.wire.codec import Float32, decode, encode
-from p2ptrain.wire.messages import CastVote, Committed, Propose
+from p2ptrain.wire.messages import CastVote, Committed, PartResult, Propose, RoundMessage
 from tests.support.owners_in_memory import EXCHANGE, NUMEL, Hand, OwnersInMemory, gradient
 
 
@@ -37,6 +38,27 @@ async def test_owners_commit_rounds_with_equal_bits_and_keep_what_encoding_round
             assert len({hand.digest for hand in hands}) == 1
             for hand, lost in zip(hands, expected, strict=True):
                 np.testing.assert_array_equal(hand.owner.residual, lost)
+
+
+async def test_a_member_whose_link_was_broken_is_told_again_and_the_round_waits_for_no_deadline() -> None:
+    group = OwnersInMemory(3)
+    broken: set[tuple[PeerId, PeerId]] = set()
+
+    def breaks_once_between_two_that_only_reduce(sender: PeerId, to: PeerId, message: RoundMessage) -> bool:
+        proposer = group.hands[sender].owner._state.proposer
+        if isinstance(message.body, PartResult) and proposer not in (sender, to) and (sender, to) not in broken:
+            broken.add((sender, to))
+            raise PeerUnreachable("dial backoff")
+        return True
+
+    group.passes = breaks_once_between_two_that_only_reduce
+    async with group.running() as hands:
+        await contribute(hands)
+        async with asyncio.timeout(EXCHANGE.reduce_timeout_s / 2):
+            await asyncio.gather(*(hand.round_settled_here() for hand in hands))
+        assert len(broken) == 2
+        (certificate,) = hands[0].owner.history.since(GENESIS)
+        assert {c.peer for c in certificate.value.contributions} == set(group.hands)
 
 
 async def miss_the_commit(group: OwnersInMemory, *, has_computed_it: bool) -> None:
