@@ -324,9 +324,10 @@ class _Transfer:
     async def _take_pieces(self, donor: PeerId, asked: deque[_Piece]) -> None:
         """Ask for pieces, two at a time, and read them; ``asked`` holds what is under way."""
         now_s = asyncio.get_running_loop().time
-        async with asyncio.timeout(self._silence_timeout_s) as silence, self._node.open_stream(donor, STREAM) as stream:
-            reader, writer = stream
-
+        async with (
+            asyncio.timeout(self._silence_timeout_s) as silence,
+            self._node.open_stream(donor, STREAM, is_kept=True) as (reader, writer),
+        ):
             while True:
                 while len(asked) < _ASKED_AT_ONCE and self._missing:
                     piece = self._next_piece()

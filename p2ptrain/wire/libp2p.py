@@ -35,6 +35,7 @@ from p2ptrain.wire.crowd import Connection
 from p2ptrain.wire.daemon_options import daemon_environment, daemon_options, tcp_address
 from p2ptrain.wire.doorkeeper import Doorkeeper
 from p2ptrain.wire.hivemind_repairs import closes_its_sockets, repair, shut_down
+from p2ptrain.wire.kept_streams import KeptStreams
 from p2ptrain.wire.port_mapping import RENEW_S, map_port
 from p2ptrain.wire.rate_limit import RateLimit, UplinkMeter
 from p2ptrain.wire.reach import Reach, Sighting, Way, first_guess, is_relayed, judged, planned_relayed_mbps
@@ -206,6 +207,7 @@ class Libp2pNode:
         self._handlers: list[Callable[[P2P], Awaitable[None]]] = []
         """What is served, to serve it again after a change of daemons."""
         self._is_changing = False
+        self._kept = KeptStreams()
         self._bridges: set[asyncio.Task[None]] = set()
         """Connections through holes that were punched."""
 
@@ -245,6 +247,7 @@ class Libp2pNode:
         """Leave the DHT and end the daemon."""
         for task in self._bridges:
             task.cancel()
+        self._kept.close()
         await shut_down(self._dht, self._p2p)
         shutil.rmtree(self._sockets, ignore_errors=True)
 
@@ -339,6 +342,7 @@ class Libp2pNode:
             NetworkSetupError: p2pd does not come back.
         """
         self._is_changing = True
+        self._kept.close()
         try:
             await shut_down(self._dht, self._p2p)
             running = await _join_by_any(self._options, self._sockets, reach)
@@ -541,22 +545,37 @@ class Libp2pNode:
 
     @contextlib.asynccontextmanager
     async def open_stream(
-        self, peer: PeerId, name: str
+        self, peer: PeerId, name: str, *, is_kept: bool = False
     ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-        """A stream to ``peer``, closed at the end of the block. The caller sets the deadline.
+        """A stream to ``peer``. The caller sets the deadline.
+
+        Args:
+            peer: whom to call.
+            name: of what it serves.
+            is_kept: when the block ends, everything that was asked for has been answered, and more may be asked: the
+                stream is kept for the next one who wants such a stream, and may be one that was. Otherwise, and if the
+                block raises, it is closed.
 
         Raises:
             PeerUnreachable: the peer cannot be dialled, or the link broke inside the block.
         """
         try:
-            reader, writer = await _stream(self._p2p, _hivemind_id(peer), name)
+            stream = (self._kept.take(peer, name) if is_kept else None) or await _stream(
+                self._p2p, _hivemind_id(peer), name
+            )
             try:
-                yield reader, writer
-            finally:
-                writer.close()
+                yield stream
+            except BaseException:
+                stream[1].close()
+                raise
+            if is_kept:
+                self._kept.keep(peer, name, stream)
+            else:
+                stream[1].close()
         except _CALL_FAILED as error:
             if isinstance(error, TimeoutError):
                 raise
+            self._kept.close(peer)
             raise PeerUnreachable(f"stream {name} to {short(peer)} broke: {error}") from error
 
     async def store(self, record_name: str, *, subkey: str, value: bytes, expires_s: float) -> bool:

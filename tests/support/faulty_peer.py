@@ -163,8 +163,8 @@ def install(orders: Orders) -> None:
     open_stream = libp2p.Libp2pNode.open_stream
 
     @contextlib.asynccontextmanager
-    async def open_stream_slowly(self: Any, peer: Any, name: str) -> AsyncIterator[Any]:
-        async with open_stream(self, peer, name) as (reader, writer):
+    async def open_stream_slowly(self: Any, peer: Any, name: str, **kept: Any) -> AsyncIterator[Any]:
+        async with open_stream(self, peer, name, **kept) as (reader, writer):
             yield (SlowReader(reader) if _is_on("slow") else reader), writer
 
     call = libp2p.Libp2pNode.call

@@ -96,6 +96,38 @@ async def test_blob_arrives_whole_and_is_counted(tmp_path: Path) -> None:
         assert len(data) <= holder.node.traffic.sent_bytes < len(data) + 1000
 
 
+async def fetched_whole(asker: Party, holder: Party) -> bool:
+    data = os.urandom(1000)
+    ref = holder.blobs.store.hold("test", data)
+    received, _ = await asker.blobs.fetch(ref, [holder.peer], silence_timeout_s=PATIENCE_S, what="data")
+    return bytes(received) == data
+
+
+async def test_the_next_blob_comes_on_the_stream_of_the_last_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with parties(tmp_path, 2) as (holder, asker):
+        opened = 0
+        opens_stream = holder.node.door.opens_stream
+
+        def counted(peer: PeerId) -> bool:
+            nonlocal opened
+            opened += 1
+            return opens_stream(peer)
+
+        monkeypatch.setattr(holder.node.door, "opens_stream", counted)
+        for _ in range(3):
+            assert await fetched_whole(asker, holder)
+        assert opened == 1
+
+
+async def test_who_hung_up_meanwhile_is_called_anew(tmp_path: Path) -> None:
+    async with parties(tmp_path, 2) as (holder, asker):
+        assert await fetched_whole(asker, holder)
+        await holder.node.hang_up()
+        assert await fetched_whole(asker, holder)
+
+
 async def test_many_small_blobs_arrive_at_once(tmp_path: Path) -> None:
     async with parties(tmp_path, 2) as (holder, asker):
         refs = [holder.blobs.store.hold("test", os.urandom(6000)) for _ in range(300)]
