@@ -113,10 +113,14 @@ class Group:
         before, began_s = self._cpu_s(), time.monotonic()
         for worker in self.workers:
             self._tell(worker, "go")
+        for worker in self.workers:
+            self._hear(worker)
+        outcome = time.monotonic() - began_s, self._cpu_s() - before
+        for worker in self.workers:
+            self._tell(worker, "check")
         errors = [float(self._hear(worker)) for worker in self.workers]
-        wall_s = time.monotonic() - began_s
         assert max(errors) < 0.2, f"{self.variant}: wrong by {max(errors)}"
-        return wall_s, self._cpu_s() - before
+        return outcome
 
     def end(self) -> None:
         """Close the processes' input, and with it the processes."""
@@ -210,16 +214,21 @@ def work_hivemind(
         compression=NoCompression() if codec == "none" else Float16Compression(),
         start=True,
     )
+    result = values
     say("ready")
     for word in sys.stdin:
         if word.strip() == "meet":
             say("met")
             continue
+        if word.strip() == "check":
+            say(error(result))
+            continue
         with averager.get_tensors() as (tensor,):
             tensor.copy_(torch.from_numpy(values))
         averager.step(timeout=120)
         with averager.get_tensors() as (tensor,):
-            say(error(tensor.numpy()))
+            result = tensor.numpy().copy()
+        say("done")
     averager.shutdown()
     dht.shutdown()
 
@@ -239,13 +248,16 @@ async def work_p2ptrain(
     from p2ptrain.node.child_processes import die_with_parent_prefix
     from p2ptrain.swarm.directory import is_valid_record
     from p2ptrain.swarm.error_feedback import encode_contribution
-    from p2ptrain.swarm.reduce import part_bounds, share_parts, weighted_mean
+    from p2ptrain.swarm.reduce import part_bounds, share_parts
+    from p2ptrain.swarm.robust import combine
+    from p2ptrain.training.device import keep_freed_memory
     from p2ptrain.wire.blobs import BlobExchange
     from p2ptrain.wire.codec import decode, encode
     from p2ptrain.wire.libp2p import Libp2pNode, NodeOptions
     from p2ptrain.wire.messages import Ballot, Contribution, PartResult, Ready, RoundMessage
     from p2ptrain.wire.v1 import peer_pb2 as pb
 
+    keep_freed_memory()  # as a peer does
     address = folder / "address"
     key = folder / f"{index}.key"
     identity = load_or_create(key)
@@ -305,9 +317,10 @@ async def work_p2ptrain(
             return decode(codec, data, stop - start)
 
         arrived = await asyncio.gather(*map(fetch, contributions))
-        mean = {c.peer: (c.tokens, a) for c, a in zip(contributions, arrived, strict=True)}
-        average = await asyncio.to_thread(lambda: encode(codec, weighted_mean(mean)))
-        await tell(PartResult(part, blobs.store.hold("round", average), tuple(sorted(mean))))
+        parts = {c.peer: (c.tokens, a) for c, a in zip(contributions, arrived, strict=True)}
+        combined = await asyncio.to_thread(combine, "mean", parts)
+        average = await asyncio.to_thread(encode, codec, combined.mean)
+        await tell(PartResult(part, blobs.store.hold("round", average), combined.contributors))
 
     async def average_all() -> np.ndarray:
         sent = await asyncio.to_thread(encode_contribution, codec, values, residual, bounds)
@@ -348,15 +361,19 @@ async def work_p2ptrain(
         )
         return np.concatenate(decoded)
 
+    result = values
     say("ready")
     while word := (await asyncio.to_thread(sys.stdin.readline)).strip():
         if word == "meet":
             members = tuple(sorted(PeerId((folder / f"{i}.peer").read_text()) for i in range(peers)))
             say("met")
             continue
+        if word == "check":
+            say(error(result))
+            continue
         blobs.store.release("last")
         result = await average_all()
-        say(error(result))
+        say("done")
         # Others may still be fetching: what we served is dropped a round later.
         for ref in list(blobs.store._data):
             blobs.store._labels[ref] = {"last"}

@@ -125,6 +125,7 @@ def peer(
     corpus = load_corpus(config.data, source.folder)
     with working("looking at this machine"), quiet_imports():
         from p2ptrain.node.service import serve_peer
+        from p2ptrain.training.device import keep_freed_memory
         from p2ptrain.wire.libp2p import check_addresses, check_announced
 
         check_addresses(bootstraps)
@@ -152,6 +153,7 @@ def peer(
         engine = engine_options.engine_chosen(choice)
         if fault := fault_from_environment(os.environ):
             events.sinks.append(fault)
+        keep_freed_memory()
         run_until_signal(lambda stop: serve_peer(peer_config, opened, corpus, events, stop, engine, limits))
 
 

@@ -4,6 +4,7 @@ All rules work on one part at its reducer. Whoever is left out is named with the
 bitwise the same on another processor: owners take the reducer's encoded bytes, whatever computed them.
 """
 
+import math
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -98,14 +99,25 @@ def centered_clip(values: Float32) -> Float32:
 
 def _conspicuous(parts: Mapping[PeerId, tuple[int, Float32]]) -> dict[PeerId, str]:
     """Who is left out, and why: not a number, or far larger than the others."""
-    left_out = {peer: "its part has NaN or infinity" for peer, (_, v) in parts.items() if not np.isfinite(v).all()}
+    norms = {peer: _norm(values) for peer, (_, values) in parts.items()}
+    left_out = {peer: "its part has NaN or infinity" for peer, norm in norms.items() if not math.isfinite(norm)}
     finite = {peer: part for peer, part in parts.items() if peer not in left_out}
     if len(finite) < _MIN_JURY:
         return left_out
-    norms = {peer: float(np.linalg.norm(values.astype(np.float64))) for peer, (_, values) in finite.items()}
+    norms = {peer: norms[peer] for peer in finite}
     median, median_tokens = statistics.median(norms.values()), statistics.median(t for t, _ in finite.values())
     for peer, norm in norms.items():
         longer = min(max(finite[peer][0] / median_tokens, 1.0), _MAX_LONGER)
         if median > 0 and norm > MAX_NORM_RATIO * longer * median:
             left_out[peer] = f"its part's norm is {norm / median:.0f}x the group's median"
     return left_out
+
+
+def _norm(values: Float32) -> float:
+    """Euclidean norm; not finite if an element is not."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        square = float(np.dot(values, values))
+    if math.isfinite(square) and square > np.finfo(np.float32).tiny:
+        return math.sqrt(square)
+    # Too large or too small for a square in float32: the slow way.
+    return float(np.linalg.norm(values.astype(np.float64)))
