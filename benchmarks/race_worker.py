@@ -115,7 +115,10 @@ def ddp(arguments: argparse.Namespace, student: Student) -> None:
 
     os.environ |= {"MASTER_ADDR": arguments.master, "MASTER_PORT": "29555", "GLOO_SOCKET_IFNAME": arguments.interface}
     dist.init_process_group("gloo", rank=arguments.rank, world_size=arguments.peers)
-    module = DistributedDataParallel(Loss(student.model))
+    # PowerSGD waits for one all-reduce in the callback of another. gloo has two threads, so with two buckets under way
+    # both wait for ever: all gradients in one bucket.
+    bucket_mb = 1024 if arguments.kind == "powersgd" else None
+    module = DistributedDataParallel(Loss(student.model), bucket_cap_mb=bucket_mb)
     if arguments.kind == "powersgd":
         state = powerSGD_hook.PowerSGDState(
             process_group=None, matrix_approximation_rank=POWER_SGD_RANK, start_powerSGD_iter=POWER_SGD_START

@@ -23,7 +23,10 @@ _PAGES = ("overview", "slices", "network", "events", "why", "help")
 
 
 def dash(
-    home: Annotated[Path | None, typer.Option(help="Folder of a peer on this machine.")] = None,
+    home: Annotated[
+        Path | None,
+        typer.Option(help="Folder of a peer on this machine  [default: P2PTRAIN_HOME, where nothing else is named]"),
+    ] = None,
     control: Annotated[
         str,
         typer.Option(metavar="SOCKET|FILE", help="A peer's control socket, or an enrolment file for one elsewhere."),
@@ -62,6 +65,9 @@ def dash(
     from p2ptrain.dashboard.terminal import Terminal
     from p2ptrain.dashboard.ui import Ui
 
+    # In a container of a peer, whose folder the variable names, the command alone shows that peer.
+    if not (home or control or bootstrap or replay) and (folder := os.environ.get("P2PTRAIN_HOME")):
+        home = Path(folder)
     if page not in _PAGES:
         raise UsageError(f"--page {page}: choose from {', '.join(_PAGES)}")
     source, link = _source(home, control, bootstrap or [], run, replay or [])

@@ -266,10 +266,19 @@ async def test_an_observer_that_is_slow_to_end_is_waited_for_and_its_status_coun
 )
 def test_what_cannot_work_is_one_sentence_and_status_2(arguments, sentence, capsys, monkeypatch, tmp_path) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("P2PTRAIN_HOME", raising=False)
     assert main(["dash", *arguments]) == 2
     complaint = capsys.readouterr().err
     assert sentence in complaint
     assert complaint.count("\n") == 1
+
+
+def test_in_a_peers_container_the_command_alone_is_about_that_peer(capsys, monkeypatch) -> None:
+    monkeypatch.setenv("P2PTRAIN_HOME", "/data/of/the/peer")
+    assert main(["dash"]) == 2
+    assert "--home /data/of/the/peer is no folder" in capsys.readouterr().err
+    assert main(["dash", "--replay", "nothing.jsonl"]) == 2
+    assert "no such file" in capsys.readouterr().err
 
 
 def test_still_picture_needs_neither_torch_nor_hivemind_nor_rich(tmp_path: Path) -> None:
