@@ -105,6 +105,7 @@ _LEAVE_TIMEOUT_S = 3.0
 _TRAFFIC_EVERY_S = 1.0
 _CHECKPOINT_PAUSE_S = 0.5
 _LAG_EVERY_S = 0.25
+_LOOK_AT_NEWCOMERS_EVERY_S = 0.5
 _BOOK_EVERY_S = 10.0
 _ORDERS_EVERY_S = 2.0
 _TWIN_TOLD_EVERY_S = 60.0
@@ -139,6 +140,8 @@ class Peer:
         self._is_resting = False
         self._node: Libp2pNode | None = None
         self._tokens = 0
+        self._averaged_s = -math.inf
+        """When averaging began last; monotonic."""
         self._validation_loss_nats = math.nan
         self._unsettled: set[SliceId] = set()
         self._asked: set[SliceId] = set()
@@ -370,8 +373,23 @@ class Peer:
             return
         self._unsettled |= set(trained.slices)
         self._asked -= set(trained.slices)
+        self._spawn(self._average(trained))
+
+    async def _average(self, trained: RoundTrained) -> None:
+        await self._let_newcomers_follow(frozenset(trained.slices))
         for slice_id, one in trained.slices.items():
             self._spawn(self._contribute(slice_id, one, trained.loss_nats))
+
+    async def _let_newcomers_follow(self, fragments: frozenset[SliceId]) -> None:
+        """Wait with a round that nobody else takes part in, while somebody is about to."""
+        while True:
+            newcomers, need_s = self._swarm.newcomers_need_s(fragments)
+            wait_s = self._averaged_s + need_s - clock.monotonic_s()
+            if wait_s <= 0:
+                break
+            self._enter("AVERAGING", f"the next round waits so that {newcomers} newcomers can follow on our uplink")
+            await asyncio.sleep(min(wait_s, _LOOK_AT_NEWCOMERS_EVERY_S))
+        self._averaged_s = clock.monotonic_s()
 
     async def _contribute(self, slice_id: SliceId, trained: SliceTrained, loss_nats: float) -> None:
         tokens = trained.tokens

@@ -7,7 +7,7 @@ by everybody from one random peer every few seconds, which covers whatever the p
 import asyncio
 import contextlib
 import random
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -36,7 +36,9 @@ from p2ptrain.swarm.history import History, PastRound
 from p2ptrain.swarm.leases import Leases
 from p2ptrain.swarm.liveness import Liveness
 from p2ptrain.swarm.owner import SliceOwner
+from p2ptrain.swarm.pacing import newcomers_need_s
 from p2ptrain.swarm.spread import whom_to_tell
+from p2ptrain.wire.codec import encoded_bytes
 from p2ptrain.wire.messages import Certificate, Committed, RoundMessage
 from p2ptrain.wire.v1 import peer_pb2 as pb
 
@@ -283,6 +285,13 @@ class Swarm:
     def replica(self, slice_id: SliceId) -> Replica:
         """What this peer holds of a slice."""
         return (self.owners.get(slice_id) or self.followers[slice_id]).replica
+
+    def newcomers_need_s(self, fragments: Collection[SliceId]) -> tuple[int, float]:
+        """How many wait for what only we own, and how long a round of these has to be so that they can follow."""
+        context = self._context
+        update_bytes = {one: encoded_bytes(context.exchange.codec, context.numel[one]) for one in fragments}
+        uplink_mbps, most_s = context.node.uplink_mbps, context.exchange.reduce_timeout_s
+        return newcomers_need_s(context.me, context.claims, update_bytes, uplink_mbps, most_s)
 
     def show_again(self) -> None:
         """Publish our claim now: what the others know of us may be stale."""

@@ -114,7 +114,11 @@ def test_the_containers_can_do_nothing_that_they_need_not(swarm: None) -> None:
     for service in ("bootstrap", *PEERS):
         assert inspect(service, "{{.HostConfig.ReadonlyRootfs}} {{.HostConfig.CapDrop}}") == "true [ALL]"
         assert docker("exec", container(service), "id", "-u").strip() == "10001"
-        assert inspect(service, "{{.State.Health.Status}}") == "healthy"
+
+        def is_healthy(service: str = service) -> bool:  # one of them has just been restarted
+            return inspect(service, "{{.State.Health.Status}}") == "healthy"
+
+        eventually(is_healthy, within_s=300, what=f"{service} is healthy")
 
 
 def test_an_image_brings_no_key_and_nothing_of_the_checkout_but_the_program(swarm: None) -> None:

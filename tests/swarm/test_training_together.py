@@ -105,6 +105,17 @@ def test_late_peer_fetches_verified_state_and_contributes(tmp_path: Path) -> Non
         swarm.assert_same_digests()
 
 
+def test_newcomer_can_follow_a_lone_peer_that_commits_more_than_its_line_carries(tmp_path: Path) -> None:
+    with LiveSwarm(tmp_path, lease_s=30) as swarm:
+        lone = swarm.start_peer("lone", "all", "--upload-mbps", "0.5")  # 27 kB a round, some ten rounds a second
+        lone.wait_for_version("common", 12)
+        late = swarm.start_peer("late", "0")
+        eventually(
+            lambda: any(late.id in event.contributors for event in lone.committed("0")),
+            what="the late peer contributes to slice 0",
+        )
+
+
 def test_peer_chooses_the_slice_without_an_owner(tmp_path: Path) -> None:
     with LiveSwarm(tmp_path, lease_s=30) as swarm:
         swarm.start_peer("a", "0").wait_for_version("0", 2)
