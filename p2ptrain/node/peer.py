@@ -382,12 +382,15 @@ class Peer:
 
     async def _let_newcomers_follow(self, fragments: frozenset[SliceId]) -> None:
         """Wait with a round that nobody else takes part in, while somebody is about to."""
+        said = 0
         while True:
             newcomers, need_s = self._swarm.newcomers_need_s(fragments)
             wait_s = self._averaged_s + need_s - clock.monotonic_s()
             if wait_s <= 0:
                 break
-            self._enter("AVERAGING", f"the next round waits so that {newcomers} newcomers can follow on our uplink")
+            if newcomers != said and self._state == "AVERAGING":  # neither paused nor, with overlap, training meanwhile
+                said = newcomers
+                self._enter("AVERAGING", f"the round waits so that newcomers can follow on our uplink; {said} now")
             await asyncio.sleep(min(wait_s, _LOOK_AT_NEWCOMERS_EVERY_S))
         self._averaged_s = clock.monotonic_s()
 

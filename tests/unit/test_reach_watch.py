@@ -35,6 +35,10 @@ class FakeNode:
         self._paths[peer] = False
         return True
 
+    async def change_reach(self, reach: Reach) -> None:
+        """Now it dials from the port that it listens on, and what its router does can be seen."""
+        self.reach, self.seen_next = reach, KEEPS_PORTS
+
     async def look_at_reach(self) -> Reach:
         return self.seen_next
 
@@ -85,3 +89,10 @@ def test_another_address_of_a_relayed_peer_is_noted_without_a_restart_of_its_dae
     watched(node, [claim(OTHER, "relayed")], becomes=KEEPS_PORTS)
     assert node.reach == KEEPS_PORTS
     assert node.tried == [OTHER]
+
+
+def test_what_the_router_does_is_looked_at_soon_after_a_move_behind_it() -> None:
+    node = FakeNode(Reach(way="direct", nat="none", reason="called back"))
+    behind = replace(KEEPS_PORTS, nat="unknown", seen="")
+    watched(node, [claim(OTHER, "relayed")], becomes=behind)
+    assert node.reach == KEEPS_PORTS

@@ -85,6 +85,15 @@ def test_nan_is_left_out_whoever_else_is_there(rule: Averaging) -> None:
         assert list(combined.left_out) == [f"p{honest}"]
 
 
+@pytest.mark.parametrize("scale", [1e25, 1e-25])
+def test_norms_are_compared_where_their_squares_do_not_fit_into_float32(scale: float) -> None:
+    factor = np.float32(scale)
+    parts = {peer: (tokens, values * factor) for peer, (tokens, values) in group(4, 100 * TRUTH).items()}
+    left_out = combine("trimmed", parts).left_out
+    assert list(left_out) == ["p4"]
+    assert "x the group's median" in left_out[PeerId("p4")]
+
+
 def test_two_owners_cannot_judge_each_other() -> None:
     combined = combine("trimmed", group(1, 100 * TRUTH))
     assert combined.left_out == {}
