@@ -150,6 +150,8 @@ class Peer:
         """Of the last round; None before its end."""
         self._loop_lag_s = 0.0
         """Longest since the last report."""
+        self._beside: set[asyncio.Task[None]] = set()
+        """What goes on beside training."""
         self._moved = asyncio.Event()
         self._trained: frozenset[SliceId] = frozenset()
         """What the training thread trains."""
@@ -260,32 +262,41 @@ class Peer:
         self._trained = self._to_train = owned
         self._trainer = self._trainer_for(inner)
         self._has_joined = True
-        async with asyncio.TaskGroup() as group:
-            self._group = group
-            tasks = [
-                group.create_task(self._swarm.run()),
-                group.create_task(self._keep_checkpoint()),
-                group.create_task(self._report_traffic()),
-                group.create_task(self._watch_trainer()),
-                group.create_task(self._measure_loop_lag()),
-                group.create_task(node.watch()),
-                group.create_task(self._watch_orders()),
-                group.create_task(acquaintances.run()),
-                group.create_task(node.keep_places()),
-                group.create_task(ReachWatch(node, lambda: context.claims, self._reach_changed).run()),
-            ]
-            self._complete_if_done()
-            self._trainer.start()
-            await stop.wait()
-            self._enter("LEAVING", "asked to stop")
-            for task in tasks:
-                task.cancel()
-        await self._trainer.stop()
+        await self._train_until(
+            stop,
+            self._swarm.run(),
+            self._keep_checkpoint(),
+            self._report_traffic(),
+            self._watch_trainer(),
+            self._measure_loop_lag(),
+            node.watch(),
+            self._watch_orders(),
+            acquaintances.run(),
+            node.keep_places(),
+            ReachWatch(node, lambda: context.claims, self._reach_changed).run(),
+        )
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_LEAVE_TIMEOUT_S):
                 await self._swarm.leave()
         await self._save()
         await self._save_progress(self._trainer.last_memory())
+
+    async def _train_until(self, stop: asyncio.Event, *beside: Coroutine[Any, Any, None]) -> None:
+        """Train, and do all that goes on beside it; what fails there ends the peer."""
+        try:
+            async with asyncio.TaskGroup() as self._group:
+                for work in beside:
+                    self._spawn(work)
+                self._complete_if_done()
+                self._trainer.start()
+                await stop.wait()
+                self._enter("LEAVING", "asked to stop")
+                await self._trainer.stop()  # first, so that nothing new is begun
+                for task in self._beside:
+                    task.cancel()
+        finally:
+            # However it ends: a process that exits while a thread computes may crash on its way out.
+            await self._trainer.stop()
 
     def set_rates(self, *, upload_mbps: float, download_mbps: float) -> None:
         """Cap what the network gets, from the next chunk on; 0 is no cap."""
@@ -747,7 +758,13 @@ class Peer:
             self._events.emit(TwinSeen(peer=self._identity.peer_id))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        self._group.create_task(work)
+        try:
+            task = self._group.create_task(work)
+        except RuntimeError:  # the peer ends, and begins nothing new
+            work.close()
+            return
+        self._beside.add(task)
+        task.add_done_callback(self._beside.discard)
 
 
 def _disk_budget(limits: LimitsConfig) -> int | None:

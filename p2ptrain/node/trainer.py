@@ -235,11 +235,12 @@ class Trainer:
         return Memory.of(self._inner)
 
     async def stop(self) -> None:
-        """End the thread after the inner step it is in."""
+        """End the thread after the inner step it is in, if it was started."""
         self._stopping.set()
         self._is_step_wanted = False
         self._inbox.put(None)
-        await asyncio.to_thread(self._thread.join)
+        if self._thread.is_alive():
+            await asyncio.to_thread(self._thread.join)
         await asyncio.to_thread(self._give_back)  # what is saved afterwards takes its time
 
     def _run(self) -> None:

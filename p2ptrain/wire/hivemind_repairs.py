@@ -12,6 +12,9 @@ from typing import Any
 
 _Opened = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
+_FAREWELL_S = 3.0
+"""Time that a daemon has to answer, and to end, before it is killed."""
+
 _open_sockets: ContextVar[list[asyncio.StreamWriter] | None] = ContextVar("open_sockets", default=None)
 
 
@@ -23,15 +26,34 @@ def repair(control: Any) -> None:
 
 
 async def shut_down(dht: Any, p2p: Any) -> None:
-    """End a ``DHTNode`` and its ``P2P``.
+    """End a ``DHTNode`` and its ``P2P``, whatever state their daemon is in.
 
-    hivemind never ends the task that refreshes what was looked up, and asyncio complains of it as the process ends.
+    hivemind waits for ever for the answers of a daemon that has died, and for one that is frozen to end. And it never
+    ends the task that refreshes what was looked up, of which asyncio complains as the process ends.
     """
-    if dht.cache_refresh_task is not None:
-        dht.cache_refresh_task.cancel()
-        await asyncio.wait([dht.cache_refresh_task])
-    await dht.shutdown()
-    await p2p.shutdown()
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_FAREWELL_S):
+            await dht.shutdown()
+    if (refreshing := dht.cache_refresh_task) is not None:
+        # It swallows a cancellation that comes together with what it waits for, but looks then whether the DHT lives.
+        refreshing.cancel()
+        await asyncio.wait([refreshing], timeout=_FAREWELL_S)
+    try:
+        async with asyncio.timeout(_FAREWELL_S):
+            await p2p.shutdown()
+    except TimeoutError:
+        p2p._child.kill()
+        await p2p._child.wait()
+    # Of what they failed with asyncio would complain, too.
+    await asyncio.wait(tasks := control_tasks(p2p), timeout=_FAREWELL_S)
+    for task in tasks:
+        if task.done() and not task.cancelled():
+            task.exception()
+
+
+def control_tasks(p2p: Any) -> "list[asyncio.Task[None]]":
+    """What reads and writes the one connection over which our daemon is asked; they end only when that breaks."""
+    return [p2p._client.control._read_task, p2p._client.control._write_task]
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -34,7 +34,7 @@ from p2ptrain.wire import callback, punch
 from p2ptrain.wire.crowd import Connection
 from p2ptrain.wire.daemon_options import daemon_environment, daemon_options, tcp_address
 from p2ptrain.wire.doorkeeper import Doorkeeper
-from p2ptrain.wire.hivemind_repairs import closes_its_sockets, repair, shut_down
+from p2ptrain.wire.hivemind_repairs import closes_its_sockets, control_tasks, repair, shut_down
 from p2ptrain.wire.kept_streams import KeptStreams
 from p2ptrain.wire.port_mapping import RENEW_S, map_port
 from p2ptrain.wire.rate_limit import RateLimit, UplinkMeter
@@ -64,6 +64,9 @@ _CALLER_CLOSES_WITHIN_S = 60.0
 
 _KEEPERS = 5
 """Nodes that a record is stored at: hivemind's ``num_replicas``."""
+_DIRECTORY_TIMEOUT_S = 60.0
+"""hivemind looks up in a task that nobody watches: if that failed, whoever waits for what it finds would wait for ever,
+and a peer that looks at the directory no more is soon alone. A node that does not answer costs it 3 s."""
 _MAX_FOUND = 256
 """Names whose records we looked up and keep: a peer looks up three."""
 _MAX_CACHED_BYTES = 8 * 1024**2
@@ -76,6 +79,7 @@ _MAX_REQUEST_BYTES = 4 * 1024 * 1024
 
 _Request = TypeVar("_Request", bound=Message)
 _Reply = TypeVar("_Reply", bound=Message)
+_Found = TypeVar("_Found")
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,10 +265,10 @@ class Libp2pNode:
             await asyncio.sleep(_WATCH_EVERY_S)
             if self._is_changing:
                 continue
-            child, reader = self._p2p._child, self._p2p._client.control._read_task
+            child = self._p2p._child
             if child.returncode is not None:
                 raise NodeDied(f"libp2p's daemon p2pd ended with status {child.returncode}; start the peer again")
-            if reader.done():
+            if any(task.done() for task in control_tasks(self._p2p)):
                 raise NodeDied("the connection to libp2p's daemon p2pd broke; start the peer again")
 
     async def keep_acquaintance(self, peers: Collection[PeerId]) -> None:
@@ -585,12 +589,13 @@ class Libp2pNode:
         that has the record already, known under the DHT ids of its earlier lives, too.
         """
         await self._meet_again()
-        return bool(await self._dht.store(record_name, value, expires_s, subkey=subkey))
+        storing = self._dht.store(record_name, value, expires_s, subkey=subkey)
+        return bool(await _within(_DIRECTORY_TIMEOUT_S, storing))
 
     async def find(self, record_name: str) -> dict[str, bytes]:
         """The live records under a name, by subkey; only those that passed the record check."""
         await self._meet_again()
-        found = await self._dht.get(record_name, latest=True)
+        found = await _within(_DIRECTORY_TIMEOUT_S, self._dht.get(record_name, latest=True))
         if found is None or not isinstance(found.value, dict):
             return {}
         return {str(subkey): entry.value for subkey, entry in found.value.items() if isinstance(entry.value, bytes)}
@@ -603,7 +608,8 @@ class Libp2pNode:
         """
         await self._meet_again()
         key = DHTID.generate(source=record_name)
-        keepers = (await self._dht.find_nearest_nodes([key], k_nearest=_KEEPERS, exclude_self=True))[key]
+        nearest = self._dht.find_nearest_nodes([key], k_nearest=_KEEPERS, exclude_self=True)
+        keepers = (await _within(_DIRECTORY_TIMEOUT_S, nearest) or {key: {}})[key]
         answers = await asyncio.gather(*(self._dht.protocol.call_find(peer, [key]) for peer in keepers.values()))
         newest: dict[str, tuple[float, bytes]] = {}
         for answer in answers:
@@ -621,6 +627,15 @@ class Libp2pNode:
         if not self._dht.protocol.routing_table.uid_to_peer_id:
             await asyncio.gather(*(self.ping(PeerId(address.rpartition("/p2p/")[2])) for address in self.bootstraps))
             await asyncio.sleep(0)  # those that answered are noted down in a task
+
+
+async def _within(timeout_s: float, work: Coroutine[Any, Any, _Found]) -> _Found | None:
+    """What ``work`` comes to, or None if it does not in time."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await work
+    except TimeoutError:
+        return None
 
 
 @dataclass(frozen=True, slots=True)

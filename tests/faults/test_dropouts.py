@@ -1,5 +1,6 @@
 """Peers that are killed or frozen in the middle of a round cost the others one deadline, never a bit."""
 
+import os
 import signal
 import time
 from collections.abc import Callable
@@ -189,3 +190,14 @@ def test_what_was_voted_for_can_be_fetched_after_its_round_was_void(tmp_path: Pa
         again = swarm.start_peer("again", "0", "--bootstrap", address, home=returns.home)
         again.wait_for_version(slice_id, version + 3)
         swarm.assert_same_digests()
+
+
+def test_a_peer_whose_libp2p_daemon_dies_says_so_and_ends(tmp_path: Path) -> None:
+    with LiveSwarm(tmp_path) as swarm:
+        peer = swarm.start_peer("a", "0,1")
+        peer.wait_for_version("common", 2)
+        os.kill(peer.daemons()[-1], signal.SIGKILL)
+        eventually(lambda: peer.child.exit_status() is not None, what=lambda: f"it ends\n{peer.log()}")
+        assert peer.child.exit_status() == 1, peer.log()
+        assert "daemon p2pd ended with status -9" in peer.log().splitlines()[-1]
+        assert "never" not in "".join(peer.child.last_lines(9)), "asyncio complains of nothing"

@@ -48,7 +48,8 @@ def test_an_invited_peer_trains_until_it_is_banned(tmp_path: Path) -> None:
             lambda: any(event.banned == [ids["bad"]] for event in good.events(GuestListHeard)),
             what="the good peer hears of the ban",
         )
-        eventually(lambda: bad.child.exit_status() == 2, what="the banned peer ends, and says why")
+        eventually(lambda: bad.child.exit_status() is not None, what=lambda: f"the banned peer ends\n{bad.log()}")
+        assert bad.child.exit_status() == 2, bad.log()
         assert "has banned this peer" in bad.log()
         later = good.reached("1")
         good.wait_for_version("1", later + 5)

@@ -24,7 +24,7 @@ from p2ptrain.wire.blobs import BlobExchange
 from p2ptrain.wire.libp2p import Libp2pNode, NodeOptions
 from p2ptrain.wire.messages import BlobRef
 from p2ptrain.wire.v1 import peer_pb2 as pb
-from tests.support.live_swarm import PATIENCE_S, descendants
+from tests.support.live_swarm import PATIENCE_S, descendants, is_running
 
 pytestmark = pytest.mark.swarm
 RUN = RunId("ab" * 32)
@@ -187,6 +187,14 @@ def _daemon_of(party: Party) -> int:
         if f"-id={party.key}" in Path(f"/proc/{pid}/cmdline").read_text():
             return pid
     raise AssertionError("no such daemon")
+
+
+@pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGSTOP])
+async def test_a_node_whose_daemon_died_or_froze_can_be_stopped(tmp_path: Path, blow: signal.Signals) -> None:
+    async with parties(tmp_path, 1) as (party,):
+        daemon = _daemon_of(party)
+        os.kill(daemon, blow)
+    assert not is_running(daemon)
 
 
 async def test_nobody_having_the_blob_says_who_was_asked(tmp_path: Path) -> None:
