@@ -13,14 +13,12 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
 
 from p2ptrain import clock
-from p2ptrain.config.schema import LimitsConfig, PeerConfig
+from p2ptrain.config.schema import PeerConfig
 from p2ptrain.data.corpus import Corpus
 from p2ptrain.errors import NonFiniteUpdate
 from p2ptrain.events import (
-    CheckpointSaved,
     ComputeUsed,
     Evaluated,
     Event,
@@ -29,7 +27,6 @@ from p2ptrain.events import (
     InnerStepDone,
     PeerStarted,
     PeerStopped,
-    ProgressRestored,
     ReachChanged,
     Reconnected,
     Refused,
@@ -46,29 +43,20 @@ from p2ptrain.node.admission import check_admitted, keep_guests, open_door
 from p2ptrain.node.ban_list import FILE as BANS_FILE
 from p2ptrain.node.ban_list import BanList, UnbannedDirectory
 from p2ptrain.node.child_processes import die_with_parent_prefix
-from p2ptrain.node.disk_budget import Worth, check_budget, checkpoint_bytes, keep_within
 from p2ptrain.node.home import Home
+from p2ptrain.node.home_keeper import HomeKeeper
 from p2ptrain.node.link_probe import serve_upload
 from p2ptrain.node.listening import listen_host
-from p2ptrain.node.local_progress import LocalProgress, Residual, is_due, load_progress, save_progress
 from p2ptrain.node.manifest_exchange import serve_manifest
 from p2ptrain.node.orders import Orders
 from p2ptrain.node.reach_watch import ReachWatch
-from p2ptrain.node.rounds_on_disk import drop_files, load_rounds, round_files, save_rounds
 from p2ptrain.node.saved_state import (
     load_known_peers,
-    load_past,
     load_replicas,
-    save_accepted,
-    save_known_peers,
-    save_promise,
-    save_replicas,
 )
-from p2ptrain.node.saving import Saving, retry_after_s
 from p2ptrain.node.trainer import (
     Advance,
     CutOffBy,
-    Memory,
     Own,
     Phase,
     Rest,
@@ -103,10 +91,8 @@ from p2ptrain.wire.messages import Accepted
 _LEAVE_TIMEOUT_S = 3.0
 """For withdrawing the claim; whoever does not hear of it sees the claim expire."""
 _TRAFFIC_EVERY_S = 1.0
-_CHECKPOINT_PAUSE_S = 0.5
 _LAG_EVERY_S = 0.25
 _LOOK_AT_NEWCOMERS_EVERY_S = 0.5
-_BOOK_EVERY_S = 10.0
 _ORDERS_EVERY_S = 2.0
 _TWIN_TOLD_EVERY_S = 60.0
 _ISOLATED = "ISOLATED"
@@ -152,13 +138,14 @@ class Peer:
         """Longest since the last report."""
         self._beside: set[asyncio.Task[None]] = set()
         """What goes on beside training."""
-        self._moved = asyncio.Event()
         self._trained: frozenset[SliceId] = frozenset()
         """What the training thread trains."""
         self._to_train: frozenset[SliceId] = frozenset()
         """What it shall train as soon as nothing is being averaged."""
         self._capacity = Capacity()
-        self._saving = Saving(events)
+        self._least = self._plan.fragments([COMMON, *(config.slices or ())])
+        """What it will own in any case."""
+        self._keeper = HomeKeeper(home, self._plan, config.engine, config.limits, self._least, events)
         self._book = load_known_peers(home, self._identity.peer_id)
         self._bans = BanList(
             home.path / BANS_FILE,
@@ -169,14 +156,6 @@ class Peer:
         self._reach = ""
         self._since = Since()
         self._twin_told_s = -math.inf
-        self._book_saved_s = -_BOOK_EVERY_S
-        self._disk_budget_bytes = _disk_budget(config.limits)
-        check_budget(self._disk_budget_bytes, self._plan, self._plan.fragments([COMMON, *(config.slices or ())]))
-        self._has_room_for_progress = True
-        self._keeps_rounds = True
-        """For others that miss them; not once the disk has refused anything."""
-        self._progress_saved_s = (0.0, 0.0)
-        """When the last writing of local progress began, and how long it took."""
 
     @property
     def id(self) -> PeerId:
@@ -197,7 +176,7 @@ class Peer:
         """
         node = await Libp2pNode.start(self._node_options())
         self._node = node
-        self._saving.loop = asyncio.get_running_loop()
+        self._keeper.begin()
         self.set_rates(upload_mbps=self._config.limits.upload_mbps, download_mbps=self._config.limits.download_mbps)
         node.door.is_banned = self._bans.is_banned
         node.door.on_cut_off = lambda peer, reason: self._events.emit(Refused(peer=peer, reason=reason))
@@ -240,32 +219,34 @@ class Peer:
         target = Target(replicas=slicing.replicas, quorum=slicing.quorum)
         self._swarm = Swarm(context, directory, self._condition, target)
         await self._swarm.start()
-        acquaintances = Acquaintances(context, self._book, self._seen_or_not, self._save_book, self._swarm.show_again)
+        acquaintances = Acquaintances(
+            context, self._book, self._seen_or_not, self._book_changed, self._swarm.show_again
+        )
         await acquaintances.start()
         self._capacity = Capacity(max_slices=min(self._config.max_slices, self._run.slicing.slices), way=node.reach.way)
         chosen = await self._swarm.choose(self._wanted_slices(), is_fixed=self._config.slices is not None)
         owned = self._plan.fragments(chosen)
         self._enter("JOINING", "fetching what the others have")
-        check_budget(self._disk_budget_bytes, self._plan, owned)
+        self._keeper.check_limit(self._config.limits, owned)
         replicas = self._starting_replicas(owned)
-        histories = await asyncio.to_thread(load_rounds, self._home, replicas)
+        histories = await self._keeper.histories(replicas)
         reporting = asyncio.create_task(self._report_traffic())
         try:
-            await self._swarm.join(owned, replicas, load_past(self._home, owned), histories)
+            await self._swarm.join(owned, replicas, self._keeper.pasts(owned), histories)
         finally:
             reporting.cancel()
         values = {slice_id: self._values(slice_id) for slice_id in self._plan.slice_ids}
         inner = InnerLoop(
             self._run, self._plan, owned, values, self._corpus, self._identity.peer_id, engine=self._config.engine
         )
-        self._restore_progress(inner, owned)
+        self._keeper.restore_progress(self._swarm, inner)
         self._trained = self._to_train = owned
         self._trainer = self._trainer_for(inner)
         self._has_joined = True
         await self._train_until(
             stop,
             self._swarm.run(),
-            self._keep_checkpoint(),
+            self._keeper.keep(self._swarm, self._trainer),
             self._report_traffic(),
             self._watch_trainer(),
             self._measure_loop_lag(),
@@ -278,8 +259,8 @@ class Peer:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_LEAVE_TIMEOUT_S):
                 await self._swarm.leave()
-        await self._save()
-        await self._save_progress(self._trainer.last_memory())
+        await self._keeper.save(self._swarm)
+        await self._keeper.save_progress(self._swarm, self._trainer.last_memory())
 
     async def _train_until(self, stop: asyncio.Event, *beside: Coroutine[Any, Any, None]) -> None:
         """Train, and do all that goes on beside it; what fails there ends the peer."""
@@ -320,9 +301,9 @@ class Peer:
         Raises:
             UsageError: the last committed state would not fit; the limit is as it was.
         """
-        self.check_disk_limit(disk_gb)
-        self._config = replace(self._config, limits=replace(self._config.limits, disk_gb=disk_gb))
-        self._disk_budget_bytes, self._has_room_for_progress = _disk_budget(self._config.limits), True
+        limits = replace(self._config.limits, disk_gb=disk_gb)
+        self._keeper.set_limit(limits, self._owned())
+        self._config = replace(self._config, limits=limits)
 
     def check_disk_limit(self, disk_gb: float) -> None:
         """Return if ``set_disk_limit`` would.
@@ -330,9 +311,11 @@ class Peer:
         Raises:
             UsageError: the last committed state would not fit.
         """
-        if self._has_joined:
-            limits = replace(self._config.limits, disk_gb=disk_gb)
-            check_budget(_disk_budget(limits), self._plan, frozenset(self._swarm.owners))
+        self._keeper.check_limit(replace(self._config.limits, disk_gb=disk_gb), self._owned())
+
+    def _owned(self) -> frozenset[SliceId]:
+        """What this peer owns, or will own at least."""
+        return frozenset(self._swarm.owners) if self._has_joined else self._least
 
     async def rest(self, reason: str) -> None:
         """Compute nothing from the next inner step on, give the device's memory back, and say so to the others."""
@@ -446,7 +429,7 @@ class Peer:
 
     def past_of(self, slice_id: SliceId) -> Past:
         """What this peer last promised and voted for as an owner of the slice."""
-        return load_past(self._home, [slice_id])[slice_id]
+        return self._keeper.pasts([slice_id])[slice_id]
 
     def initial_state(self, slice_id: SliceId) -> OwnedState:
         """Version 0 of a slice."""
@@ -463,7 +446,7 @@ class Peer:
 
     def slice_moved(self, slice_id: SliceId) -> None:
         """A slice is at a new version: the training thread gets it between two inner steps."""
-        self._moved.set()
+        self._keeper.moved()
         if not self._has_joined:  # training will start from whatever we have then
             return
         replica = self._swarm.replica(slice_id)
@@ -508,11 +491,11 @@ class Peer:
 
     def save_promise(self, slice_id: SliceId, promise: Promise) -> None:
         """Put the ballot that we take part in on disk before we say so."""
-        self._saving.must(lambda: save_promise(self._home, slice_id, promise))
+        self._keeper.save_promise(slice_id, promise)
 
     def save_accepted(self, slice_id: SliceId, accepted: Accepted, averages: Sequence[bytes | memoryview]) -> None:
         """Put what we are about to vote for, and its averages, on disk before the vote leaves."""
-        self._saving.must(lambda: save_accepted(self._home, slice_id, accepted, averages))
+        self._keeper.save_accepted(slice_id, accepted, averages)
 
     def _guests_changed(self, packed: bytes) -> None:
         """The run's authority has published a newer guest list.
@@ -527,91 +510,6 @@ class Peer:
         )
         check_admitted(self._home, self._door, self._identity.peer_id, self._invite)
 
-    # State on disk.
-
-    async def _keep_checkpoint(self) -> None:
-        """Save whenever a slice has moved; what moves meanwhile is in the next file."""
-        while True:
-            await self._moved.wait()
-            # All slices of a round move within moments of each other: one file for all of them.
-            await asyncio.sleep(_CHECKPOINT_PAUSE_S)
-            await self._save()
-            while self._saving.failures:
-                await asyncio.sleep(retry_after_s(self._saving.failures))
-                await self._save()
-            if is_due(clock.monotonic_s(), *self._progress_saved_s):
-                await self._save_progress(await self._trainer.remember())
-
-    async def _save(self) -> None:
-        self._moved.clear()
-        replicas = {slice_id: self._swarm.replica(slice_id) for slice_id in self._plan.slice_ids}
-        histories = {slice_id: self._swarm.history(slice_id).rounds() for slice_id in self._plan.slice_ids}
-        # Rounds first: a chain that leads beyond the checkpoint is cut, one that does not reach it is of no use.
-        if self._keeps_rounds:
-            self._keeps_rounds = await self._saving.attempt(lambda: save_rounds(self._home, histories))
-        if not await self._saving.attempt(lambda: save_replicas(self._home, replicas)):
-            # On a full disk they may be what is in the way; they are not worth a vote.
-            self._keeps_rounds = False
-            drop_files(file.path for file in round_files(self._home))
-            return
-        versions = {slice_id: replica.published.version for slice_id, replica in replicas.items()}
-        self._events.emit(CheckpointSaved(versions=versions))
-        await asyncio.to_thread(self._keep_within_budget)
-
-    def _keep_within_budget(self) -> None:
-        owned = frozenset(self._swarm.owners)
-        reserve_bytes = checkpoint_bytes(self._plan, owned)
-        dropped = keep_within(self._home, self._disk_budget_bytes, reserve_bytes)
-        if any(file.worth is Worth.PROGRESS for file in dropped):
-            self._has_room_for_progress = False
-
-    async def _save_progress(self, memory: Memory) -> None:
-        if not self._has_room_for_progress:
-            return
-        began_s = clock.monotonic_s()
-        residuals = {
-            slice_id: Residual(version=owner.replica.published.version, values=owner.residual)
-            for slice_id, owner in self._swarm.owners.items()
-        }
-        progress = LocalProgress(
-            run=self._home.run_id,
-            owned=memory.owned,
-            precision=self._config.engine.precision,
-            round=memory.round,
-            inner_step=memory.inner_step,
-            moments=memory.moments,
-            residuals=residuals,
-        )
-        await self._saving.attempt(lambda: save_progress(self._home.progress_path, progress))
-        self._progress_saved_s = (began_s, clock.monotonic_s() - began_s)
-
-    def _restore_progress(self, inner: InnerLoop, owned: frozenset[SliceId]) -> None:
-        """Before training starts: go on with the moments and at the place in the data where we stopped."""
-        saved = load_progress(self._home.progress_path, self._home.run_id)
-        if saved is None:
-            return
-        inner.round, inner.inner_step = saved.round, saved.inner_step
-        same_form = saved.owned == owned and saved.precision == self._config.engine.precision
-        if has_moments := bool(same_form and saved.moments):
-            inner.restore_optimizer({name: torch.from_numpy(value) for name, value in saved.moments.items()})
-        kept = []
-        for slice_id, owner in self._swarm.owners.items():
-            residual = saved.residuals.get(slice_id)
-            if residual is not None and residual.version == owner.replica.published.version:
-                owner.restore_residual(residual.values)
-                kept.append(slice_id)
-        self._events.emit(
-            ProgressRestored(round=saved.round, inner_step=saved.inner_step, has_moments=has_moments, residuals=kept)
-        )
-
-    def _save_book(self) -> None:
-        if clock.monotonic_s() > self._book_saved_s + _BOOK_EVERY_S:
-            self._book_saved_s = clock.monotonic_s()
-            self._spawn(self._write_book())
-
-    async def _write_book(self) -> None:
-        await self._saving.attempt(lambda: save_known_peers(self._home, self._book))
-
     # What others and the screen are told.
 
     def _reach_changed(self, event: ReachChanged) -> None:
@@ -619,6 +517,9 @@ class Peer:
         assert self._node is not None
         self._capacity = replace(self._capacity, way=self._node.reach.way)
         self._events.emit(event)
+
+    def _book_changed(self) -> None:
+        self._spawn(self._keeper.save_known_peers(self._book))
 
     def _seen_or_not(self, verdict: Verdict) -> None:
         was_isolated, self._isolation = self._isolation.is_isolated, verdict
@@ -638,7 +539,7 @@ class Peer:
             state=self._state,
             reason=self._reason,
             isolation=self._isolation.reason,
-            disk_trouble=self._saving.trouble,
+            disk_trouble=self._keeper.trouble,
             slices=[owner.situation for owner in owners],
             order=self._orders.text(),
         )
@@ -654,7 +555,7 @@ class Peer:
             capacity=self._capacity,
             reach=_ISOLATED.lower() if self._isolation.is_isolated else self._reach,
             ordered=self._orders.followed(),
-            can_vote=not self._saving.failures,
+            can_vote=not self._keeper.is_failing,
         )
 
     def _enter(self, state: str, reason: str) -> None:
@@ -765,7 +666,3 @@ class Peer:
             return
         self._beside.add(task)
         task.add_done_callback(self._beside.discard)
-
-
-def _disk_budget(limits: LimitsConfig) -> int | None:
-    return int(limits.disk_gb * 1e9) if limits.disk_gb else None

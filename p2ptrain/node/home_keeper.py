@@ -1,0 +1,225 @@
+"""What a running peer keeps in its home: each vote before it leaves, the slices as they move, and its own progress."""
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+
+from p2ptrain import clock
+from p2ptrain.config.schema import EngineConfig, LimitsConfig
+from p2ptrain.events import CheckpointSaved, EventBus, ProgressRestored
+from p2ptrain.ids import SliceId
+from p2ptrain.model.slicing import SlicePlan
+from p2ptrain.node.disk_budget import Worth, check_budget, checkpoint_bytes, keep_within
+from p2ptrain.node.home import Home
+from p2ptrain.node.local_progress import LocalProgress, Residual, is_due, load_progress, save_progress
+from p2ptrain.node.rounds_on_disk import drop_files, load_rounds, round_files, save_rounds
+from p2ptrain.node.saved_state import load_past, save_accepted, save_known_peers, save_promise, save_replicas
+from p2ptrain.node.saving import Saving, retry_after_s
+from p2ptrain.node.trainer import Memory, Trainer
+from p2ptrain.swarm.address_book import AddressBook
+from p2ptrain.swarm.context import Past, Replica
+from p2ptrain.swarm.history import PastRound
+from p2ptrain.swarm.round_commands import Promise
+from p2ptrain.swarm.swarm import Swarm
+from p2ptrain.training.inner_loop import InnerLoop
+from p2ptrain.wire.messages import Accepted
+
+_CHECKPOINT_PAUSE_S = 0.5
+_BOOK_EVERY_S = 10.0
+
+
+class HomeKeeper:
+    """Writes what must outlive the process, in time and within the volunteer's disk budget.
+
+    Args:
+        home: the peer's folder, in use by us.
+        plan: how the model is cut.
+        engine: how inner steps are computed.
+        limits: the disk budget among them.
+        slices: those that this peer will own at least.
+        events: told of checkpoints and of a disk that fails.
+
+    Raises:
+        UsageError: the budget is smaller than what the slices need.
+    """
+
+    def __init__(
+        self,
+        home: Home,
+        plan: SlicePlan,
+        engine: EngineConfig,
+        limits: LimitsConfig,
+        slices: frozenset[SliceId],
+        events: EventBus,
+    ) -> None:
+        self._home = home
+        self._plan = plan
+        self._precision = engine.precision
+        self._events = events
+        self._saving = Saving(events)
+        self._moved = asyncio.Event()
+        self._budget_bytes: int | None = None
+        self._has_room_for_progress = True
+        self.set_limit(limits, slices)
+        self._keeps_rounds = True
+        """For others that miss them; not once the disk has refused anything."""
+        self._progress_saved_s = (0.0, 0.0)
+        """When the last writing of local progress began, and how long it took."""
+        self._book_saved_s = -_BOOK_EVERY_S
+
+    def begin(self) -> None:
+        """Called in the event loop, before anything is kept."""
+        self._saving.loop = asyncio.get_running_loop()
+
+    @property
+    def trouble(self) -> str:
+        """Why the last write failed; empty when it did not."""
+        return self._saving.trouble
+
+    @property
+    def is_failing(self) -> bool:
+        """Whether the disk takes nothing at the moment, so that no vote may be cast."""
+        return bool(self._saving.failures)
+
+    def set_limit(self, limits: LimitsConfig, owned: frozenset[SliceId]) -> None:
+        """Keep the home to so much from the next save on.
+
+        Raises:
+            UsageError: the last committed state of what is owned would not fit; the limit is as it was.
+        """
+        self.check_limit(limits, owned)
+        self._budget_bytes, self._has_room_for_progress = _budget_bytes(limits), True
+
+    def check_limit(self, limits: LimitsConfig, owned: frozenset[SliceId]) -> None:
+        """Return if ``set_limit`` would.
+
+        Raises:
+            UsageError: the last committed state of what is owned would not fit.
+        """
+        check_budget(_budget_bytes(limits), self._plan, owned)
+
+    # Votes: on disk before they leave.
+
+    def save_promise(self, slice_id: SliceId, promise: Promise) -> None:
+        """Put the ballot that we take part in on disk before we say so.
+
+        Raises:
+            StorageError: the disk did not take it.
+        """
+        self._saving.must(lambda: save_promise(self._home, slice_id, promise))
+
+    def save_accepted(self, slice_id: SliceId, accepted: Accepted, averages: Sequence[bytes | memoryview]) -> None:
+        """Put what we are about to vote for, and its averages, on disk before the vote leaves.
+
+        Raises:
+            StorageError: the disk did not take it.
+        """
+        self._saving.must(lambda: save_accepted(self._home, slice_id, accepted, averages))
+
+    def pasts(self, slices: Iterable[SliceId]) -> dict[SliceId, Past]:
+        """What this peer last promised and voted for in the rounds of these slices.
+
+        Raises:
+            HomeError: a file is damaged.
+        """
+        return load_past(self._home, slices)
+
+    async def histories(self, replicas: Mapping[SliceId, Replica]) -> dict[SliceId, list[PastRound]]:
+        """The rounds that led to these replicas, to pass on."""
+        return await asyncio.to_thread(load_rounds, self._home, replicas)
+
+    # Slices, as they move.
+
+    def moved(self) -> None:
+        """A slice is at a new version."""
+        self._moved.set()
+
+    async def keep(self, swarm: Swarm, trainer: Trainer) -> None:
+        """Never returns: save whenever a slice has moved; what moves meanwhile is in the next file."""
+        while True:
+            await self._moved.wait()
+            # All slices of a round move within moments of each other: one file for all of them.
+            await asyncio.sleep(_CHECKPOINT_PAUSE_S)
+            await self.save(swarm)
+            while self._saving.failures:
+                await asyncio.sleep(retry_after_s(self._saving.failures))
+                await self.save(swarm)
+            if is_due(clock.monotonic_s(), *self._progress_saved_s):
+                await self.save_progress(swarm, await trainer.remember())
+
+    async def save(self, swarm: Swarm) -> None:
+        """Save all slices as they are now."""
+        self._moved.clear()
+        replicas = {slice_id: swarm.replica(slice_id) for slice_id in self._plan.slice_ids}
+        histories = {slice_id: swarm.history(slice_id).rounds() for slice_id in self._plan.slice_ids}
+        # Rounds first: a chain that leads beyond the checkpoint is cut, one that does not reach it is of no use.
+        if self._keeps_rounds:
+            self._keeps_rounds = await self._saving.attempt(lambda: save_rounds(self._home, histories))
+        if not await self._saving.attempt(lambda: save_replicas(self._home, replicas)):
+            # On a full disk they may be what is in the way; they are not worth a vote.
+            self._keeps_rounds = False
+            drop_files(file.path for file in round_files(self._home))
+            return
+        versions = {slice_id: replica.published.version for slice_id, replica in replicas.items()}
+        self._events.emit(CheckpointSaved(versions=versions))
+        await asyncio.to_thread(self._keep_within_budget, frozenset(swarm.owners))
+
+    def _keep_within_budget(self, owned: frozenset[SliceId]) -> None:
+        dropped = keep_within(self._home, self._budget_bytes, checkpoint_bytes(self._plan, owned))
+        if any(file.worth is Worth.PROGRESS for file in dropped):
+            self._has_room_for_progress = False
+
+    # Progress: what only this peer knows.
+
+    async def save_progress(self, swarm: Swarm, memory: Memory) -> None:
+        """Save what training remembers, and what rounding has left out so far, if there is room."""
+        if not self._has_room_for_progress:
+            return
+        began_s = clock.monotonic_s()
+        residuals = {
+            slice_id: Residual(version=owner.replica.published.version, values=owner.residual)
+            for slice_id, owner in swarm.owners.items()
+        }
+        progress = LocalProgress(
+            run=self._home.run_id,
+            owned=memory.owned,
+            precision=self._precision,
+            round=memory.round,
+            inner_step=memory.inner_step,
+            moments=memory.moments,
+            residuals=residuals,
+        )
+        await self._saving.attempt(lambda: save_progress(self._home.progress_path, progress))
+        self._progress_saved_s = (began_s, clock.monotonic_s() - began_s)
+
+    def restore_progress(self, swarm: Swarm, inner: InnerLoop) -> None:
+        """Before training starts: go on with the moments and at the place in the data where we stopped."""
+        saved = load_progress(self._home.progress_path, self._home.run_id)
+        if saved is None:
+            return
+        inner.round, inner.inner_step = saved.round, saved.inner_step
+        same_form = saved.owned == inner.owned and saved.precision == self._precision
+        if has_moments := bool(same_form and saved.moments):
+            inner.restore_optimizer({name: torch.from_numpy(value) for name, value in saved.moments.items()})
+        kept = []
+        for slice_id, owner in swarm.owners.items():
+            residual = saved.residuals.get(slice_id)
+            if residual is not None and residual.version == owner.replica.published.version:
+                owner.restore_residual(residual.values)
+                kept.append(slice_id)
+        self._events.emit(
+            ProgressRestored(round=saved.round, inner_step=saved.inner_step, has_moments=has_moments, residuals=kept)
+        )
+
+    # Where the others are.
+
+    async def save_known_peers(self, book: AddressBook) -> None:
+        """Save the address book, unless that was done a moment ago."""
+        if clock.monotonic_s() > self._book_saved_s + _BOOK_EVERY_S:
+            self._book_saved_s = clock.monotonic_s()
+            await self._saving.attempt(lambda: save_known_peers(self._home, book))
+
+
+def _budget_bytes(limits: LimitsConfig) -> int | None:
+    return int(limits.disk_gb * 1e9) if limits.disk_gb else None
