@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -166,7 +166,10 @@ async def look(
     peers = sorted(claims)
 
     async def reply_of(peer: PeerId) -> pb.StatusReply | None:
-        return own if own and peer == own.peer else await _ask(node, peer, run)
+        if own and peer == own.peer:
+            return own
+        reply = await _ask(node, peer, run)
+        return reply and _of_run(reply, slices)
 
     replies = await asyncio.gather(*map(reply_of, peers))
     answered = {peer: reply for peer, reply in zip(peers, replies, strict=True) if reply is not None}
@@ -187,6 +190,15 @@ async def _ask(node: Libp2pNode, peer: PeerId, run: RunId) -> pb.StatusReply | N
     except PeerUnreachable:
         return None
     return None if reply.refusal else reply
+
+
+def _of_run(reply: pb.StatusReply, slices: Collection[SliceId]) -> pb.StatusReply:
+    """The answer without slices that the run does not have: it is a stranger's, and what we show has an order."""
+    known = [status for status in reply.slices if status.slice in slices]
+    if len(known) < len(reply.slices):
+        del reply.slices[:]
+        reply.slices.extend(known)
+    return reply
 
 
 def _slice_view(slice_id: SliceId, replies: dict[PeerId, pb.StatusReply], verdict: str) -> SliceView:
