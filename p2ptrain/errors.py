@@ -22,6 +22,7 @@
         ├── BadRecord             a directory record with a wrong signature, owner or form
         ├── BadMessage            a message that cannot be decoded, is too large or is not for us
         ├── PeerUnreachable       a peer could not be called, or did not answer in time
+        │   └── DialledTooSoon    it was not even dialled, for that failed a moment ago
         └── BlobUnavailable       no holder delivered the bytes with the announced hash in time
 
 Another peer's failure is an outcome of a round, not an exception in our loop: WireErrors stop at the edge.
@@ -114,6 +115,10 @@ class BadMessage(WireError):
 
 class PeerUnreachable(WireError):
     """A peer could not be called, or did not answer in time."""
+
+
+class DialledTooSoon(PeerUnreachable):
+    """libp2p does not dial a peer again within 5 s of a dial that failed; says nothing of the peer as it is now."""
 
 
 class BlobUnavailable(WireError):

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from p2ptrain import clock
-from p2ptrain.errors import BlobUnavailable, PeerUnreachable
+from p2ptrain.errors import BlobUnavailable, DialledTooSoon, PeerUnreachable
 from p2ptrain.ids import Digest, PeerId, short
 from p2ptrain.wire.libp2p import Libp2pNode
 from p2ptrain.wire.messages import BlobRef
@@ -36,6 +36,8 @@ _TURN_S = 2.0
 """A caller that has not read its chunk by then waits outside of the queue: a chunk takes so long at 1 Mbit/s."""
 WRONG_HASH_STRIKES = 4
 """Bytes with a wrong hash weigh as much as so many malformed messages: they were made up, or the memory is broken."""
+_DIAL_AGAIN_S = 1.0
+"""After a donor that libp2p did not even dial."""
 _MAX_STREAMS = 32
 """Fetched at once: a holder's p2pd refuses streams when more than 100 wait to be accepted (seen with 300 at once)."""
 
@@ -241,6 +243,10 @@ class _Transfer:
         # Whoever is cut off for what it sent comes last, not never: it may be the only one.
         self._others = sorted(others, key=node.door.is_out)
         self._failures: list[str] = []
+        self._undialled_s: dict[PeerId, float] = {}
+        """By donor since when libp2p does not even dial it."""
+        self._refused: set[PeerId] = set()
+        """Donors that were dialled for this blob, in vain."""
         self._last: PeerId = node.peer
         self._begin(self._others)
 
@@ -316,10 +322,23 @@ class _Transfer:
                 self._failures.append(f"{short(donor)} was silent for {self._silence_timeout_s:.1f} s")
             except PeerUnreachable as error:
                 self._failures.append(f"{short(donor)} {error}")
+                if isinstance(error, DialledTooSoon):
+                    await self._leave_for_later(donor)
+                else:
+                    self._refused.add(donor)
             finally:
                 self._missing.extendleft(reversed(asked))
             if not self._missing:
                 return
+
+    async def _leave_for_later(self, donor: PeerId) -> None:
+        """Ask a donor again whom libp2p did not dial, since an earlier dial for something else had failed."""
+        now_s = clock.monotonic_s()
+        if donor in self._refused or now_s > self._undialled_s.setdefault(donor, now_s) + self._silence_timeout_s:
+            return
+        self._donors.append(donor)
+        if self._undialled_s.keys() >= set(self._donors):  # there is nobody else to ask meanwhile
+            await asyncio.sleep(_DIAL_AGAIN_S)
 
     async def _take_pieces(self, donor: PeerId, asked: deque[_Piece]) -> None:
         """Ask for pieces, two at a time, and read them; ``asked`` holds what is under way."""

@@ -28,7 +28,7 @@ from hivemind.utils.multiaddr import Multiaddr
 
 from p2ptrain import clock
 from p2ptrain.config.schema import ReachWish, RelayLimits
-from p2ptrain.errors import BadMessage, NetworkSetupError, NodeDied, PeerUnreachable, WireError
+from p2ptrain.errors import BadMessage, DialledTooSoon, NetworkSetupError, NodeDied, PeerUnreachable, WireError
 from p2ptrain.ids import PeerId, short
 from p2ptrain.wire import callback, punch
 from p2ptrain.wire.crowd import Connection
@@ -62,6 +62,8 @@ _MAX_SOCKET_FOLDER_BYTES = 107 - len("/p2pclient-0123456789a.sock")
 _CALLER_CLOSES_WITHIN_S = 60.0
 """How long a stream is kept for a caller that has been sent everything: the drain of a slow link's buffers."""
 
+_DIAL_BACKOFF = "dial backoff"
+"""In p2pd's words (go-libp2p's ErrDialBackoff)."""
 _KEEPERS = 5
 """Nodes that a record is stored at: hivemind's ``num_replicas``."""
 _DIRECTORY_TIMEOUT_S = 60.0
@@ -561,7 +563,8 @@ class Libp2pNode:
                 block raises, it is closed.
 
         Raises:
-            PeerUnreachable: the peer cannot be dialled, or the link broke inside the block.
+            PeerUnreachable: the peer cannot be dialled, or the link broke inside the block; ``DialledTooSoon`` if that
+                was not even tried.
         """
         try:
             stream = (self._kept.take(peer, name) if is_kept else None) or await _stream(
@@ -580,7 +583,8 @@ class Libp2pNode:
             if isinstance(error, TimeoutError):
                 raise
             self._kept.close(peer)
-            raise PeerUnreachable(f"stream {name} to {short(peer)} broke: {error}") from error
+            kind = DialledTooSoon if _DIAL_BACKOFF in str(error) else PeerUnreachable
+            raise kind(f"stream {name} to {short(peer)} broke: {error}") from error
 
     async def store(self, record_name: str, *, subkey: str, value: bytes, expires_s: float) -> bool:
         """Put a record into the DHT; True says that some node took it, not that others can read it.

@@ -5,6 +5,7 @@ import contextlib
 import gc
 import os
 import queue
+import shutil
 import signal
 import threading
 import time
@@ -15,7 +16,7 @@ from typing import TypeVar
 import pytest
 
 from p2ptrain import clock
-from p2ptrain.errors import BlobUnavailable, PeerUnreachable
+from p2ptrain.errors import BlobUnavailable, DialledTooSoon, PeerUnreachable
 from p2ptrain.identity.keys import Identity, load_or_create
 from p2ptrain.ids import Digest, PeerId, RunId, SliceId
 from p2ptrain.node.child_processes import die_with_parent_prefix
@@ -48,7 +49,9 @@ class Party:
 
 
 @contextlib.asynccontextmanager
-async def parties(folder: Path, count: int, bootstraps: Sequence[str] = ()) -> AsyncIterator[list[Party]]:
+async def parties(
+    folder: Path, count: int, bootstraps: Sequence[str] = (), port: int = 0
+) -> AsyncIterator[list[Party]]:
     """Nodes that know each other, the first as bootstrap unless others are given."""
     running: list[Party] = []
     try:
@@ -60,7 +63,7 @@ async def parties(folder: Path, count: int, bootstraps: Sequence[str] = ()) -> A
                     identity=key,
                     peer=identity.peer_id,
                     host="127.0.0.1",
-                    port=0,
+                    port=port,
                     bootstraps=running[0].node.addresses if running else bootstraps,
                     check_record=is_valid_record,
                     launcher=die_with_parent_prefix(),
@@ -202,6 +205,28 @@ async def test_nobody_having_the_blob_says_who_was_asked(tmp_path: Path) -> None
         ref = BlobRef(Digest("00" * 32), 10)
         with pytest.raises(BlobUnavailable, match=f"{holder.peer[-6:]} does not have it"):
             await asker.blobs.fetch(ref, [holder.peer], silence_timeout_s=PATIENCE_S, what="data")
+
+
+async def test_a_blob_is_waited_for_while_libp2p_does_not_dial_its_holder(tmp_path: Path) -> None:
+    async with parties(tmp_path, 1) as (asker,):
+        (tmp_path / "once").mkdir()
+        async with parties(tmp_path / "once", 1) as (once,):
+            address, key = once.node.addresses[0], once.key
+
+        async def call() -> None:
+            await asker.node.dial(address)
+            async with asker.node.open_stream(once.peer, "p2ptrain/1/blob"):
+                pass
+
+        with pytest.raises(PeerUnreachable):  # nobody listens there now
+            await call()
+        with pytest.raises(DialledTooSoon):
+            await call()
+        (tmp_path / "again").mkdir()
+        shutil.copy2(key, tmp_path / "again" / "0.key")
+        async with parties(tmp_path / "again", 1, port=int(address.split("/")[4])) as (again,):
+            assert again.peer == once.peer
+            assert await fetched_whole(asker, again)
 
 
 async def test_call_to_a_frozen_peer_ends_at_its_deadline(tmp_path: Path) -> None:
