@@ -69,6 +69,7 @@ from p2ptrain.node.trainer import (
     UseThreads,
 )
 from p2ptrain.swarm.acquaintances import Acquaintances
+from p2ptrain.swarm.answers import Condition
 from p2ptrain.swarm.context import Context, Past, Replica
 from p2ptrain.swarm.coverage import Target
 from p2ptrain.swarm.directory import Capacity, DhtDirectory, is_valid_record
@@ -77,7 +78,7 @@ from p2ptrain.swarm.isolation import Verdict
 from p2ptrain.swarm.reduce import part_bounds
 from p2ptrain.swarm.round_commands import Promise
 from p2ptrain.swarm.state import OwnedState, genesis
-from p2ptrain.swarm.swarm import Condition, Swarm
+from p2ptrain.swarm.swarm import Swarm
 from p2ptrain.swarm.why import Since, Situation, explain
 from p2ptrain.training.footing import Footing, Move
 from p2ptrain.training.inner_loop import InnerLoop

@@ -8,10 +8,10 @@ import asyncio
 import contextlib
 import random
 from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
-from p2ptrain import __version__, clock
+from p2ptrain import clock
 from p2ptrain.errors import BadMessage, BadRecord, BlobUnavailable, PeerUnreachable, WireError
 from p2ptrain.events import (
     ChangeAbandoned,
@@ -23,13 +23,14 @@ from p2ptrain.events import (
     SliceTakenOver,
     StateMissing,
 )
-from p2ptrain.ids import COMMON, Digest, PeerId, SliceId, Version, slice_of, slice_order
+from p2ptrain.ids import COMMON, PeerId, SliceId, slice_of, slice_order
+from p2ptrain.swarm.answers import Condition, Part, heads_reply, status_reply
 from p2ptrain.swarm.assignment import Assignment
 from p2ptrain.swarm.catch_up import catch_up, fetch_owned, head_of, missing_bytes
 from p2ptrain.swarm.certificates import check_certificate
 from p2ptrain.swarm.context import Context, Past, Replica
 from p2ptrain.swarm.coverage import Change, Coverage, Pace, Target
-from p2ptrain.swarm.directory import Capacity, Claim, Directory
+from p2ptrain.swarm.directory import Claim, Directory
 from p2ptrain.swarm.follower import SliceFollower
 from p2ptrain.swarm.head import Head
 from p2ptrain.swarm.history import History, PastRound
@@ -49,8 +50,6 @@ STATUS = "p2ptrain/1/status"
 CALL_TIMEOUT_S = 5.0
 """For one small message and its answer: a relayed path takes 70 ms, a busy peer a second."""
 _PULL_EVERY_S = 2.0
-_PAGE_BYTES = 2 * 1024 * 1024
-"""Of certificates in one answer, but never less than one of them; a call carries 4 MiB."""
 _MAX_PAGES = 64
 _MAX_DIRECTORY_INTERVAL_S = 2.0
 """Longest pause between looks at the directory; a look costs a few milliseconds."""
@@ -64,25 +63,6 @@ _LEASES_FOR_STATE = 3
 """So many leases long a peer that starts asks for what it knows to be newer; the claims of dead owners last for one."""
 _SETTLE_S = 1.0
 """Pause between announcing that we are undecided and choosing, so that peers that start together see each other."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Condition:
-    """What this peer is doing, for whoever asks."""
-
-    state: str
-    reason: str
-    tokens: int
-    validation_loss_nats: float
-    """NaN: not measured."""
-    capacity: Capacity
-    """What it can give."""
-    reach: str = ""
-    """How it is connected with the others, in a word; empty: not measured."""
-    ordered: frozenset[SliceId] = frozenset()
-    """Slices that the run's authority asks this peer to own now."""
-    can_vote: bool = True
-    """False while the disk takes nothing: the others then go on without us, if there are any."""
 
 
 class Swarm:
@@ -411,26 +391,7 @@ class Swarm:
     async def _on_heads(self, sender: PeerId, request: pb.HeadsRequest) -> pb.HeadsReply:
         if request.run != self._context.run:
             return pb.HeadsReply(refusal=f"this peer trains run {self._context.run}")
-        reply = pb.HeadsReply()
-        for slice_id, part in self._parts():
-            if slice_id not in request.have:
-                continue
-            if slice_id in request.held:
-                held = Digest(request.held[slice_id].hex())
-                if part.history.decided_otherwise(Version(request.have[slice_id]), held):
-                    reply.rivals.append(slice_id)
-                continue
-            newer = part.history.since(Version(request.have[slice_id]))
-            newest = part.replica.certificate
-            if not newer and newest and newest.value.version > request.have[slice_id]:
-                newer = [newest]
-            for certificate in newer:
-                encoded = certificate.encode()
-                if reply.certificates and reply.ByteSize() + len(encoded) > _PAGE_BYTES:
-                    reply.more = True
-                    return reply
-                reply.certificates.append(pb.Certificate.FromString(encoded))
-        return reply
+        return heads_reply(request, self._parts())
 
     async def _on_status(self, sender: PeerId, request: pb.StatusRequest) -> pb.StatusReply:
         if request.run != self._context.run:
@@ -439,40 +400,11 @@ class Swarm:
 
     def status(self) -> pb.StatusReply:
         """What this peer answers when it is asked for its status."""
-        condition, traffic = self._condition(), self._context.node.traffic
-        reply = pb.StatusReply(
-            peer=self._context.me,
-            state=condition.state,
-            reason=condition.reason,
-            sent_bytes=traffic.sent_bytes,
-            received_bytes=traffic.received_bytes,
-            tokens=condition.tokens,
-            software=__version__,
-            validation_loss_nats=condition.validation_loss_nats,
-            time_s=clock.wall_s(),
-            reach=condition.reach,
-        )
-        for slice_id, part in self._parts():
-            head = head_of(part.replica)
-            owned = part.replica.owned
-            digests = {int(v): str(d) for v, d in part.history.recent_digests().items()} if owned else {}
-            if owned:  # computed from the bytes that we hold, not copied from the certificate
-                digests[owned.version] = owned.digest
-            reply.slices.append(
-                pb.SliceStatus(
-                    slice=slice_id,
-                    version=head.version,
-                    epoch=head.epoch,
-                    owners=head.owners,
-                    digests=digests,
-                    tokens=head.tokens,
-                    loss_nats=part.loss_nats,
-                    owned=owned is not None,
-                )
-            )
+        reply = status_reply(self._condition(), self._parts(), self._context.node.traffic)
+        reply.peer = self._context.me
         return reply
 
-    def _parts(self) -> list[tuple[SliceId, SliceOwner | SliceFollower]]:
+    def _parts(self) -> list[tuple[SliceId, Part]]:
         return sorted([*self.owners.items(), *self.followers.items()], key=lambda item: slice_order(item[0]))
 
     # What runs beside the rounds.

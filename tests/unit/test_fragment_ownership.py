@@ -12,10 +12,11 @@ from p2ptrain.config.schema import ExchangeConfig
 from p2ptrain.events import Event, SliceGained, SliceGivenUp
 from p2ptrain.ids import COMMON, PeerId, RunId, SliceId, Version, every_fragment, slice_of
 from p2ptrain.swarm import swarm as module
+from p2ptrain.swarm.answers import Condition
 from p2ptrain.swarm.context import Context, Past, Replica
 from p2ptrain.swarm.coverage import Change, Target
 from p2ptrain.swarm.directory import Capacity, Claim
-from p2ptrain.swarm.swarm import Condition, Swarm
+from p2ptrain.swarm.swarm import Swarm
 
 RUN, ME, OTHER = RunId("ab" * 32), PeerId("me"), PeerId("other")
 ALL = every_fragment(num_slices=2, num_fragments=2)

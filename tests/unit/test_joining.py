@@ -13,10 +13,11 @@ from p2ptrain.errors import PeerUnreachable
 from p2ptrain.identity.keys import Identity
 from p2ptrain.ids import COMMON, PeerId, RunId, SliceId, Version
 from p2ptrain.swarm import swarm as module
+from p2ptrain.swarm.answers import Condition
 from p2ptrain.swarm.context import Replica
 from p2ptrain.swarm.coverage import Target
 from p2ptrain.swarm.directory import Capacity, Claim
-from p2ptrain.swarm.swarm import Condition, Swarm
+from p2ptrain.swarm.swarm import Swarm
 from p2ptrain.wire.v1 import peer_pb2 as pb
 
 RUN = RunId("ab" * 32)
