@@ -8,7 +8,7 @@ from typing import Any, cast
 from p2ptrain.config.schema import ExchangeConfig
 from p2ptrain.identity.keys import Identity
 from p2ptrain.ids import Digest, PeerId, RunId, SliceId, Version
-from p2ptrain.swarm import swarm as module
+from p2ptrain.swarm import answers as module
 from p2ptrain.swarm.catch_up import _parted
 from p2ptrain.swarm.certificates import sign_vote
 from p2ptrain.swarm.coverage import Target
