@@ -165,7 +165,12 @@ class LiveSwarm:
 
         return eventually(printed_address, what="the bootstrap prints its address").group()
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
+        if failure is not None:  # pytest shows what a failed test printed
+            for child in self.children:
+                status = child.exit_status()
+                sys.stdout.write(f"\n{child.name}, {'running' if status is None else f'ended with {status}'}:\n")
+                sys.stdout.writelines(f"  {line[:300]}\n" for line in child.last_lines(6))
         stop_children(self.children, grace_s=5.0)
 
     def start_peer(

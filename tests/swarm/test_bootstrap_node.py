@@ -171,7 +171,8 @@ def test_drained_node_ends_by_itself(tmp_path: Path) -> None:
     try:
         drain = p2ptrain("bootstrap", "--drain", "--home", str(tmp_path / "boot"))
         subprocess.run(drain, check=True, timeout=PATIENCE_S)
-        eventually(lambda: node.child.exit_status() == 0, what="it ends once it carries nothing")
+        eventually(lambda: node.child.exit_status() is not None, what="it ends once it carries nothing")
+        assert node.child.exit_status() == 0
         nobody = subprocess.run(drain, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
         assert nobody.returncode != 0
         assert "nothing to drain" in nobody.stderr
