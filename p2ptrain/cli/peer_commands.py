@@ -1,7 +1,6 @@
 """``p2ptrain peer`` and ``swarm``: what takes part, and what looks at who takes part."""
 
 import json
-import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -24,7 +23,7 @@ from p2ptrain.ids import SliceId, numbered_slices, short
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from p2ptrain.node.observer import SwarmReport
+    from p2ptrain.report import SwarmReport
 
 Run = Annotated[
     str,
@@ -231,11 +230,11 @@ def _tables(report: "SwarmReport") -> "list[Table]":
     slices = Table(title=f"run {short(report.run)}", title_justify="left")
     for column in ("slice", "version", "epoch", "owners", "digest", "tokens", "loss", "coverage"):
         slices.add_column(column, justify="right" if column in ("version", "epoch", "tokens", "loss") else "left")
-    for s in report.slices:
+    for s in report.slices.values():
         digest = ", ".join(sorted({short(d) for d in s.digests.values()}))
         verdict = f"{digest} ×{len(s.digests)}" if s.agrees else f"DIFFERENT: {digest}"
         slices.add_row(
-            s.id,
+            s.slice,
             str(s.version),
             str(s.epoch),
             " ".join(map(short, s.owners)) or "none yet",
@@ -247,7 +246,7 @@ def _tables(report: "SwarmReport") -> "list[Table]":
     peers = Table(title="peers", title_justify="left")
     for column in ("peer", "slices", "state", "tokens", "sent", "validation loss", "reach"):
         peers.add_column(column, justify="left" if column in ("peer", "slices", "state", "reach") else "right")
-    for p in report.peers:
+    for p in report.peers.values():
         peers.add_row(
             short(p.peer),
             " ".join(p.slices),
@@ -262,5 +261,5 @@ def _tables(report: "SwarmReport") -> "list[Table]":
     return [slices, peers]
 
 
-def _nats(loss: float) -> str:
-    return "not measured" if math.isnan(loss) else f"{loss:.3f}"
+def _nats(loss: float | None) -> str:
+    return "not measured" if loss is None else f"{loss:.3f}"

@@ -15,13 +15,13 @@ from p2ptrain.dashboard.doctor import Doctor
 from p2ptrain.dashboard.recording import Recording
 from p2ptrain.dashboard.scene import Link, ReplayPlace, RunFacts, Scene, Seen
 from p2ptrain.dashboard.screen import draw
-from p2ptrain.dashboard.seat import Seat, observe_snapshot
-from p2ptrain.dashboard.snapshot import SwarmSnapshot
+from p2ptrain.dashboard.seat import Seat, observe_report
 from p2ptrain.dashboard.sources import Inbox, Source
 from p2ptrain.dashboard.terminal import Terminal
 from p2ptrain.dashboard.ui import Command, Ui, press
 from p2ptrain.errors import P2PTrainError
 from p2ptrain.events import Record
+from p2ptrain.report import SwarmReport
 
 _DRAW_EVERY_S = 0.25
 _SAMPLE_EVERY_S = 1.0
@@ -76,7 +76,7 @@ class Dashboard:
         self._has_ended = asyncio.Event()
         self.inbox = Inbox(
             records=self._take_records,
-            snapshot=self._take_snapshot,
+            report=self._take_report,
             link=self._take_link,
             facts=self._take_facts,
             seen=self._take_seen,
@@ -88,8 +88,8 @@ class Dashboard:
     def _take_records(self, records: Sequence[tuple[str, Record]]) -> None:
         self.recording.append(records)
 
-    def _take_snapshot(self, snapshot: SwarmSnapshot) -> None:
-        self.recording.latest = observe_snapshot(self.recording.latest, snapshot, clock.wall_s())
+    def _take_report(self, report: SwarmReport) -> None:
+        self.recording.latest = observe_report(self.recording.latest, report, clock.wall_s())
 
     def _take_link(self, link: Link) -> None:
         self.link = link

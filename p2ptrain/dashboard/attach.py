@@ -10,12 +10,12 @@ from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any
 
 from p2ptrain.dashboard.scene import Link, RunFacts, Seen
-from p2ptrain.dashboard.snapshot import PeerReport, SliceReport, SwarmSnapshot
 from p2ptrain.dashboard.sources import Inbox
 from p2ptrain.dashboard.ui import Command
 from p2ptrain.errors import ControlError, NoPeerRunning, UsageError
 from p2ptrain.events import Record
 from p2ptrain.ids import COMMON, Digest, PeerId, RunId, SliceId, Version, slice_order
+from p2ptrain.report import PeerReport, SliceReport, SwarmReport
 
 if TYPE_CHECKING:
     from p2ptrain.control.address import Target
@@ -127,13 +127,13 @@ class ControlLink:
 
         while True:
             try:
-                snapshot = _snapshot(await self._call("Swarm", pb.SwarmRequest(), timeout_s=2 * _CALL_TIMEOUT_S))
+                report = _report(await self._call("Swarm", pb.SwarmRequest(), timeout_s=2 * _CALL_TIMEOUT_S))
             except (UsageError, ControlError):
                 # A peer that is joining cannot ask yet; whether it answers at all, the status shows.
                 await asyncio.sleep(_SWARM_EVERY_S)
                 continue
-            inbox.snapshot(snapshot)
-            await asyncio.sleep(max(_SWARM_EVERY_S, _SWARM_PAUSE_PER_PEER_S * len(snapshot.peers)))
+            inbox.report(report)
+            await asyncio.sleep(max(_SWARM_EVERY_S, _SWARM_PAUSE_PER_PEER_S * len(report.peers)))
 
     async def _call(self, method: str, request: Any, timeout_s: float = _CALL_TIMEOUT_S) -> Any:
         import grpc
@@ -256,7 +256,7 @@ def _number(text: str | None) -> float | None:
         return None
 
 
-def _snapshot(reply: Any) -> SwarmSnapshot:
+def _report(reply: Any) -> SwarmReport:
     slices = [
         SliceReport(
             slice=SliceId(one.slice),
@@ -264,6 +264,7 @@ def _snapshot(reply: Any) -> SwarmSnapshot:
             epoch=one.epoch,
             owners=tuple(map(PeerId, one.owners)),
             digests={PeerId(peer): Digest(digest) for peer, digest in one.digests.items()},
+            digests_version=Version(one.digests_version),
             tokens=one.tokens,
             loss_nats=one.loss_nats if one.HasField("loss_nats") else None,
         )
@@ -278,15 +279,10 @@ def _snapshot(reply: Any) -> SwarmSnapshot:
             sent_bytes=one.sent_bytes,
             received_bytes=one.received_bytes,
             tokens=one.tokens,
-            validation_nats=one.validation_loss_nats if one.HasField("validation_loss_nats") else None,
+            validation_loss_nats=one.validation_loss_nats if one.HasField("validation_loss_nats") else None,
             software=one.software,
             reach=one.reach,
         )
         for one in reply.peers
     ]
-    return SwarmSnapshot(
-        run=RunId(reply.run),
-        slices={one.slice: one for one in slices},
-        peers={one.peer: one for one in peers},
-        silent=tuple(map(PeerId, reply.silent)),
-    )
+    return SwarmReport.of(RunId(reply.run), slices, peers, map(PeerId, reply.silent))

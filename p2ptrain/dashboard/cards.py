@@ -24,7 +24,7 @@ def header(scene: Scene, width: int, glyphs: Glyphs) -> list[Line]:
     """Two lines: which run and peer and how we are connected; what the peer does, and when the next commit comes."""
     facts, seat = scene.facts, scene.seat
     # What the peer said at its start comes before its manifest, which another version may hash otherwise.
-    run = seat.swarm.run or facts.run or (seat.snapshot.run if seat.snapshot is not None else None)
+    run = seat.swarm.run or facts.run or (seat.report.run if seat.report is not None else None)
     first: Line = [(" p2ptrain ", "title"), (facts.name or "", "good"), (" ", "")]
     if run is not None:
         first.append((f"{short(run)} ", "quiet"))
@@ -89,14 +89,14 @@ def _next_commit(scene: Scene) -> Line:
 
 
 def _watching(scene: Scene, width: int, glyphs: Glyphs) -> Line:
-    snapshot = scene.seat.snapshot
-    if snapshot is None:
+    report = scene.seat.report
+    if report is None:
         what = scene.link.detail or "nothing is known yet"
         return fit([(f" {glyphs.dot} {what}", "quiet")], width, glyphs.more)
-    silent = f", {len(snapshot.silent)} silent" if snapshot.silent else ""
-    common = next((one for one in snapshot.slices.values() if counts_rounds(one.slice)), None)
+    silent = f", {len(report.silent)} silent" if report.silent else ""
+    common = report.rounds
     rounds = f" of {scene.facts.rounds}" if scene.facts.rounds else ""
-    left: Line = [(f" {glyphs.live} watching ", "good"), (f"{len(snapshot.peers)} peers{silent}", "")]
+    left: Line = [(f" {glyphs.live} watching ", "good"), (f"{len(report.peers)} peers{silent}", "")]
     if common is not None:
         left.append((f", round {common.version}{rounds}", ""))
         if scene.facts.rounds:
@@ -210,7 +210,7 @@ def _loss_numbers(scene: Scene, glyphs: Glyphs) -> list[Line]:
     mine = seat.train_curve[-1][1] if seat.train_curve else peer.train_loss_nats if peer is not None else None
     validation = seat.swarm.validation_curve()
     ours = validation[-1][1] if validation else None
-    swarm = seat.snapshot.mean_validation_nats() if seat.snapshot is not None else None
+    swarm = seat.report.mean_validation_loss_nats if seat.report is not None else None
     speed = peer.tokens_per_s if peer is not None else None
     total = max((row.tokens or 0 for row in slice_rows(scene) if counts_rounds(row.slice)), default=0)
 
@@ -305,8 +305,8 @@ def reach(scene: Scene) -> Line:
 def _traffic(scene: Scene, width: int, glyphs: Glyphs, *, is_tall: bool) -> list[Line]:
     seat, seen = scene.seat, scene.seen
     rates, peer = seat.rates(), seat.peer
-    if peer is None and seat.snapshot is not None:
-        of_all = sum(one.sent_bytes for one in seat.snapshot.peers.values())
+    if peer is None and seat.report is not None:
+        of_all = sum(one.sent_bytes for one in seat.report.peers.values())
         return [[(f"{glyphs.up} ", "accent"), (size(of_all), "strong"), (" sent by all that answer", "quiet")]]
     up = rates.sent_bytes_per_s if rates is not None else None
     down = rates.received_bytes_per_s if rates is not None else None

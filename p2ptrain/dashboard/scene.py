@@ -104,8 +104,8 @@ class Scene:
     def slice_ids(self) -> list[SliceId]:
         """Every slice that we know of, or its fragments where it has some, the common part first."""
         known = {*self.facts.slices, *self.seat.swarm.slices, *self.seat.moved}
-        if self.seat.snapshot is not None:
-            known |= set(self.seat.snapshot.slices)
+        if self.seat.report is not None:
+            known |= set(self.seat.report.slices)
         divided = {slice_of(slice_id) for slice_id in known if slice_of(slice_id) != slice_id}
         return sorted(known - divided, key=slice_order)
 
@@ -194,8 +194,8 @@ def _concern(row: SliceRow) -> tuple[bool, bool, Version]:
 def _slice_row(scene: Scene, slice_id: SliceId) -> SliceRow:
     seat, whole = scene.seat, slice_of(slice_id)
     view, report = seat.swarm.slices.get(slice_id), None
-    if seat.snapshot is not None:
-        report = seat.snapshot.slices.get(slice_id)
+    if seat.report is not None:
+        report = seat.report.slices.get(slice_id)
     moved = seat.moved.get(slice_id)
     versions = [view.version if view else 0, report.version if report else 0, moved.version if moved else 0]
     version = Version(max(versions))
@@ -240,8 +240,8 @@ def _is_online(seat: Seat, owner: PeerId, slice_id: SliceId, version: Version) -
     own = next((peer for peer in seat.swarm.peers.values() if peer.peer == owner), None)
     if own is not None:
         return own.fate == "alive"
-    if seat.snapshot is not None:
-        return owner in seat.snapshot.peers
+    if seat.report is not None:
+        return owner in seat.report.peers
     if owner in seat.last_contributors.get(slice_id, ()):
         return True
     return owner in seat.seen and seat.seen[owner][1] + _FRESH_ROUNDS >= version
@@ -257,8 +257,8 @@ def peer_rows(scene: Scene, sort: SortKey = "peer", *, is_reversed: bool = False
     """The table's rows, this peer first unless another order is asked for."""
     rows: dict[str, PeerRow] = {}
     seat = scene.seat
-    if seat.snapshot is not None:
-        for one in seat.snapshot.peers.values():
+    if seat.report is not None:
+        for one in seat.report.peers.values():
             rows[one.peer] = PeerRow(
                 peer=one.peer,
                 name=seat.swarm.name_of(one.peer),
@@ -268,9 +268,9 @@ def peer_rows(scene: Scene, sort: SortKey = "peer", *, is_reversed: bool = False
                 reason=one.reason,
                 tokens=one.tokens,
                 sent_bytes=one.sent_bytes,
-                loss_nats=one.validation_nats,
+                loss_nats=one.validation_loss_nats,
             )
-        for silent in seat.snapshot.silent:
+        for silent in seat.report.silent:
             rows[silent] = PeerRow(
                 peer=silent,
                 name=seat.swarm.name_of(silent),

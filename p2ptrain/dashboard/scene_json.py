@@ -36,7 +36,7 @@ def scene_to_json(scene: Scene) -> dict[str, Any]:
         "loss": {
             "training_nats": seat.train_curve[-1][1] if seat.train_curve else None,
             "validation_nats": validation[-1][1] if validation else None,
-            "swarm_validation_nats": seat.snapshot.mean_validation_nats() if seat.snapshot is not None else None,
+            "swarm_validation_nats": seat.report.mean_validation_loss_nats if seat.report is not None else None,
             "tokens_per_s": peer.tokens_per_s if peer is not None else None,
         },
         "network": {

@@ -12,9 +12,9 @@ from statistics import median
 
 from p2ptrain import events
 from p2ptrain.dashboard.projection import PeerView, SwarmView, fold
-from p2ptrain.dashboard.snapshot import SliceReport, SwarmSnapshot
 from p2ptrain.events import Record
 from p2ptrain.ids import SliceId, Version, counts_rounds
+from p2ptrain.report import SwarmReport
 
 _KEPT_COMMITS = 12
 _KEPT_SPANS = 160
@@ -76,7 +76,7 @@ class Seat:
     mine: str = ""
     """Name of the journal that is this peer's; empty when only a swarm is watched."""
     swarm: SwarmView = field(default_factory=SwarmView)
-    snapshot: SwarmSnapshot | None = None
+    report: SwarmReport | None = None
     """What the other peers last said of themselves."""
     last_s: float | None = None
     """Wall time of the newest record."""
@@ -207,34 +207,29 @@ def observe_record(seat: Seat, name: str, record: Record) -> Seat:
             return seat
 
 
-def observe_snapshot(seat: Seat, snapshot: SwarmSnapshot, now_s: float) -> Seat:
+def observe_report(seat: Seat, report: SwarmReport, now_s: float) -> Seat:
     """The seat after the peers were asked.
 
     Args:
         seat: before.
-        snapshot: what they answered.
+        report: what they answered.
         now_s: wall time.
     """
     moved = dict(seat.moved)
-    for one in snapshot.slices.values():
+    for one in report.slices.values():
         known = moved.get(one.slice)
         if known is None or known.version < one.version:
             is_first_look = known is None
             moved[one.slice] = Moved(version=one.version, time_s=now_s, is_exact=not is_first_look)
     curve = seat.swarm_curve
-    common, loss = _rounds(snapshot), snapshot.mean_validation_nats()
+    common, loss = report.rounds, report.mean_validation_loss_nats
     if common is not None and loss is not None and common.version:
         curve = (*(point for point in curve if point[0] < common.version), (common.version, loss))
     commits = seat.commits_s
-    before = _rounds(seat.snapshot) if seat.snapshot is not None else None
+    before = seat.report.rounds if seat.report is not None else None
     if not seat.mine and common is not None and before is not None and common.version == before.version + 1:
         commits = (*commits, now_s)[-_KEPT_COMMITS:]
-    return replace(seat, snapshot=snapshot, moved=moved, swarm_curve=curve, commits_s=commits)
-
-
-def _rounds(snapshot: SwarmSnapshot) -> SliceReport | None:
-    """The slice whose version is the run's round."""
-    return next((one for one in snapshot.slices.values() if counts_rounds(one.slice)), None)
+    return replace(seat, report=report, moved=moved, swarm_curve=curve, commits_s=commits)
 
 
 def _ended(seat: Seat, end_s: float | None) -> Seat:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Protocol
 from p2ptrain.dashboard.device import pid_in_lock
 from p2ptrain.dashboard.follow import JournalTail
 from p2ptrain.dashboard.scene import Link, RunFacts, Seen
-from p2ptrain.dashboard.snapshot import SwarmSnapshot
 from p2ptrain.errors import ConfigError, UsageError
 from p2ptrain.events import Record
+from p2ptrain.report import SwarmReport
 
 if TYPE_CHECKING:
     from p2ptrain.dashboard.attach import ControlLink
@@ -35,7 +35,7 @@ class Inbox:
     """What sources bring; the application takes it out when it draws."""
 
     records: Callable[[Sequence[tuple[str, Record]]], None]
-    snapshot: Callable[[SwarmSnapshot], None]
+    report: Callable[[SwarmReport], None]
     link: Callable[[Link], None]
     facts: Callable[[RunFacts], None]
     seen: Callable[[Seen], None]
@@ -214,11 +214,11 @@ class ObserverSource:
                     if "manifest" in body:
                         inbox.facts(RunFacts.of_manifest(body["manifest"]))
                         continue
-                    snapshot = SwarmSnapshot.from_json(body)
+                    report = SwarmReport.from_json(body)
                 except (ValueError, KeyError, TypeError, AttributeError, ConfigError):
                     said = line.decode(errors="replace").strip()[:300]
                     continue
-                inbox.snapshot(snapshot)
+                inbox.report(report)
                 inbox.link(Link(word="live"))
                 inbox.caught_up.set()
                 was_live = True

@@ -4,13 +4,12 @@ import asyncio
 import contextlib
 import math
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 from p2ptrain.config.schema import NetworkConfig
 from p2ptrain.errors import PeerUnreachable
 from p2ptrain.ids import COMMON, Digest, PeerId, RunId, SliceId, Version, slice_of, slice_order
 from p2ptrain.node.passing_node import passing_node
+from p2ptrain.report import PeerReport, SliceReport, SwarmReport
 from p2ptrain.swarm.coverage import Target, coverage
 from p2ptrain.swarm.directory import DhtDirectory, Directory
 from p2ptrain.swarm.swarm import CALL_TIMEOUT_S, STATUS
@@ -19,94 +18,6 @@ from p2ptrain.wire.v1 import peer_pb2 as pb
 
 _MAX_WORDS = 200
 """Characters of what a peer says about itself; a stranger could say megabytes."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SliceView:
-    """A slice, or where there are fragments one of them, as its owners report it."""
-
-    id: SliceId
-    version: Version
-    """The newest that any owner holds."""
-    epoch: int
-    owners: tuple[PeerId, ...]
-    """Who decides the next version, by the newest certificate."""
-    digests: dict[PeerId, Digest]
-    """What each owner that answered computed at the newest version that all of them have reached."""
-    digests_version: Version
-    """That version."""
-    tokens: int
-    loss_nats: float
-    verdict: str = ""
-    """How its owners stand against the run's target: ``ok`` or in words; empty for the common part."""
-
-    @property
-    def agrees(self) -> bool:
-        """Whether all owners that answered hold the same bits."""
-        return len(set(self.digests.values())) <= 1
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PeerView:
-    """A peer as it reports itself."""
-
-    peer: PeerId
-    slices: tuple[SliceId, ...]
-    state: str
-    reason: str
-    sent_bytes: int
-    received_bytes: int
-    tokens: int
-    validation_loss_nats: float
-    software: str
-    reach: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SwarmReport:
-    """A run at one moment, as its peers report it."""
-
-    run: RunId
-    slices: tuple[SliceView, ...]
-    peers: tuple[PeerView, ...]
-    silent: tuple[PeerId, ...]
-    """Peers with a claim that did not answer."""
-
-    def to_json(self) -> dict[str, Any]:
-        """For programs; what is not measured is null."""
-        return {
-            "run": self.run,
-            "slices": [
-                {
-                    "id": s.id,
-                    "version": s.version,
-                    "epoch": s.epoch,
-                    "owners": list(s.owners),
-                    "digests": s.digests,
-                    "digests_version": s.digests_version,
-                    "tokens": s.tokens,
-                    "loss": _number(s.loss_nats),
-                    "verdict": s.verdict,
-                }
-                for s in self.slices
-            ],
-            "peers": [
-                {
-                    "peer": p.peer,
-                    "slices": list(p.slices),
-                    "state": p.state,
-                    "reason": p.reason,
-                    "sent_bytes": p.sent_bytes,
-                    "received_bytes": p.received_bytes,
-                    "tokens": p.tokens,
-                    "validation_loss": _number(p.validation_loss_nats),
-                    "software": p.software,
-                    "reach": p.reach,
-                }
-                for p in self.peers
-            ],
-            "silent": list(self.silent),
-        }
 
 
 async def observe(
@@ -144,7 +55,7 @@ async def observe_often(
         while not stop.is_set():
             report = await look(node, directory, run, slices, target)
             tell(report)
-            await node.keep_acquaintance({peer.peer for peer in report.peers})
+            await node.keep_acquaintance(report.peers)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(every_s):
                     await stop.wait()
@@ -176,11 +87,11 @@ async def look(
     living = [claims[peer].member() for peer in answered]
     numbered = {slice_of(s) for s in slices} - {COMMON}
     verdicts = {s: c.verdict for s, c in coverage(numbered, living, target).items()} if target else {}
-    return SwarmReport(
-        run=run,
-        slices=tuple(_slice_view(s, answered, verdicts.get(slice_of(s), "")) for s in sorted(slices, key=slice_order)),
-        peers=tuple(_peer_view(peer, reply) for peer, reply in answered.items()),
-        silent=tuple(peer for peer in peers if peer not in answered),
+    return SwarmReport.of(
+        run,
+        [_slice_report(s, answered, verdicts.get(slice_of(s), "")) for s in sorted(slices, key=slice_order)],
+        [_peer_report(peer, reply) for peer, reply in answered.items()],
+        [peer for peer in peers if peer not in answered],
     )
 
 
@@ -201,27 +112,27 @@ def _of_run(reply: pb.StatusReply, slices: Collection[SliceId]) -> pb.StatusRepl
     return reply
 
 
-def _slice_view(slice_id: SliceId, replies: dict[PeerId, pb.StatusReply], verdict: str) -> SliceView:
+def _slice_report(slice_id: SliceId, replies: dict[PeerId, pb.StatusReply], verdict: str) -> SliceReport:
     reports = {peer: status for peer, reply in replies.items() for status in reply.slices if status.slice == slice_id}
     newest = max(reports.values(), key=lambda s: (s.tokens, s.version), default=pb.SliceStatus())
     owned = {peer: status for peer, status in reports.items() if status.owned}
     # Owners commit moments apart: compare them at the newest version that each of them has reached.
     reached = min((status.version for status in owned.values()), default=0)
-    return SliceView(
-        id=slice_id,
+    return SliceReport(
+        slice=slice_id,
         version=Version(newest.version),
         epoch=newest.epoch,
         owners=tuple(map(PeerId, newest.owners)),
         digests={peer: Digest(s.digests[reached]) for peer, s in owned.items() if reached in s.digests},
         digests_version=Version(reached),
         tokens=newest.tokens,
-        loss_nats=newest.loss_nats if newest.version else math.nan,
+        loss_nats=_measured(newest.loss_nats) if newest.version else None,
         verdict=verdict,
     )
 
 
-def _peer_view(peer: PeerId, reply: pb.StatusReply) -> PeerView:
-    return PeerView(
+def _peer_report(peer: PeerId, reply: pb.StatusReply) -> PeerReport:
+    return PeerReport(
         peer=peer,
         slices=tuple(dict.fromkeys(slice_of(SliceId(status.slice)) for status in reply.slices if status.owned)),
         state=reply.state[:_MAX_WORDS],
@@ -229,11 +140,12 @@ def _peer_view(peer: PeerId, reply: pb.StatusReply) -> PeerView:
         sent_bytes=reply.sent_bytes,
         received_bytes=reply.received_bytes,
         tokens=reply.tokens,
-        validation_loss_nats=reply.validation_loss_nats,
+        validation_loss_nats=_measured(reply.validation_loss_nats),
         software=reply.software[:_MAX_WORDS],
         reach=reply.reach[:_MAX_WORDS],
     )
 
 
-def _number(value: float) -> float | None:
-    return None if math.isnan(value) else value
+def _measured(loss_nats: float) -> float | None:
+    """A loss that a peer says; NaN is how it says that it has none, and what is infinite is no loss either."""
+    return loss_nats if math.isfinite(loss_nats) else None

@@ -122,20 +122,20 @@ async def swarm_reply(home: Home, swarm: Swarm, timeout_s: float) -> pb.SwarmRep
     except TimeoutError as error:
         raise ControlError(f"the peers did not all answer within {timeout_s:g} s; ask again with more time") from error
     reply = pb.SwarmReply(run=report.run, silent=report.silent)
-    for s in report.slices:
+    for s in report.slices.values():
         reply.slices.append(
             pb.SwarmSlice(
-                slice=s.id,
+                slice=s.slice,
                 version=s.version,
                 epoch=s.epoch,
                 owners=s.owners,
                 digests={str(peer): str(digest) for peer, digest in s.digests.items()},
                 digests_version=s.digests_version,
                 tokens=s.tokens,
-                loss_nats=None if math.isnan(s.loss_nats) else s.loss_nats,
+                loss_nats=s.loss_nats,
             )
         )
-    for p in report.peers:
+    for p in report.peers.values():
         reply.peers.append(
             pb.SwarmPeer(
                 peer=p.peer,
@@ -145,7 +145,7 @@ async def swarm_reply(home: Home, swarm: Swarm, timeout_s: float) -> pb.SwarmRep
                 sent_bytes=p.sent_bytes,
                 received_bytes=p.received_bytes,
                 tokens=p.tokens,
-                validation_loss_nats=None if math.isnan(p.validation_loss_nats) else p.validation_loss_nats,
+                validation_loss_nats=p.validation_loss_nats,
                 software=p.software,
                 reach=p.reach,
             )

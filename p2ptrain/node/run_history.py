@@ -3,14 +3,13 @@
 Pure: reports and times in, values out. The bootstrap node's status page draws it.
 """
 
-import math
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from p2ptrain.ids import PeerId, SliceId, Version, counts_rounds, short, slice_of
-from p2ptrain.node.observer import PeerView, SliceView, SwarmReport
+from p2ptrain.ids import PeerId, SliceId, Version, short, slice_of
+from p2ptrain.report import PeerReport, SliceReport, SwarmReport
 
 MAX_POINTS = 1000
 """Points of a loss curve; beyond it every second one is dropped, so that a long run keeps its whole shape."""
@@ -45,7 +44,7 @@ class LossPoint:
 
 @dataclass(slots=True)
 class _Slice:
-    view: SliceView
+    view: SliceReport
     moved_s: float
     owners: tuple[PeerId, ...] = ()
     """Peers that answered and own it, at the last look."""
@@ -64,19 +63,19 @@ class RunHistory:
     loss: list[LossPoint] = field(default_factory=list)
     incidents: deque[Incident] = field(default_factory=lambda: deque(maxlen=MAX_INCIDENTS))
     _slices: dict[SliceId, _Slice] = field(default_factory=dict)
-    _peers: dict[PeerId, tuple[PeerView, float]] = field(default_factory=dict)
+    _peers: dict[PeerId, tuple[PeerReport, float]] = field(default_factory=dict)
     """With the time of its last answer."""
 
     def observe(self, report: SwarmReport, now_s: float) -> None:
         """Take in one look at the run, at wall time ``now_s``."""
         is_first = not self._slices
         self._observe_peers(report, now_s, is_first=is_first)
-        for view in report.slices:
-            owners = tuple(peer.peer for peer in report.peers if slice_of(view.id) in peer.slices)
+        for view in report.slices.values():
+            owners = tuple(peer.peer for peer in report.peers.values() if slice_of(view.slice) in peer.slices)
             self._observe_slice(view, owners, now_s)
-        common = next((s for s in report.slices if counts_rounds(s.id)), None)
+        common = report.rounds
         newest = self.loss[-1].version if self.loss else 0
-        if common and common.version > newest and math.isfinite(common.loss_nats):
+        if common and common.version > newest and common.loss_nats is not None:
             self.loss.append(LossPoint(time_s=now_s, version=common.version, loss_nats=common.loss_nats))
             if len(self.loss) > MAX_POINTS:
                 self.loss = [*self.loss[:-1:2], self.loss[-1]]
@@ -106,14 +105,14 @@ class RunHistory:
             self._note(float(incident["time_s"]), str(incident["severity"]), str(incident["text"]))
 
     def _observe_peers(self, report: SwarmReport, now_s: float, *, is_first: bool) -> None:
-        for peer in report.peers:
+        for peer in report.peers.values():
             if peer.peer not in self._peers:
                 if len(self._peers) >= MAX_PEERS:
                     continue
                 if not is_first:
                     self._note(now_s, "note", f"{short(peer.peer)} joined with {_names(peer.slices)}")
             self._peers[peer.peer] = (peer, now_s)
-        claimed = {*report.silent, *(peer.peer for peer in report.peers)}
+        claimed = {*report.silent, *report.peers}
         for peer_id, (view, seen_s) in list(self._peers.items()):
             if seen_s == now_s:
                 continue
@@ -124,15 +123,15 @@ class RunHistory:
                 del self._peers[peer_id]
                 self._note(now_s, "note", f"{short(peer_id)} has not answered for {FORGET_AFTER_S:.0f} s")
 
-    def _observe_slice(self, view: SliceView, owners: Sequence[PeerId], now_s: float) -> None:
-        state = self._slices.setdefault(view.id, _Slice(view, now_s))
+    def _observe_slice(self, view: SliceReport, owners: Sequence[PeerId], now_s: float) -> None:
+        state = self._slices.setdefault(view.slice, _Slice(view, now_s))
         if view.version > state.view.version:
             state.moved_s = now_s
         if view.version < state.view.version and not owners:
             view = state.view  # nobody who knows it answered; it has not gone back
         elif view.version and state.view.version and view.epoch > state.view.epoch:
             self._note(
-                now_s, "note", f"slice {view.id} went on in epoch {view.epoch}: a majority of its owners was gone"
+                now_s, "note", f"slice {view.slice} went on in epoch {view.epoch}: a majority of its owners was gone"
             )
         state.view, state.owners = view, tuple(owners)
         troubles = _troubles(state, self.quorum, now_s)
@@ -140,7 +139,7 @@ class RunHistory:
             if kind not in state.troubles:
                 self._note(now_s, severity, sentence)
         for kind in state.troubles - set(troubles):
-            self._note(now_s, "note", f"slice {view.id} {_ENDED[kind]}")
+            self._note(now_s, "note", f"slice {view.slice} {_ENDED[kind]}")
         state.troubles = set(troubles)
 
     def _note(self, time_s: float, severity: str, text: str) -> None:
@@ -149,7 +148,7 @@ class RunHistory:
     def _slice_json(self, state: _Slice, now_s: float) -> dict[str, Any]:
         view = state.view
         return {
-            "id": view.id,
+            "id": view.slice,
             "version": view.version,
             "epoch": view.epoch,
             "owners": list(state.owners),
@@ -162,7 +161,7 @@ class RunHistory:
             "is_stalled": "stalled" in state.troubles,
         }
 
-    def _peer_json(self, view: PeerView, seen_s: float, now_s: float) -> dict[str, Any]:
+    def _peer_json(self, view: PeerReport, seen_s: float, now_s: float) -> dict[str, Any]:
         return {
             "peer": view.peer,
             "slices": list(view.slices),
@@ -191,14 +190,14 @@ def _troubles(state: _Slice, quorum: int, now_s: float) -> dict[str, tuple[str, 
     view, age_s = state.view, now_s - state.moved_s
     found: dict[str, tuple[str, str]] = {}
     if not state.owners and view.version:  # before its first commit nobody has lost anything
-        found["uncovered"] = ("alarm", f"slice {view.id} has no owner")
+        found["uncovered"] = ("alarm", f"slice {view.slice} has no owner")
     elif state.owners and len(state.owners) < quorum and view.version:
         have = f"{len(state.owners)} of {quorum} owners that it needs"
-        found["short"] = ("alarm", f"slice {view.id} has {have}: nothing is committed")
+        found["short"] = ("alarm", f"slice {view.slice} has {have}: nothing is committed")
     if state.owners and age_s > STALLED_AFTER_S:
-        found["stalled"] = ("warning", f"slice {view.id} has not committed for {age_s / 60:.0f} minutes")
+        found["stalled"] = ("warning", f"slice {view.slice} has not committed for {age_s / 60:.0f} minutes")
     if not view.agrees:
-        found["split"] = ("alarm", f"owners of slice {view.id} hold different bits at v{view.digests_version}")
+        found["split"] = ("alarm", f"owners of slice {view.slice} hold different bits at v{view.digests_version}")
     return found
 
 
@@ -206,5 +205,5 @@ def _names(slices: Sequence[SliceId]) -> str:
     return "slices " + ", ".join(slices) if slices else "no slice"
 
 
-def _number(value: float) -> float | None:
-    return round(value, 5) if math.isfinite(value) else None
+def _number(value: float | None) -> float | None:
+    return None if value is None else round(value, 5)

@@ -245,7 +245,7 @@ async def test_an_observer_that_is_slow_to_end_is_waited_for_and_its_status_coun
     def nothing(*news: object) -> None:
         pass
 
-    inbox = Inbox(records=nothing, snapshot=nothing, link=nothing, facts=nothing, seen=nothing, peer_pid=nothing)
+    inbox = Inbox(records=nothing, report=nothing, link=nothing, facts=nothing, seen=nothing, peer_pid=nothing)
     with pytest.raises(UsageError, match=r"^no such run$"):
         await source.run(inbox)
 

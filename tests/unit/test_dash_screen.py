@@ -12,8 +12,7 @@ from p2ptrain.dashboard.figures import age, clock, duration, memory, short_count
 from p2ptrain.dashboard.scene import Link, ReplayPlace, RunFacts, Scene, Seen, peer_rows, slice_rows
 from p2ptrain.dashboard.scene_json import scene_to_json
 from p2ptrain.dashboard.screen import arrange, draw
-from p2ptrain.dashboard.seat import Seat, observe_record, observe_snapshot
-from p2ptrain.dashboard.snapshot import SwarmSnapshot
+from p2ptrain.dashboard.seat import Seat, observe_record, observe_report
 from p2ptrain.dashboard.ui import Prompt, Ui
 from p2ptrain.events import (
     CoverageChanged,
@@ -32,6 +31,7 @@ from p2ptrain.events import (
     UpdateApplied,
 )
 from p2ptrain.ids import COMMON, Digest, PeerId, RunId, SliceId, Version
+from p2ptrain.report import SwarmReport
 
 RUN = RunId("3f2a91bc" * 8)
 ME, OTHER, THIRD = (PeerId(f"12D3KooWxxxxxxxx{mark * 6}") for mark in "abc")
@@ -164,7 +164,7 @@ def test_share_counts_our_tokens_in_committed_rounds_only() -> None:
 
 def test_a_past_that_is_read_after_the_others_answered_counts_as_it_would_have_before() -> None:
     in_order, late = Story().start().rounds(3), Story()
-    late.seat = observe_snapshot(late.seat, snapshot(version=3), 1100.0)
+    late.seat = observe_report(late.seat, report(version=3), 1100.0)
     late.start().rounds(3)
     assert late.seat.rounds_contributed == in_order.seat.rounds_contributed == 3
     assert late.seat.share() == in_order.seat.share()
@@ -232,7 +232,7 @@ def test_sixty_four_slices_fit_as_a_map_of_cells() -> None:
     assert re.search(r"\b63\b", large)
 
 
-def snapshot(version: int = 9, silent: bool = False) -> SwarmSnapshot:
+def report(version: int = 9, silent: bool = False) -> SwarmReport:
     peers = [
         {
             "peer": peer,
@@ -261,14 +261,14 @@ def snapshot(version: int = 9, silent: bool = False) -> SwarmSnapshot:
         }
         for slice_id in ("common", "0", "1")
     ]
-    return SwarmSnapshot.from_json(
+    return SwarmReport.from_json(
         {"run": RUN, "slices": slices, "peers": peers, "silent": [THIRD] if silent else [], "more": 1}
     )
 
 
 def test_observer_without_a_seat_sees_slices_peers_and_who_is_silent() -> None:
-    seat = observe_snapshot(Seat(), snapshot(), 1000.0)
-    seat = observe_snapshot(seat, snapshot(version=10, silent=True), 1004.0)
+    seat = observe_report(Seat(), report(), 1000.0)
+    seat = observe_report(seat, report(version=10, silent=True), 1004.0)
     scene = Scene(now_s=1010.0, seat=seat, facts=FACTS, link=Link(word="live"))
     shown = text_of(scene)
     assert "watching 1 peers, 1 silent" in shown
@@ -280,7 +280,7 @@ def test_observer_without_a_seat_sees_slices_peers_and_who_is_silent() -> None:
 
 
 def test_peers_are_sorted_by_any_column_and_the_heading_says_so() -> None:
-    seat = observe_snapshot(Story().start().rounds(2).seat, snapshot(), 1020.0)
+    seat = observe_report(Story().start().rounds(2).seat, report(), 1020.0)
     scene = Scene(now_s=1020.0, seat=seat, facts=FACTS)
     assert [row.is_mine for row in peer_rows(scene)] == [True, False, False]
     by_tokens = [row.tokens for row in peer_rows(scene, "tokens")]

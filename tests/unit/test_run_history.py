@@ -1,17 +1,16 @@
 """What a bootstrap node remembers of its run."""
 
 import json
-import math
 
 from p2ptrain.ids import COMMON, Digest, PeerId, RunId, SliceId, Version
-from p2ptrain.node.observer import PeerView, SliceView, SwarmReport
 from p2ptrain.node.run_history import FORGET_AFTER_S, MAX_INCIDENTS, MAX_PEERS, MAX_POINTS, STALLED_AFTER_S, RunHistory
+from p2ptrain.report import PeerReport, SliceReport, SwarmReport
 
 A, B = PeerId("peer-a"), PeerId("peer-b")
 
 
-def peer(name: PeerId, *slices: str) -> PeerView:
-    return PeerView(
+def peer(name: PeerId, *slices: str) -> PeerReport:
+    return PeerReport(
         peer=name,
         slices=tuple(map(SliceId, (COMMON, *slices))),
         state="TRAINING",
@@ -19,15 +18,17 @@ def peer(name: PeerId, *slices: str) -> PeerView:
         sent_bytes=1,
         received_bytes=2,
         tokens=3,
-        validation_loss_nats=math.nan,
+        validation_loss_nats=None,
         software="0.1.0",
         reach="direct",
     )
 
 
-def slice_view(slice_id: str, version: int, loss: float = 2.0, epoch: int = 1, digests: str = "x") -> SliceView:
-    return SliceView(
-        id=SliceId(slice_id),
+def slice_view(
+    slice_id: str, version: int, loss: float | None = 2.0, epoch: int = 1, digests: str = "x"
+) -> SliceReport:
+    return SliceReport(
+        slice=SliceId(slice_id),
         version=Version(version),
         epoch=epoch,
         owners=(),
@@ -38,9 +39,9 @@ def slice_view(slice_id: str, version: int, loss: float = 2.0, epoch: int = 1, d
     )
 
 
-def report(version: int, *peers: PeerView, silent: tuple[PeerId, ...] = (), **changes: object) -> SwarmReport:
+def report(version: int, *peers: PeerReport, silent: tuple[PeerId, ...] = (), **changes: object) -> SwarmReport:
     slices = tuple(slice_view(slice_id, version, **changes) for slice_id in (COMMON, "0"))  # type: ignore[arg-type]
-    return SwarmReport(run=RunId("r"), slices=slices, peers=peers, silent=silent)
+    return SwarmReport.of(RunId("r"), slices, peers, silent)
 
 
 def said(history: RunHistory) -> list[str]:
