@@ -35,8 +35,6 @@ class Liveness:
     """Whether a peer answers, asked now; soon False if not."""
     any_bootstrap_answers: Callable[[], Awaitable[bool]]
     _alone_since_s: float | None = None
-    _was_left: bool = False
-    """At the last look our line worked, and none of the others answered."""
     _missed: dict[PeerId, tuple[Claim, float]] = field(default_factory=dict)
     """Claims of peers that were silent, and since when."""
     _ask_missed_s: float = 0.0
@@ -53,7 +51,6 @@ class Liveness:
         claims = {**claims, **back}
         expired = [peer for peer, claim in claims.items() if claim.expires_s < now_s and peer != self.me]
         if not expired:
-            self._was_left = False
             return dict(claims)
         # In this order: if our line worked before they were asked, their silence is theirs.
         line_works = await self._line_works(sorted(claims.keys() - {*expired, self.me}))
@@ -63,11 +60,7 @@ class Liveness:
         elif self._alone_since_s is None:
             self._alone_since_s = now_s
         is_short = self._alone_since_s is None or now_s - self._alone_since_s < ALONE_LEASES * self.lease_s
-        # A line that has just come back carries calls to some before it does to others: whoever would go on alone now
-        # asks once more, half a lease later.
-        was_left, self._was_left = self._was_left, line_works and alive.keys() == claims.keys() - {self.me}
-        self._was_left &= not any(alive.values())
-        keeps_all = (not line_works and is_short) or (self._was_left and not was_left)
+        keeps_all = not line_works and is_short
         later_s = now_s + self.lease_s / 2
         kept = {p: replace(claims[p], expires_s=later_s) for p in expired if alive[p] or keeps_all}
         if not self._missed:

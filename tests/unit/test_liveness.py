@@ -44,19 +44,7 @@ async def test_nobody_is_asked_while_all_claims_are_fresh() -> None:
 
 async def test_who_is_silent_is_gone_if_anybody_else_answers() -> None:
     assert await Surroundings(A).living(B, C, fresh=(A,)) == {A}
-
-
-async def test_whoever_would_go_on_alone_asks_twice_for_its_line_may_just_have_come_back() -> None:
-    surroundings = Surroundings(has_bootstrap=True)
-    assert await surroundings.living(A, B) == {A, B}
-    assert await surroundings.living(A, B, at_s=LEASE_S / 2) == set()
-
-    surroundings = Surroundings(has_bootstrap=True)
-    assert await surroundings.living(A, B) == {A, B}
-    surroundings.there = {A}
-    assert await surroundings.living(A, B, at_s=LEASE_S / 2) == {A}
-    surroundings.there = set()
-    assert await surroundings.living(A, at_s=LEASE_S) == {A}, "the next time counts anew"
+    assert await Surroundings(has_bootstrap=True).living(A, B) == set()
 
 
 async def test_who_answers_keeps_its_place_when_its_record_is_late() -> None:
