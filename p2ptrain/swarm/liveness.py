@@ -35,6 +35,8 @@ class Liveness:
     """Whether a peer answers, asked now; soon False if not."""
     any_bootstrap_answers: Callable[[], Awaitable[bool]]
     _alone_since_s: float | None = None
+    _kept_until_s: float = 0.0
+    """How long the claims hold that we kept then."""
     _missed: dict[PeerId, tuple[Claim, float]] = field(default_factory=dict)
     """Claims of peers that were silent, and since when."""
     _ask_missed_s: float = 0.0
@@ -49,6 +51,8 @@ class Liveness:
         """
         back = await self._missed_that_answer(claims, now_s)
         claims = {**claims, **back}
+        if any(claim.expires_s > self._kept_until_s for peer, claim in claims.items() if peer != self.me):
+            self._alone_since_s = None  # a record has come since, and the next cut counts from its own beginning
         expired = [peer for peer, claim in claims.items() if claim.expires_s < now_s and peer != self.me]
         if not expired:
             return dict(claims)
@@ -62,6 +66,8 @@ class Liveness:
         is_short = self._alone_since_s is None or now_s - self._alone_since_s < ALONE_LEASES * self.lease_s
         keeps_all = not line_works and is_short
         later_s = now_s + self.lease_s / 2
+        if keeps_all:
+            self._kept_until_s = later_s
         kept = {p: replace(claims[p], expires_s=later_s) for p in expired if alive[p] or keeps_all}
         if not self._missed:
             self._ask_missed_s = later_s

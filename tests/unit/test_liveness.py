@@ -17,6 +17,8 @@ class Surroundings:
         self.has_bootstrap = has_bootstrap
         self.asked: list[PeerId] = []
         self.have_left = False
+        self.expiries_s: dict[PeerId, float] = {}
+        """Of the claims that counted at the last look."""
         self.liveness = Liveness(me=ME, lease_s=LEASE_S, answers=self.answers, any_bootstrap_answers=self.bootstrap)
 
     async def answers(self, peer: PeerId) -> bool:
@@ -30,9 +32,12 @@ class Surroundings:
         now_s = NOW_S + at_s
         held = () if self.have_left else (COMMON,)
         claims = {p: Claim(run=RunId("r"), peer=p, ready=held, expires_s=now_s + 10) for p in (ME, *fresh)}
-        claims |= {p: Claim(run=RunId("r"), peer=p, ready=held, expires_s=now_s - 1) for p in expired}
+        for peer in expired:  # no record has come since we looked last
+            expires_s = min(now_s - 1, self.expiries_s.get(peer, now_s))
+            claims[peer] = Claim(run=RunId("r"), peer=peer, ready=held, expires_s=expires_s)
         living = await self.liveness.living(claims, now_s=now_s)
         assert all(claim.expires_s > now_s for claim in living.values())
+        self.expiries_s = {peer: claim.expires_s for peer, claim in living.items()}
         return set(living) - {ME}
 
 
@@ -65,6 +70,16 @@ async def test_a_cut_that_ends_while_we_ask_drops_nobody_and_the_next_one_counts
     assert await surroundings.living(A, B, at_s=100.0) == {A, B}
     surroundings.there = set()
     assert await surroundings.living(A, B, at_s=ALONE_LEASES * LEASE_S + 50) == {A, B}
+
+
+async def test_a_cut_counts_from_its_own_beginning_however_the_one_before_ended() -> None:
+    surroundings = Surroundings()
+    assert await surroundings.living(A, B) == {A, B}
+    # The line is back, as new records show, and nobody had to be asked.
+    assert await surroundings.living(fresh=(A, B), at_s=20.0) == {A, B}
+    assert await surroundings.living(A, B, at_s=ALONE_LEASES * LEASE_S) == {A, B}
+    assert await surroundings.living(A, B, at_s=2 * ALONE_LEASES * LEASE_S - 1) == {A, B}
+    assert await surroundings.living(A, B, at_s=2 * ALONE_LEASES * LEASE_S) == set()
 
 
 async def test_who_was_silent_once_is_asked_again_and_is_back_when_it_answers() -> None:
