@@ -1,10 +1,20 @@
-"""What a peer serves: held under labels, gone with the last of them."""
+"""What a peer serves: held under labels, gone with the last of them; and whom it asks how often for what it lacks."""
 
+import asyncio
+import contextlib
 import hashlib
+from collections.abc import AsyncIterator
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
+import pytest
 
-from p2ptrain.wire.blobs import BlobStore
+from p2ptrain.errors import BlobUnavailable, DialledTooSoon, PeerUnreachable
+from p2ptrain.ids import Digest, PeerId
+from p2ptrain.wire import blobs
+from p2ptrain.wire.blobs import BlobExchange, BlobStore
+from p2ptrain.wire.libp2p import Libp2pNode
 from p2ptrain.wire.messages import BlobRef
 
 
@@ -50,3 +60,52 @@ def test_arrays_are_served_as_their_bytes_without_a_copy() -> None:
     assert held is not None
     assert (ref.size_bytes, held.nbytes) == (8, 8)
     assert np.shares_memory(np.frombuffer(held, "<u2"), values)
+
+
+class Donors:
+    """A node whose calls fail, each donor's with its errors one after the other, the last one for ever."""
+
+    peer = PeerId("me")
+    door = SimpleNamespace(is_out=lambda peer: False)
+
+    def __init__(self, **errors: list[PeerUnreachable]) -> None:
+        self._errors = errors
+        self.asked: list[str] = []
+
+    @contextlib.asynccontextmanager
+    async def open_stream(self, donor: PeerId, name: str, **_: object) -> AsyncIterator[None]:
+        self.asked.append(donor)
+        errors = self._errors[donor]
+        raise errors.pop(0) if len(errors) > 1 else errors[0]
+        yield
+
+
+async def why_not(donors: Donors, monkeypatch: pytest.MonkeyPatch, silence_timeout_s: float) -> list[str]:
+    """Whom a fetch that fails asked, with "pause" for each pause."""
+
+    async def pause(seconds: float) -> None:
+        donors.asked.append("pause")
+        assert donors.asked.count("pause") < 100
+
+    monkeypatch.setattr(blobs, "asyncio", SimpleNamespace(**{**vars(asyncio), "sleep": pause}))
+    exchange = BlobExchange(cast(Libp2pNode, donors), lambda peer, reason: None)
+    ref, holders = BlobRef(Digest("00" * 32), 10), [PeerId(name) for name in donors._errors]
+    with pytest.raises(BlobUnavailable):
+        await exchange.fetch(ref, holders, silence_timeout_s=silence_timeout_s, what="data")
+    return donors.asked
+
+
+async def test_a_donor_that_was_dialled_in_vain_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    donors = Donors(gone=[PeerUnreachable("connection refused"), DialledTooSoon("dial backoff")])
+    assert await why_not(donors, monkeypatch, 60.0) == ["gone", "gone"]
+
+
+async def test_a_donor_that_is_not_dialled_is_waited_for_as_long_as_a_silent_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    times_s = iter(range(100))
+    monkeypatch.setattr(blobs.clock, "monotonic_s", lambda: float(next(times_s)))
+    donors = Donors(later=[DialledTooSoon("dial backoff")], gone=[PeerUnreachable("connection refused")])
+    asked = await why_not(donors, monkeypatch, 5.0)
+    assert asked[:4] == ["later", "gone", "later", "gone"], "nobody waits while there are others to ask"
+    assert 2 <= asked.count("pause") <= 5
