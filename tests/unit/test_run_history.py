@@ -2,46 +2,11 @@
 
 import json
 
-from p2ptrain.ids import COMMON, Digest, PeerId, RunId, SliceId, Version
+from p2ptrain.ids import PeerId
 from p2ptrain.node.run_history import FORGET_AFTER_S, MAX_INCIDENTS, MAX_PEERS, MAX_POINTS, STALLED_AFTER_S, RunHistory
-from p2ptrain.report import PeerReport, SliceReport, SwarmReport
+from tests.support.reports import peer, report
 
 A, B = PeerId("peer-a"), PeerId("peer-b")
-
-
-def peer(name: PeerId, *slices: str) -> PeerReport:
-    return PeerReport(
-        peer=name,
-        slices=tuple(map(SliceId, (COMMON, *slices))),
-        state="TRAINING",
-        reason="round 1 of 9",
-        sent_bytes=1,
-        received_bytes=2,
-        tokens=3,
-        validation_loss_nats=None,
-        software="0.1.0",
-        reach="direct",
-    )
-
-
-def slice_view(
-    slice_id: str, version: int, loss: float | None = 2.0, epoch: int = 1, digests: str = "x"
-) -> SliceReport:
-    return SliceReport(
-        slice=SliceId(slice_id),
-        version=Version(version),
-        epoch=epoch,
-        owners=(),
-        digests={PeerId(str(i)): Digest(d) for i, d in enumerate(digests)},
-        digests_version=Version(version),
-        tokens=10 * version,
-        loss_nats=loss,
-    )
-
-
-def report(version: int, *peers: PeerReport, silent: tuple[PeerId, ...] = (), **changes: object) -> SwarmReport:
-    slices = tuple(slice_view(slice_id, version, **changes) for slice_id in (COMMON, "0"))  # type: ignore[arg-type]
-    return SwarmReport.of(RunId("r"), slices, peers, silent)
 
 
 def said(history: RunHistory) -> list[str]:
