@@ -185,7 +185,7 @@ def test_below_the_quorum_nothing_commits_until_there_are_enough_owners_again(se
     group.check_agreement()
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", [*range(5), 43])
 def test_of_two_owners_the_survivor_goes_on_after_the_lease_and_takes_the_other_back(seed: int) -> None:
     group = SimulatedGroup(peer_ids(2), seed=seed, lease_s=8)
     a, b = group.nodes
@@ -193,7 +193,8 @@ def test_of_two_owners_the_survivor_goes_on_after_the_lease_and_takes_the_other_
     before = group.nodes[a].disk.head
     group.crash(b)
     assert group.run_until(lambda: group.nodes[a].disk.head.version > before.version + 1, within_s=8 + 3 * 7)
-    assert group.nodes[a].disk.head.epoch == before.epoch + 1
+    # Two, if B had a say in a value that A had voted for: it names B an owner of the next version once more.
+    assert group.nodes[a].disk.head.epoch - before.epoch in (1, 2)
     group.restart(b)
     assert group.run_until(lambda: _both_contributed(group), within_s=30)
     group.check_agreement()
@@ -314,6 +315,7 @@ def test_a_member_frozen_beyond_its_lease_never_causes_a_second_value(
     group.run(20)
     assert all(len(values) == 1 for values in group.decided.values())
     group.check_agreement()
+    end_all_faults(group)  # late messages are one: while a third of them is, there is no bound
     assert_all_commit_twice_more(group)
 
 
