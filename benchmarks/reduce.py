@@ -5,8 +5,9 @@
 Each variant has its own processes, which stay for all repeats. A repeat begins when all are told to go and ends when
 the last has the average as float32. CPU seconds are those of all processes and their children, libp2p's daemons
 included. p2ptrain's figure is the reduce alone: encode, announce hashes, fetch parts, average, encode, announce; fetch
-the parts once more elsewhere, average, compare, announce; fetch averages, decode; every byte checked by hash. Agreement
-and the outer step come after it. hivemind's is ``averager.step()``, which believes what it is sent.
+the parts once more elsewhere, average, compare, announce (not with ``unchecked``, the manifest's
+``exchange.check_averages = false``); fetch averages, decode; every byte checked by hash. Agreement and the outer step
+come after it. hivemind's is ``averager.step()``, which believes what it is sent.
 """
 
 import argparse
@@ -24,7 +25,14 @@ from typing import Any
 
 import numpy as np
 
-VARIANTS = ("p2ptrain int8", "p2ptrain int4", "p2ptrain float32", "hivemind none", "hivemind float16")
+VARIANTS = (
+    "p2ptrain int8",
+    "p2ptrain int8 unchecked",
+    "p2ptrain int4",
+    "p2ptrain float32",
+    "hivemind none",
+    "hivemind float16",
+)
 PART_ELEMENTS = 262144
 
 
@@ -163,7 +171,7 @@ def descendants(pid: int) -> list[int]:
 
 def work(variant: str, index: int, folder: Path, peers: int, numel: int) -> None:
     """One peer: average whenever told to, say how wrong the average is."""
-    kind, codec = variant.split()
+    kind, codec, *unchecked = variant.split()
     values = np.random.default_rng(index).standard_normal(numel).astype(np.float32)
     expected = np.zeros(numel, np.float32)
     for other in range(peers):
@@ -179,7 +187,7 @@ def work(variant: str, index: int, folder: Path, peers: int, numel: int) -> None
     if kind == "hivemind":
         work_hivemind(codec, index, folder, peers, values, error, say)
     else:
-        asyncio.run(work_p2ptrain(codec, index, folder, peers, values, error, say))
+        asyncio.run(work_p2ptrain(codec, not unchecked, index, folder, peers, values, error, say))
 
 
 def work_hivemind(
@@ -235,6 +243,7 @@ def work_hivemind(
 
 async def work_p2ptrain(
     codec: Any,
+    checks: bool,
     index: int,
     folder: Path,
     peers: int,
@@ -335,17 +344,18 @@ async def work_p2ptrain(
         contributions.sort(key=lambda c: c.peer)
         reducers = share_parts(len(bounds), dict.fromkeys(members, 0.0))
         checkers = [members[(members.index(reducer) + 1) % len(members)] for reducer in reducers]
+        words = 2 if checks else 1
         said: dict[int, dict[PeerId, PartResult]] = {part: {} for part in range(len(bounds))}
         async with asyncio.TaskGroup() as tasks:
             for part, reducer in enumerate(reducers):
                 if reducer == me:
                     tasks.create_task(reduce(part, contributions))
-            while any(len(of_part) < 2 for of_part in said.values()):
+            while any(len(of_part) < words for of_part in said.values()):
                 sender, message = await next_from(PartResult)
                 result = message.body
                 assert isinstance(result, PartResult)
                 said[result.part][sender] = result
-                if sender == reducers[result.part] and checkers[result.part] == me:
+                if checks and sender == reducers[result.part] and checkers[result.part] == me:
                     tasks.create_task(reduce(result.part, contributions))
         assert all(len({result.average for result in of_part.values()}) == 1 for of_part in said.values())
         fetched = await asyncio.gather(

@@ -90,6 +90,7 @@ class SliceOwner:
             head=head,
             claims=context.holders(slice_id),
             quorum=context.quorum,
+            checks_averages=exchange.check_averages,
             accepted=accepted,
             promised=promised,
             max_owners=exchange.max_owners,

@@ -51,7 +51,7 @@ def first_plan(s: RoundState) -> Plan | None:
     reducers = sorted(set(s.ready) - s.suspects)
     uplinks = {c.peer: c.uplink_mbps for c in contributions}
     shares = share_parts(num_parts, {peer: uplinks.get(peer, 0.0) for peer in reducers})
-    return Plan(0, contributions, shares, _checkers(shares, reducers))
+    return Plan(0, contributions, shares, _checkers(shares, reducers) if s.checks_averages else ())
 
 
 def _checkers(reducers: Sequence[PeerId], able: Sequence[PeerId]) -> tuple[PeerId, ...]:

@@ -49,6 +49,8 @@ class RoundState:
     """Of a version; who holds the slice beyond that takes turns (swarm/electorate.py)."""
     quorum: int = 1
     """Of the manifest: no version is committed by fewer owners."""
+    checks_averages: bool = True
+    """Of the manifest: an average counts only if two owners have computed it."""
     stage: Stage = Stage.IDLE
     deadline_s: float | None = None
     """When to send Tick; None while there is nothing to wait for."""
@@ -139,6 +141,7 @@ def begin(
     head: Head,
     claims: frozenset[PeerId],
     quorum: int = 1,
+    checks_averages: bool = True,
     accepted: Accepted | None = None,
     promised: Ballot | None = None,
     max_owners: int = MAX_OWNERS,
@@ -153,6 +156,7 @@ def begin(
         head: newest version that this peer holds.
         claims: peers with a live claim that hold the slice.
         quorum: of the manifest.
+        checks_averages: of the manifest.
         accepted: what this peer last voted for at the next version, from its disk.
         promised: the ballot of the next version that it last took part in, from its disk.
         max_owners: the manifest's bound for a group.
@@ -176,6 +180,7 @@ def begin(
         claims=claims,
         max_owners=max_owners,
         quorum=quorum,
+        checks_averages=checks_averages,
         accepted=accepted,
     )
 

@@ -683,6 +683,7 @@ class _Turn:
             claims=s.claims,
             max_owners=s.max_owners,
             quorum=s.quorum,
+            checks_averages=s.checks_averages,
         )
         self._set(early=s.early, durations=s.durations, left_out=s.suspects)
         self._hear_early()

@@ -95,12 +95,12 @@ def assert_all_commit_twice_more(group: SimulatedGroup) -> None:
     assert done, {p: (n.disk.head.version, n.state and (n.state.stage, n.state.ballot)) for p, n in group.nodes.items()}
 
 
-@given(st.integers(0, 2**32), st.integers(1, 6), weathers, faults)
+@given(st.integers(0, 2**32), st.integers(1, 6), weathers, faults, st.booleans())
 @settings(deadline=None, max_examples=40)
 def test_whatever_is_lost_late_or_crashed_one_member_list_decides_one_value(
-    seed: int, count: int, weather: Weather, happenings: list[tuple[str, int, float]]
+    seed: int, count: int, weather: Weather, happenings: list[tuple[str, int, float]], checks_averages: bool
 ) -> None:
-    group = SimulatedGroup(peer_ids(count), seed=seed, weather=weather, lease_s=None)
+    group = SimulatedGroup(peer_ids(count), seed=seed, weather=weather, lease_s=None, checks_averages=checks_averages)
     run_with_faults(group, happenings)
     group.run(60)
     assert all(len(values) == 1 for values in group.decided.values())

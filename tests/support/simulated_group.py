@@ -124,6 +124,7 @@ class SimulatedGroup:
         num_parts: int = 3,
         max_owners: int | None = None,
         quorum: int = 1,
+        checks_averages: bool = True,
     ) -> None:
         """Start all peers at genesis, each knowing the others' claims; lease_s None: claims never expire.
 
@@ -156,6 +157,7 @@ class SimulatedGroup:
         self.served: Counter[PeerId] = Counter()
         """How often another peer caught up by one."""
         self._quorum = quorum
+        self._checks_averages = checks_averages
         self._sides: list[frozenset[PeerId]] = []
         self._voters: defaultdict[tuple[int, Ballot, Digest], set[PeerId]] = defaultdict(set)
         self._voted: dict[tuple[PeerId, int, tuple[int, int], tuple[PeerId, ...]], Digest] = {}
@@ -291,6 +293,7 @@ class SimulatedGroup:
             head=node.disk.head,
             claims=self._look(node),
             quorum=self._quorum,
+            checks_averages=self._checks_averages,
             accepted=node.disk.accepted,
             promised=node.disk.promised,
             max_owners=self._max_owners or rounds.MAX_OWNERS,

@@ -9,7 +9,7 @@ import pytest
 
 from p2ptrain.config.load import load_run
 from p2ptrain.events import RoundCommitted, RoundStage, UpdateApplied
-from p2ptrain.ids import COMMON, SliceId
+from p2ptrain.ids import COMMON, PeerId, SliceId
 from p2ptrain.model.slicing import SlicePlan
 from p2ptrain.wire.codec import encoded_bytes
 from tests.support.live_swarm import LivePeer, LiveSwarm, eventually
@@ -57,21 +57,56 @@ def counted(peers: Sequence[LivePeer]) -> tuple[float, dict[str, int], list[int]
 
 def test_bytes_of_a_round_are_those_of_the_formula_within_five_percent(tmp_path: Path) -> None:
     with LiveSwarm(tmp_path, preset="tiny", lease_s=60, rounds=1000, inner_steps=6) as swarm:
-        swarm.change_manifest("gather_timeout_s = 20", "gather_timeout_s = 100")
-        run = load_run(swarm.manifest)
-        plan = SlicePlan.of(run.model, run.slicing)
-        size = {s: encoded_bytes(run.exchange.codec, plan.numel(s)) for s in plan.slice_ids}
-        peers = [swarm.start_peer("a", "0"), swarm.start_peer("b", "1")]
-        for peer in peers:
-            peer.wait_for_version(COMMON, 4)
-        began_s, before, bytes_before = counted(peers)
-        for peer in peers:
-            peer.wait_for_version(COMMON, before[COMMON] + 8)
-        ended_s, after, bytes_after = counted(peers)
-        swarm.assert_same_digests()
+        sizes, versions, seconds, counts = counted_rounds(swarm, ["0", "1"])
         # Two owners of the common part send and receive one of it each; each slice goes one way.
-        expected = sum((after[s] - before[s]) * size[SliceId(s)] * (2 if s == COMMON else 1) for s in size)
-        # Where the rounds are slow, what the peers say to each other every few seconds is no part of them.
-        beside = TALK_BYTES_PER_S * max(0.0, ended_s - began_s - 30.0)
-        for first, last in zip(bytes_before, bytes_after, strict=True):
-            assert 0.95 * expected < last - first < 1.05 * expected + beside, f"in {ended_s - began_s:.1f} s"
+        expected = sum(versions[s] * size * (2 if s == COMMON else 1) for s, size in sizes.items())
+        for count in counts:
+            assert 0.95 * expected < count < 1.05 * expected + beside(seconds), f"in {seconds:.1f} s"
+
+
+def test_averages_that_nobody_checks_are_fetched_by_nobody_else(tmp_path: Path) -> None:
+    with LiveSwarm(tmp_path, preset="tiny", lease_s=60, rounds=1000, inner_steps=6) as swarm:
+        swarm.change_manifest("gather_timeout_s = 20", "gather_timeout_s = 20\ncheck_averages = false")
+        sizes, versions, seconds, counts = counted_rounds(swarm, ["0", "1", "0", "1"])
+        # Sent and received: 2 (1 - 1/4) of the common part by each; of a slice 1 by each owner, 1 to each other peer.
+        # With checks it would be 2 of the common part.
+        expected = sum(versions[s] * size * (12 if s == COMMON else 8) for s, size in sizes.items())
+        assert 0.95 * expected < sum(counts) < 1.05 * expected + 4 * beside(seconds), f"in {seconds:.1f} s"
+
+
+def counted_rounds(
+    swarm: LiveSwarm, slices: Sequence[str]
+) -> tuple[dict[SliceId, int], dict[str, int], float, list[int]]:
+    """Peers with one slice each make eight rounds.
+
+    Returns:
+        Encoded bytes of each slice, versions that it gained, seconds that it took, and what each peer's p2pd read.
+    """
+    swarm.change_manifest("gather_timeout_s = 20", "gather_timeout_s = 100")
+    run = load_run(swarm.manifest)
+    plan = SlicePlan.of(run.model, run.slicing)
+    peers = [swarm.start_peer(name, slice_id) for name, slice_id in zip("abcd", slices, strict=False)]
+    for peer in peers:
+        peer.wait_for_version(COMMON, 4)
+    eventually(lambda: len(newest_members(peers[0])) == len(peers), what="all own the common part")
+    began_s, before, bytes_before = counted(peers)
+    for peer in peers:
+        peer.wait_for_version(COMMON, before[COMMON] + 8)
+    ended_s, after, bytes_after = counted(peers)
+    swarm.assert_same_digests()
+    return (
+        {s: encoded_bytes(run.exchange.codec, plan.numel(s)) for s in plan.slice_ids},
+        {s: after[s] - before[s] for s in after},
+        ended_s - began_s,
+        [last - first for first, last in zip(bytes_before, bytes_after, strict=True)],
+    )
+
+
+def newest_members(peer: LivePeer) -> frozenset[PeerId]:
+    """Who decided the newest version of the common part that a peer knows."""
+    return frozenset(peer.committed(COMMON)[-1].members)
+
+
+def beside(seconds: float) -> float:
+    """Where the rounds are slow, what the peers say to each other every few seconds is no part of them."""
+    return TALK_BYTES_PER_S * max(0.0, seconds - 30.0)

@@ -368,6 +368,24 @@ def test_a_proposer_that_names_no_checkers_and_lies_gets_no_vote_and_is_named() 
     assert owner.state.ballot.attempt > 0, "the next member proposes"
 
 
+def test_where_the_manifest_asks_for_no_checks_the_reducers_word_is_enough() -> None:
+    owner = Owner(C, checks_averages=False).cuts_off().hears(A, ready(A)).hears(B, ready(B))
+    ((_, plan),) = owner.sent(Plan)
+    assert plan.checkers == ()
+    for part, reducer in enumerate(plan.reducers):
+        owner.does(PartReduced(result(part))) if reducer == C else owner.hears(reducer, result(part))
+    owner.stages()
+    assert owner.told(Check) == []
+    assert owner.told(SignVote) == [SignVote(BALLOT, value())]
+
+
+def test_where_the_manifest_asks_for_no_checks_a_voter_computes_nothing_twice() -> None:
+    owner = Owner(A, checks_averages=False).cuts_off().hears(C, replace(PLAN, checkers=()))
+    owner.does(PartReduced(result(0))).hears(B, result(1)).hears(C, Propose(value()))
+    assert owner.told(Check) == []
+    assert owner.stages().told(SignVote) == [SignVote(BALLOT, value())]
+
+
 def test_of_two_that_differ_a_third_decides_and_the_liars_parts_go_to_others() -> None:
     lie = PartResult(0, blob_of("lie"), MEMBERS)
     owner = reducing_proposer().hears(A, lie)
