@@ -71,7 +71,7 @@ def is_confirmed(s: RoundState, value: Value) -> bool:
     Each was announced by two members, or we computed what another member proposes. What a member accepted in an
     earlier ballot it has looked at in this way, and the inputs may be gone by now. The manifest may ask for no checks.
     """
-    if not s.checks_averages or len(s.ballot.members) < 2:
+    if not s.rules.checks_averages or len(s.ballot.members) < 2:
         return True
     if any(r.accepted and r.accepted.value == value for r in s.ready.values()):
         return True

@@ -84,16 +84,18 @@ class SliceOwner:
             run=context.run,
             slice_id=slice_id,
             me=context.me,
-            timing=rounds.Timing(
-                gather_s=exchange.gather_timeout_s, reduce_s=exchange.reduce_timeout_s, vote_s=exchange.vote_timeout_s
+            rules=rounds.Rules(
+                gather_s=exchange.gather_timeout_s,
+                reduce_s=exchange.reduce_timeout_s,
+                vote_s=exchange.vote_timeout_s,
+                max_owners=exchange.max_owners,
+                quorum=context.quorum,
+                checks_averages=exchange.check_averages,
             ),
             head=head,
             claims=context.holders(slice_id),
-            quorum=context.quorum,
-            checks_averages=exchange.check_averages,
             accepted=accepted,
             promised=promised,
-            max_owners=exchange.max_owners,
         )
         self._queue: asyncio.Queue[rounds.Event] = asyncio.Queue()
         self._group: asyncio.TaskGroup
@@ -128,7 +130,7 @@ class SliceOwner:
             deadline_in_s=deadline_in_s,
             is_pending=self._pending is not None,
             holders=s.claims | {s.me},
-            quorum=s.quorum,
+            quorum=s.rules.quorum,
         )
 
     @property

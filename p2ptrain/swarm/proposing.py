@@ -33,7 +33,7 @@ def binding_value(s: RoundState) -> Value | None:
 
 def guests(s: RoundState) -> frozenset[PeerId]:
     """Who holds the slice and has no vote yet; where the group has room they contribute all the same."""
-    room = s.max_owners - len(s.ballot.members)
+    room = s.rules.max_owners - len(s.ballot.members)
     others = s.claims - {s.me, *s.ballot.members}
     return frozenset(drawn(others, present=(), most=max(0, room), lot=s.head.value_hash or ""))
 
@@ -51,7 +51,7 @@ def first_plan(s: RoundState) -> Plan | None:
     reducers = sorted(set(s.ready) - s.suspects)
     uplinks = {c.peer: c.uplink_mbps for c in contributions}
     shares = share_parts(num_parts, {peer: uplinks.get(peer, 0.0) for peer in reducers})
-    return Plan(0, contributions, shares, _checkers(shares, reducers) if s.checks_averages else ())
+    return Plan(0, contributions, shares, _checkers(shares, reducers) if s.rules.checks_averages else ())
 
 
 def _checkers(reducers: Sequence[PeerId], able: Sequence[PeerId]) -> tuple[PeerId, ...]:
@@ -99,7 +99,7 @@ def reducing_limit(s: RoundState, plan: Plan) -> Deadline:
         plan.reducers,
         len(s.ballot.members),
         checkers=plan.checkers,
-        at_most_s=_MAX_PLANNED * s.timing.reduce_s,
+        at_most_s=_MAX_PLANNED * s.rules.reduce_s,
     )
     if s.reduce_limit.seconds >= _PLANNED_ROOM * planned_s:
         return s.reduce_limit
@@ -125,7 +125,7 @@ def value_of(s: RoundState, staged: Staged, plan: Plan) -> Value:
         update=staged.update,
         results=staged.results,
         contributions=contributions,
-        owners=drawn(holders, present=present, most=s.max_owners, lot=s.head.value_hash or ""),
+        owners=drawn(holders, present=present, most=s.rules.max_owners, lot=s.head.value_hash or ""),
         tokens=tokens,
         weight=weight,
     )

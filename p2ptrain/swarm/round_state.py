@@ -26,12 +26,19 @@ class Stage(enum.Enum):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Timing:
-    """Longest deadlines of the stages, in seconds; what was measured shortens them (swarm/deadlines.py)."""
+class Rules:
+    """What the manifest says about rounds."""
 
     gather_s: float
     reduce_s: float
     vote_s: float
+    """Longest deadlines of the stages, in seconds; what was measured shortens them (swarm/deadlines.py)."""
+    max_owners: int = MAX_OWNERS
+    """Of a version; who holds the slice beyond that takes turns (swarm/electorate.py)."""
+    quorum: int = 1
+    """No version is committed by fewer owners."""
+    checks_averages: bool = True
+    """An average counts only if two owners have computed it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,16 +48,10 @@ class RoundState:
     run: RunId
     slice: SliceId
     me: PeerId
-    timing: Timing
+    rules: Rules
     head: Head
     ballot: Ballot
     claims: frozenset[PeerId]
-    max_owners: int = MAX_OWNERS
-    """Of a version; who holds the slice beyond that takes turns (swarm/electorate.py)."""
-    quorum: int = 1
-    """Of the manifest: no version is committed by fewer owners."""
-    checks_averages: bool = True
-    """Of the manifest: an average counts only if two owners have computed it."""
     stage: Stage = Stage.IDLE
     deadline_s: float | None = None
     """When to send Tick; None while there is nothing to wait for."""
@@ -114,22 +115,22 @@ class RoundState:
     @property
     def needed(self) -> int:
         """Members that must be ready, and vote: a majority, and no fewer than the quorum."""
-        return votes_needed(self.ballot, self.quorum)
+        return votes_needed(self.ballot, self.rules.quorum)
 
     @property
     def gather_limit(self) -> Deadline:
         """How long a ready owner waits for the others' inner steps."""
-        return adaptive_deadline(self.durations.gather, self.timing.gather_s, self.failures)
+        return adaptive_deadline(self.durations.gather, self.rules.gather_s, self.failures)
 
     @property
     def reduce_limit(self) -> Deadline:
         """How long a plan may take to be reduced."""
-        return adaptive_deadline(self.durations.reduce, self.timing.reduce_s, self.failures)
+        return adaptive_deadline(self.durations.reduce, self.rules.reduce_s, self.failures)
 
     @property
     def vote_limit(self) -> Deadline:
         """How long a proposal may take to get its votes."""
-        return adaptive_deadline(self.durations.vote, self.timing.vote_s, self.failures)
+        return adaptive_deadline(self.durations.vote, self.rules.vote_s, self.failures)
 
 
 def begin(
@@ -137,14 +138,11 @@ def begin(
     run: RunId,
     slice_id: SliceId,
     me: PeerId,
-    timing: Timing,
+    rules: Rules,
     head: Head,
     claims: frozenset[PeerId],
-    quorum: int = 1,
-    checks_averages: bool = True,
     accepted: Accepted | None = None,
     promised: Ballot | None = None,
-    max_owners: int = MAX_OWNERS,
 ) -> RoundState:
     """The state of an owner that holds ``head``.
 
@@ -152,17 +150,14 @@ def begin(
         run: the run.
         slice_id: the slice.
         me: this peer.
-        timing: deadlines of the run.
+        rules: of the run.
         head: newest version that this peer holds.
         claims: peers with a live claim that hold the slice.
-        quorum: of the manifest.
-        checks_averages: of the manifest.
         accepted: what this peer last voted for at the next version, from its disk.
         promised: the ballot of the next version that it last took part in, from its disk.
-        max_owners: the manifest's bound for a group.
     """
     version = Version(head.version + 1)
-    epoch, members = membership(me, head, claims, max_owners, quorum)
+    epoch, members = membership(me, head, claims, rules)
     ballot = Ballot(epoch, 0, members)
     if accepted and accepted.ballot.order >= ballot.order:
         ballot = Ballot(accepted.ballot.epoch, accepted.ballot.attempt + 1, members)
@@ -174,13 +169,10 @@ def begin(
         run=run,
         slice=slice_id,
         me=me,
-        timing=timing,
+        rules=rules,
         head=head,
         ballot=ballot,
         claims=claims,
-        max_owners=max_owners,
-        quorum=quorum,
-        checks_averages=checks_averages,
         accepted=accepted,
     )
 
@@ -215,14 +207,12 @@ def proposer_of(version: Version, ballot: Ballot) -> PeerId:
     return ballot.members[(version + ballot.attempt) % len(ballot.members)]
 
 
-def membership(
-    me: PeerId, head: Head, claims: frozenset[PeerId], max_owners: int, quorum: int
-) -> tuple[int, tuple[PeerId, ...]]:
+def membership(me: PeerId, head: Head, claims: frozenset[PeerId], rules: Rules) -> tuple[int, tuple[PeerId, ...]]:
     """Epoch and members that decide the next version, by what the directory shows.
 
     Owners of whom too few for the quorum are left could never commit, so whoever joins them is a member at once.
     """
     live = sum(owner in claims or owner == me for owner in head.owners)
-    if head.owners and live >= max(len(head.owners) // 2 + 1, quorum):
+    if head.owners and live >= max(len(head.owners) // 2 + 1, rules.quorum):
         return head.epoch, head.owners
-    return head.epoch + 1, drawn(claims | {me}, present=(), most=max_owners, lot=head.value_hash or "")
+    return head.epoch + 1, drawn(claims | {me}, present=(), most=rules.max_owners, lot=head.value_hash or "")

@@ -80,7 +80,7 @@ from p2ptrain.swarm.round_events import (
     Tick,
     Unreachable,
 )
-from p2ptrain.swarm.round_state import MAX_OWNERS, RoundState, Stage, Timing, begin, in_ballot, membership, proposer_of
+from p2ptrain.swarm.round_state import MAX_OWNERS, RoundState, Rules, Stage, begin, in_ballot, membership, proposer_of
 from p2ptrain.wire.messages import (
     Accepted,
     Ballot,
@@ -119,6 +119,7 @@ __all__ = [
     "Promise",
     "Reduce",
     "RoundState",
+    "Rules",
     "Send",
     "SignVote",
     "Stage",
@@ -127,7 +128,6 @@ __all__ = [
     "Staged",
     "TellHead",
     "Tick",
-    "Timing",
     "Unreachable",
     "Void",
     "advance",
@@ -281,7 +281,7 @@ class _Turn:
             else:
                 self._void("the owners are back, and this peer becomes one with their next commit", ballot)
         else:
-            epoch = max(s.ballot.epoch, membership(s.me, s.head, holders, s.max_owners, s.quorum)[0])
+            epoch = max(s.ballot.epoch, membership(s.me, s.head, holders, s.rules)[0])
             self.state = in_ballot(self.state, Ballot(epoch, s.ballot.attempt, members))
             self._hear_early()
 
@@ -345,7 +345,7 @@ class _Turn:
         """Whether to go on gathering: what was measured says whom to leave out, the manifest when to give up."""
         s = self.state
         extra_s = 0.0 if s.proposer == s.me else s.vote_limit.seconds
-        last_s = s.stage_began_s + s.timing.gather_s + extra_s
+        last_s = s.stage_began_s + s.rules.gather_s + extra_s
         if self.now_s < last_s:
             self._set(deadline_s=last_s)
             return True
@@ -406,7 +406,7 @@ class _Turn:
         if not self.state.asked:
             self._set(asked=True)
             # Some of the others' patience is left for our pseudo-gradient to be computed and for the message.
-            self._do(AskCutOff(0.7 * self.state.timing.gather_s))
+            self._do(AskCutOff(0.7 * self.state.rules.gather_s))
 
     def _heard_plan(self, sender: PeerId, plan: Plan) -> None:
         s = self.state
@@ -678,12 +678,9 @@ class _Turn:
             run=s.run,
             slice_id=s.slice,
             me=s.me,
-            timing=s.timing,
+            rules=s.rules,
             head=head,
             claims=s.claims,
-            max_owners=s.max_owners,
-            quorum=s.quorum,
-            checks_averages=s.checks_averages,
         )
         self._set(early=s.early, durations=s.durations, left_out=s.suspects)
         self._hear_early()
@@ -733,7 +730,7 @@ class _Turn:
 
     def _target_members(self) -> tuple[PeerId, ...]:
         s = self.state
-        return membership(s.me, s.head, s.claims, s.max_owners, s.quorum)[1]
+        return membership(s.me, s.head, s.claims, s.rules)[1]
 
     def _offer(self, to: Sequence[PeerId]) -> None:
         """As a guest: have our contribution counted."""

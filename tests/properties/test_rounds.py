@@ -29,9 +29,9 @@ from p2ptrain.wire.messages import (
     Vote,
 )
 from tests.support.simulated_group import (
+    RULES,
     RUN,
     SLICE,
-    TIMING,
     SimulatedGroup,
     Weather,
     blob_of,
@@ -244,7 +244,7 @@ def test_a_proposer_that_dies_costs_one_attempt(seed: int, stage: rounds.Stage) 
     assert group.run_until(lambda: bool(proposers_in_stage()), within_s=300)
     state = proposers_in_stage()[0]
     group.crash(state.me)
-    bound_s = TIMING.gather_s + 2 * TIMING.vote_s + 10
+    bound_s = RULES.gather_s + 2 * RULES.vote_s + 10
     assert group.run_until(lambda: min(group.versions().values()) >= state.version, within_s=bound_s)
     certificate = next(c.certificate for c in group.commits if c.certificate.value.version == state.version)
     assert certificate.ballot.attempt <= 1
@@ -396,7 +396,7 @@ def test_a_frozen_member_costs_one_deadline_of_what_the_group_measured_and_not_t
         lambda: all(group.nodes[peer].disk.head.version >= version + 2 for peer in others), within_s=60
     )
     waits = [e.deadline for at_s, _, e in group.entered if at_s > before_s and e.stage == "gathering"]
-    assert all(wait.seconds < TIMING.gather_s / 2 for wait in waits), waits
+    assert all(wait.seconds < RULES.gather_s / 2 for wait in waits), waits
     # Two rounds of training and of everything else, and one deadline each: 24 s of the manifest's would not fit.
     assert group.now_s - before_s < 2 * (5 + 3 + max(wait.seconds for wait in waits))
 
@@ -516,7 +516,7 @@ def test_any_order_of_any_events_leaves_the_machine_in_a_legal_state(
     history: list[tuple[rounds.Event, float]], head: Head
 ) -> None:
     state: RoundState = rounds.begin(
-        run=RUN, slice_id=SLICE, me=ME, timing=TIMING, head=head, claims=frozenset([*MEMBERS, PeerId("X")])
+        run=RUN, slice_id=SLICE, me=ME, rules=RULES, head=head, claims=frozenset([*MEMBERS, PeerId("X")])
     )
     now_s = 0.0
     for event, later_s in history:

@@ -39,7 +39,7 @@ from p2ptrain.wire.messages import (
 from p2ptrain.wire.v1 import peer_pb2 as pb
 
 RUN, SLICE, NUM_PARTS = RunId("ab" * 32), SliceId("0"), 3
-TIMING = rounds.Timing(gather_s=5.0, reduce_s=5.0, vote_s=2.0)
+RULES = rounds.Rules(gather_s=5.0, reduce_s=5.0, vote_s=2.0)
 
 
 class Hostile:
@@ -151,7 +151,7 @@ class Victim:
         self.refused: Counter[str] = Counter()
         self.commands: Counter[str] = Counter()
         self.state = rounds.begin(
-            run=RUN, slice_id=SLICE, me=me, timing=TIMING, head=rounds.Head(), claims=frozenset(members)
+            run=RUN, slice_id=SLICE, me=me, rules=RULES, head=rounds.Head(), claims=frozenset(members)
         )
 
     def hears(self, sender: PeerId, data: bytes) -> None:

@@ -11,11 +11,11 @@ import itertools
 import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from p2ptrain.ids import Digest, PeerId, RunId, SliceId
 from p2ptrain.swarm import rounds
-from p2ptrain.swarm.rounds import Head, RoundState, Stage, Timing
+from p2ptrain.swarm.rounds import Head, RoundState, Rules, Stage
 from p2ptrain.swarm.spread import whom_to_tell
 from p2ptrain.wire.messages import (
     Accepted,
@@ -33,7 +33,7 @@ from p2ptrain.wire.messages import (
 )
 
 RUN, SLICE = RunId("run"), SliceId("0")
-TIMING = Timing(gather_s=20, reduce_s=10, vote_s=5)
+RULES = Rules(gather_s=20, reduce_s=10, vote_s=5)
 CALL_TIMEOUT_S = 5.0
 
 
@@ -156,8 +156,9 @@ class SimulatedGroup:
         """Of each committed value the one before it."""
         self.served: Counter[PeerId] = Counter()
         """How often another peer caught up by one."""
-        self._quorum = quorum
-        self._checks_averages = checks_averages
+        self._rules = replace(
+            RULES, max_owners=max_owners or rounds.MAX_OWNERS, quorum=quorum, checks_averages=checks_averages
+        )
         self._sides: list[frozenset[PeerId]] = []
         self._voters: defaultdict[tuple[int, Ballot, Digest], set[PeerId]] = defaultdict(set)
         self._voted: dict[tuple[PeerId, int, tuple[int, int], tuple[PeerId, ...]], Digest] = {}
@@ -289,14 +290,11 @@ class SimulatedGroup:
             run=RUN,
             slice_id=SLICE,
             me=node.peer,
-            timing=TIMING,
+            rules=self._rules,
             head=node.disk.head,
             claims=self._look(node),
-            quorum=self._quorum,
-            checks_averages=self._checks_averages,
             accepted=node.disk.accepted,
             promised=node.disk.promised,
-            max_owners=self._max_owners or rounds.MAX_OWNERS,
         )
         if self._max_owners:
             self._pull(node, node.life)

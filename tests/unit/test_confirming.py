@@ -20,7 +20,7 @@ from p2ptrain.swarm.confirming import (
 from p2ptrain.swarm.head import Head
 from p2ptrain.swarm.round_state import RoundState
 from p2ptrain.wire.messages import Accepted, Ballot, Contribution, PartResult, Plan, Ready, Value
-from tests.support.simulated_group import RUN, SLICE, TIMING, blob_of, digest_of, peer_ids
+from tests.support.simulated_group import RULES, RUN, SLICE, blob_of, digest_of, peer_ids
 
 A, B, C, D = MEMBERS = tuple(peer_ids(4))
 HEAD = Head(version=Version(3), value_hash=digest_of("v3"), epoch=1, owners=MEMBERS, tokens=0, weight=0)
@@ -35,7 +35,7 @@ def says(average: str, part: int = 0, contributors: tuple[PeerId, ...] = MEMBERS
 
 
 def state(*said: tuple[PeerId, PartResult], me: PeerId = D, plan: Plan = PLAN) -> RoundState:
-    s = rounds.begin(run=RUN, slice_id=SLICE, me=me, timing=TIMING, head=HEAD, claims=frozenset(MEMBERS))
+    s = rounds.begin(run=RUN, slice_id=SLICE, me=me, rules=RULES, head=HEAD, claims=frozenset(MEMBERS))
     s = replace(s, plan=plan, ready=READY)
     for member, result in said:
         s = announced(s, member, result)

@@ -51,7 +51,7 @@ from p2ptrain.wire.messages import (
     Value,
     Vote,
 )
-from tests.support.simulated_group import RUN, SLICE, TIMING, blob_of, digest_of, peer_ids
+from tests.support.simulated_group import RULES, RUN, SLICE, blob_of, digest_of, peer_ids
 
 A, B, C = MEMBERS = tuple(peer_ids(3))
 GUEST = PeerId("N")
@@ -66,8 +66,8 @@ class Owner:
 
     def __init__(self, me: PeerId, **known: object) -> None:
         self.me = me
-        given = {"head": HEAD, "claims": frozenset(MEMBERS)} | known
-        self.state = rounds.begin(run=RUN, slice_id=SLICE, me=me, timing=TIMING, **given)  # type: ignore[arg-type]
+        given = {"rules": RULES, "head": HEAD, "claims": frozenset(MEMBERS)} | known
+        self.state = rounds.begin(run=RUN, slice_id=SLICE, me=me, **given)  # type: ignore[arg-type]
         self.now_s = 0.0
         self.commands: list[Command] = []
 
@@ -178,14 +178,14 @@ def test_the_promise_is_on_disk_before_the_others_hear_that_we_are_ready() -> No
 
 def test_the_first_ready_of_another_owner_asks_us_once_to_end_the_inner_steps() -> None:
     owner = Owner(A).hears(B, ready(B))
-    assert owner.told(AskCutOff) == [AskCutOff(0.7 * TIMING.gather_s)]
+    assert owner.told(AskCutOff) == [AskCutOff(0.7 * RULES.gather_s)]
     assert owner.hears(C, ready(C)).commands == []
 
 
 def test_patience_counts_from_the_first_ready_and_not_from_our_own() -> None:
     owner = Owner(C).hears(A, ready(A))
     owner.now_s = 14.0
-    assert owner.cuts_off().state.deadline_s == TIMING.gather_s
+    assert owner.cuts_off().state.deadline_s == RULES.gather_s
 
 
 def test_the_proposer_plans_when_all_are_ready_and_deals_the_parts_around() -> None:
@@ -369,7 +369,7 @@ def test_a_proposer_that_names_no_checkers_and_lies_gets_no_vote_and_is_named() 
 
 
 def test_where_the_manifest_asks_for_no_checks_the_reducers_word_is_enough() -> None:
-    owner = Owner(C, checks_averages=False).cuts_off().hears(A, ready(A)).hears(B, ready(B))
+    owner = Owner(C, rules=replace(RULES, checks_averages=False)).cuts_off().hears(A, ready(A)).hears(B, ready(B))
     ((_, plan),) = owner.sent(Plan)
     assert plan.checkers == ()
     for part, reducer in enumerate(plan.reducers):
@@ -380,7 +380,7 @@ def test_where_the_manifest_asks_for_no_checks_the_reducers_word_is_enough() -> 
 
 
 def test_where_the_manifest_asks_for_no_checks_a_voter_computes_nothing_twice() -> None:
-    owner = Owner(A, checks_averages=False).cuts_off().hears(C, replace(PLAN, checkers=()))
+    owner = Owner(A, rules=replace(RULES, checks_averages=False)).cuts_off().hears(C, replace(PLAN, checkers=()))
     owner.does(PartReduced(result(0))).hears(B, result(1)).hears(C, Propose(value()))
     assert owner.told(Check) == []
     assert owner.stages().told(SignVote) == [SignVote(BALLOT, value())]
@@ -584,7 +584,7 @@ def test_offers_of_strangers_in_others_names_and_from_other_versions_are_not_tak
 
 
 def test_a_full_group_asks_no_guests() -> None:
-    owner = Owner(A, claims=WITH_GUEST, max_owners=3).cuts_off()
+    owner = Owner(A, claims=WITH_GUEST, rules=replace(RULES, max_owners=3)).cuts_off()
     assert owner.sent(Ready) == [((B, C), ready(A))]
     assert not owner.hears(GUEST, offer()).state.offers
 
@@ -708,7 +708,7 @@ def test_a_measured_deadline_leaves_members_out_but_does_not_give_a_round_up() -
     owner.state = replace(owner.state, durations=StageDurations(gather=(0.2,) * 9), deadline_s=1.3)
     owner.waits_for_its_deadline()  # alone, with two of three needed
     assert not owner.told(Void)
-    assert owner.state.deadline_s == TIMING.gather_s
+    assert owner.state.deadline_s == RULES.gather_s
     assert owner.hears(A, ready(A)).told(Void) == []
     late = Owner(C).cuts_off()
     assert late.waits_for_its_deadline().told(Void), "at the manifest's deadline it is void"
