@@ -262,7 +262,8 @@ async def work_p2ptrain(
     from p2ptrain.training.device import keep_freed_memory
     from p2ptrain.wire.blobs import BlobExchange
     from p2ptrain.wire.codec import decode, encode
-    from p2ptrain.wire.libp2p import Libp2pNode, NodeOptions
+    from p2ptrain.wire.libp2p import Libp2pNode
+    from p2ptrain.wire.libp2p_start import NodeOptions
     from p2ptrain.wire.messages import Ballot, Contribution, PartResult, Ready, RoundMessage
     from p2ptrain.wire.v1 import peer_pb2 as pb
 

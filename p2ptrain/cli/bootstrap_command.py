@@ -74,7 +74,7 @@ def bootstrap(
         from p2ptrain.config.bootstraps import is_node
         from p2ptrain.node.bootstrap import BootstrapOptions, run_bootstrap
         from p2ptrain.node.run_watch import WatchedRun
-        from p2ptrain.wire.libp2p import check_addresses, check_announced
+        from p2ptrain.wire.libp2p_start import check_addresses, check_announced
     check_addresses(bootstrap or [])
     check_announced([*(announce or ()), *(listen or ())])
     options = BootstrapOptions(

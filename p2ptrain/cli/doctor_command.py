@@ -58,7 +58,7 @@ def doctor(
     with quiet_imports():
         from p2ptrain.node.doctor import has_failed
         from p2ptrain.node.examination import Patient, examine
-        from p2ptrain.wire.libp2p import check_addresses
+        from p2ptrain.wire.libp2p_start import check_addresses
 
         check_addresses(bootstraps)
         patient = Patient(home=home, run=config, run_id=run_id, bootstraps=bootstraps, device=device)

@@ -125,7 +125,7 @@ def peer(
     with working("looking at this machine"), quiet_imports():
         from p2ptrain.node.service import serve_peer
         from p2ptrain.training.device import keep_freed_memory
-        from p2ptrain.wire.libp2p import check_addresses, check_announced
+        from p2ptrain.wire.libp2p_start import check_addresses, check_announced
 
         check_addresses(bootstraps)
         check_announced(announce or [])

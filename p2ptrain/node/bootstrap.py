@@ -27,7 +27,8 @@ from p2ptrain.node.run_watch import NodeStatus, WatchedRun, watch_run
 from p2ptrain.node.status_server import start_status_server
 from p2ptrain.swarm.directory import DhtDirectory, is_valid_record
 from p2ptrain.wire.crowd import PER_ADDRESS, Crowd
-from p2ptrain.wire.libp2p import Libp2pNode, NodeOptions
+from p2ptrain.wire.libp2p import Libp2pNode
+from p2ptrain.wire.libp2p_start import NodeOptions
 
 _DRAIN_S = 60.0
 """Peers ask for their place every 5 s, and use another relay when they are refused; this is ample."""

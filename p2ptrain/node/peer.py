@@ -86,7 +86,8 @@ from p2ptrain.training.outer_step import OuterState, outer_step
 from p2ptrain.training.pseudo_gradient import pseudo_gradient
 from p2ptrain.wire.blobs import BlobExchange
 from p2ptrain.wire.codec import Float32
-from p2ptrain.wire.libp2p import Libp2pNode, NodeOptions
+from p2ptrain.wire.libp2p import Libp2pNode
+from p2ptrain.wire.libp2p_start import NodeOptions
 from p2ptrain.wire.messages import Accepted
 
 _LEAVE_TIMEOUT_S = 3.0

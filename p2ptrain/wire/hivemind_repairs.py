@@ -1,4 +1,4 @@
-"""What hivemind 1.1.12 gets wrong inside, made good by what ``wire/libp2p.py`` puts in its place.
+"""What hivemind 1.1.12 gets wrong inside, made good by what ``wire/libp2p_start.py`` puts in its place.
 
 Nothing here imports hivemind: these are tables and functions of the shape that its control client
 (hivemind/p2p/p2p_daemon_bindings/control.py) expects.

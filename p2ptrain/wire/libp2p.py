@@ -1,8 +1,6 @@
-"""The one module that knows hivemind: a libp2p node with messages, streams and a DHT.
+"""A libp2p node with messages, streams and a DHT; with ``libp2p_start`` all that knows hivemind.
 
-hivemind's DHT runs in our own event loop (``DHTNode``), not in its forked process: the forked one outlives a killed
-parent and hangs on records over 64 KiB. Its ``DecentralizedAverager`` is not used at all; docs/decisions/0001 has the
-measurements.
+Its ``DecentralizedAverager`` is not used; docs/decisions/0001 has the measurements.
 """
 
 import asyncio
@@ -11,46 +9,46 @@ import os
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from google.protobuf.message import DecodeError, Message
-from hivemind.dht import DHTNode
 from hivemind.dht.routing import DHTID
-from hivemind.dht.storage import DHTLocalStorage, DictionaryDHTValue
-from hivemind.dht.validation import DHTRecord, RecordValidatorBase
+from hivemind.dht.storage import DictionaryDHTValue
 from hivemind.p2p import P2P, PeerID
-from hivemind.p2p.p2p_daemon_bindings.utils import ControlFailure, P2PDaemonError, P2PHandlerError
 from hivemind.utils import MSGPackSerializer
 from hivemind.utils.multiaddr import Multiaddr
 
 from p2ptrain import clock
-from p2ptrain.config.schema import ReachWish, RelayLimits
+from p2ptrain.config.schema import RelayLimits
 from p2ptrain.errors import BadMessage, DialledTooSoon, NetworkSetupError, NodeDied, PeerUnreachable, WireError
 from p2ptrain.ids import PeerId, short
 from p2ptrain.wire import callback, punch
 from p2ptrain.wire.crowd import Connection
-from p2ptrain.wire.daemon_options import daemon_environment, daemon_options, tcp_address
-from p2ptrain.wire.doorkeeper import Doorkeeper
-from p2ptrain.wire.hivemind_repairs import closes_its_sockets, control_tasks, repair, shut_down
+from p2ptrain.wire.daemon_options import tcp_address
+from p2ptrain.wire.hivemind_repairs import closes_its_sockets, control_tasks, shut_down
 from p2ptrain.wire.kept_streams import KeptStreams
+from p2ptrain.wire.libp2p_start import (
+    CALL_FAILED,
+    NodeOptions,
+    Running,
+    check_addresses,
+    hivemind_id,
+    is_alone,
+    join_as_reachable,
+    join_by_any,
+    parsed_address,
+    sightings,
+    stream_to,
+)
 from p2ptrain.wire.port_mapping import RENEW_S, map_port
 from p2ptrain.wire.rate_limit import RateLimit, UplinkMeter
-from p2ptrain.wire.reach import Reach, Sighting, Way, first_guess, is_relayed, judged, planned_relayed_mbps
-from p2ptrain.wire.record_room import RecordRoom
+from p2ptrain.wire.reach import Reach, Sighting, is_relayed, judged, planned_relayed_mbps
 from p2ptrain.wire.relay import HOP, STOP, Relay, take_place
-from p2ptrain.wire.this_machine import check_can_listen, free_port, hosts, is_loopback, own_ips
+from p2ptrain.wire.this_machine import check_can_listen, free_port, hosts, own_ips
 
-_CALL_FAILED = (P2PDaemonError, P2PHandlerError, ControlFailure, OSError, EOFError, TimeoutError)
-_START_TIMEOUT_S = 60.0
-"""For p2pd to listen; it takes a third of a second, but was seen to need more than hivemind's 15 s at a load of 20."""
-_BOOTSTRAP_TIMEOUT_S = 30.0
-"""A relayed first contact took up to 3 s in the lab; ten times that is somebody who is not there."""
-_ASK_BOOTSTRAPS_AGAIN_S = 0.5
-_NEIGHBOURS_WITHIN_S = 3.0
-"""For the first look at the DHT; those that answer later are met later."""
 _WATCH_EVERY_S = 1.0
 _PLACES_EVERY_S = 5.0
 _PLACE_TIMEOUT_S = 4.0
@@ -69,12 +67,6 @@ _KEEPERS = 5
 _DIRECTORY_TIMEOUT_S = 60.0
 """hivemind looks up in a task that nobody watches: if that failed, whoever waits for what it finds would wait for ever,
 and a peer that looks at the directory no more is soon alone. A node that does not answer costs it 3 s."""
-_MAX_FOUND = 256
-"""Names whose records we looked up and keep: a peer looks up three."""
-_MAX_CACHED_BYTES = 8 * 1024**2
-"""Of records that others ask us to keep beside those that we are responsible for."""
-_RECORD_BYTES = 8192
-"""Of the directory's calls, so many bytes count as one call: checking a record's signature takes 0.2 ms."""
 
 _MAX_REQUEST_BYTES = 4 * 1024 * 1024
 """hivemind's own limit for what it sends; whoever sends more does not use it."""
@@ -82,57 +74,6 @@ _MAX_REQUEST_BYTES = 4 * 1024 * 1024
 _Request = TypeVar("_Request", bound=Message)
 _Reply = TypeVar("_Reply", bound=Message)
 _Found = TypeVar("_Found")
-
-
-@dataclass(frozen=True, slots=True)
-class DirectoryRecord:
-    """One entry of the DHT: ``key`` is what all peers look up, ``subkey`` the one who wrote it."""
-
-    key: bytes
-    subkey: str
-    value: bytes
-    expires_s: float
-    """Wall time."""
-
-
-RecordCheck = Callable[[DirectoryRecord], bool]
-"""Decides whether a record may be stored here, or believed when somebody returns it."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class NodeOptions:
-    """How a node appears in the network."""
-
-    identity: Path
-    """libp2p private key file."""
-    peer: PeerId
-    host: str
-    port: int
-    bootstraps: Sequence[str]
-    """Multiaddresses ending in ``/p2p/<peer id>``; with none this node is the first one."""
-    known_addresses: Sequence[str] = ()
-    """Where other peers were once: tried when no bootstrap answers."""
-    check_record: RecordCheck
-    launcher: Sequence[str]
-    """Goes before the daemon's command line, so that the daemon cannot outlive this process."""
-    sockets: Path
-    """For the daemon's Unix sockets, made and removed by the node; below /tmp if its path is too long for them."""
-    serves_dht: bool = True
-    """False: reads the DHT without keeping records for others (observers)."""
-    reach: ReachWish = "direct"
-    """``auto`` asks the bootstraps to call back, and takes a place at their relays if they cannot."""
-    map_port: bool = False
-    """Ask the router to pass the port on."""
-    announce: Sequence[str] = ()
-    """Announced instead of what the machine has."""
-    also_listen: Sequence[str] = ()
-    """Multiaddresses beside ``host`` and ``port``."""
-    relay: RelayLimits | None = None
-    """To carry connections for peers that nobody can dial."""
-    door: Doorkeeper = field(default_factory=Doorkeeper)
-    """Who is listened to."""
-    calls_back: bool = False
-    """Tell those that ask where their calls come from, and whether they can be called there."""
 
 
 @dataclass(slots=True)
@@ -151,34 +92,6 @@ class Traffic:
         return recent
 
 
-def check_addresses(bootstraps: Sequence[str]) -> None:
-    """Return if all of them have the form of a bootstrap's address.
-
-    Raises:
-        NetworkSetupError: naming the first that has not.
-    """
-    for text in bootstraps:
-        _bootstrap_address(text)
-
-
-def check_announced(addresses: Sequence[str]) -> None:
-    """Return if all of them are multiaddresses that can be announced or listened at.
-
-    Raises:
-        NetworkSetupError: naming the first that is not.
-    """
-    for text in addresses:
-        try:
-            is_bare = text.startswith("/") and "p2p" not in Multiaddr(text)
-        except Exception:  # noqa: BLE001 - hivemind's parser raises many types
-            is_bare = False
-        if not is_bare:
-            raise NetworkSetupError(
-                f"{text!r} is not an address to listen at or to announce; it looks like /ip4/203.0.113.7/tcp/31337,"
-                " /dns4/boot.example.org/tcp/31337 or /ip4/0.0.0.0/udp/31337/quic-v1, without /p2p/..."
-            )
-
-
 def record_key(name: str) -> bytes:
     """What the DHT files ``name`` under; a record check sees this instead of the name."""
     return bytes(DHTID.generate(source=name).to_bytes())
@@ -187,7 +100,7 @@ def record_key(name: str) -> bytes:
 class Libp2pNode:
     """A running libp2p node; ``start`` makes one, ``stop`` ends it and its daemon."""
 
-    def __init__(self, options: NodeOptions, running: "_Running", sockets: Path, addresses: list[str]) -> None:
+    def __init__(self, options: NodeOptions, running: "Running", sockets: Path, addresses: list[str]) -> None:
         self.peer = options.peer
         self.bootstraps = list(options.bootstraps)
         self.addresses = addresses
@@ -235,7 +148,7 @@ class Libp2pNode:
         sockets.mkdir(mode=0o700)
         async with contextlib.AsyncExitStack() as undo:
             undo.callback(shutil.rmtree, sockets, ignore_errors=True)
-            running = await _join_as_reachable(options, sockets)
+            running = await join_as_reachable(options, sockets)
             undo.push_async_callback(running.p2p.shutdown)
             addresses = [str(address) for address in await running.p2p.get_visible_maddrs()]
             node = cls(options, running, sockets, addresses)
@@ -281,7 +194,7 @@ class Libp2pNode:
 
     async def current_addresses(self) -> list[str]:
         """Where others can dial us now; they change when the machine moves to another network."""
-        with contextlib.suppress(*_CALL_FAILED, ValueError), closes_its_sockets():
+        with contextlib.suppress(*CALL_FAILED, ValueError), closes_its_sockets():
             self.addresses = [str(address) for address in await self._p2p.get_visible_maddrs(latest=True)]
         return self.addresses
 
@@ -290,28 +203,28 @@ class Libp2pNode:
         transports = []
         for address in addresses:
             with contextlib.suppress(NetworkSetupError):  # heard from others, who may say anything
-                _bootstrap_address(address)
+                parsed_address(address)
                 transports.append(Multiaddr(address.rpartition("/p2p/")[0]))
         if not transports:
             return False
         try:
             with closes_its_sockets():
-                await self._p2p._client.connect(_hivemind_id(PeerId(addresses[0].rpartition("/p2p/")[2])), transports)
-        except _CALL_FAILED:
+                await self._p2p._client.connect(hivemind_id(PeerId(addresses[0].rpartition("/p2p/")[2])), transports)
+        except CALL_FAILED:
             return False
         return True
 
     async def hang_up(self, *peers: PeerId) -> None:
         """Close every connection to these peers, or to everybody; the next call dials anew."""
-        with contextlib.suppress(*_CALL_FAILED), closes_its_sockets():
-            named = [_hivemind_id(peer) for peer in peers]
+        with contextlib.suppress(*CALL_FAILED), closes_its_sockets():
+            named = [hivemind_id(peer) for peer in peers]
             for peer in named or [info.peer_id for info in await self._p2p.list_peers()]:
                 await self._p2p._client.disconnect(peer)
 
     async def paths(self) -> dict[PeerId, bool]:
         """The peers that we are connected to, and whether only by a relay."""
         found: dict[PeerId, bool] = {}
-        with contextlib.suppress(*_CALL_FAILED), closes_its_sockets():
+        with contextlib.suppress(*CALL_FAILED), closes_its_sockets():
             for info in await self._p2p._client.list_peers():
                 peer, relayed = PeerId(info.peer_id.to_base58()), all(is_relayed(str(a)) for a in info.addrs)
                 found[peer] = found.get(peer, True) and relayed
@@ -319,7 +232,7 @@ class Libp2pNode:
 
     async def connections(self) -> list[Connection]:
         """All that are open now; empty if p2pd cannot be asked."""
-        with contextlib.suppress(*_CALL_FAILED), closes_its_sockets():
+        with contextlib.suppress(*CALL_FAILED), closes_its_sockets():
             found = [(i.peer_id, str(a)) for i in await self._p2p._client.list_peers() for a in i.addrs]
             named = [(peer, "" if is_relayed(address) else hosts([address])[0]) for peer, address in found]
             return [Connection(PeerId(peer.to_base58()), host) for peer, host in named]
@@ -328,18 +241,18 @@ class Libp2pNode:
     @property
     def is_alone(self) -> bool:
         """Whether nobody outside this machine is concerned."""
-        return _is_alone(self._options)
+        return is_alone(self._options)
 
     async def look_at_reach(self) -> Reach | None:
         """How we can be reached at this moment, by what the bootstraps see; None if nobody can tell."""
-        if self._options.reach != "auto" or _is_alone(self._options):
+        if self._options.reach != "auto" or is_alone(self._options):
             return None
-        sightings = await _sightings(self._p2p, self._options)
-        return judged(own_ips(), self._options.port, sightings, self.reach.way) if sightings else None
+        seen = await sightings(self._p2p, self._options)
+        return judged(own_ips(), self._options.port, seen, self.reach.way) if seen else None
 
     async def seen_by_bootstraps(self, port: int) -> list[Sighting]:
         """What the bootstraps that answer see of this machine, and whether they can call ``port`` on it."""
-        return await _sightings(self._p2p, replace(self._options, port=port))
+        return await sightings(self._p2p, replace(self._options, port=port))
 
     async def change_reach(self, reach: Reach) -> None:
         """Be reached in another way: p2pd starts anew, connections break, and calls that are under way fail.
@@ -351,7 +264,7 @@ class Libp2pNode:
         self._kept.close()
         try:
             await shut_down(self._dht, self._p2p)
-            running = await _join_by_any(self._options, self._sockets, reach)
+            running = await join_by_any(self._options, self._sockets, reach)
             self._p2p, self._dht, self.reach, self.room = running.p2p, running.dht, reach, running.room
             for serve in self._handlers:
                 await serve(self._p2p)
@@ -372,7 +285,7 @@ class Libp2pNode:
 
     async def take_places(self) -> None:
         """Ask each bootstrap for a place now, if we need one."""
-        if self.reach.way == "direct" or _is_alone(self._options):
+        if self.reach.way == "direct" or is_alone(self._options):
             self.places = []
             return
         taken = await asyncio.gather(*map(self._take_place, self.bootstraps))
@@ -392,8 +305,8 @@ class Libp2pNode:
     async def _serve_relay(self, limits: RelayLimits) -> None:
         async def open_stop(peer: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
             try:
-                return await _stream(self._p2p, PeerID(peer), STOP)
-            except _CALL_FAILED as error:
+                return await stream_to(self._p2p, PeerID(peer), STOP)
+            except CALL_FAILED as error:
                 raise ConnectionError(f"not connected: {error}") from error
 
         own = [Multiaddr(address).to_bytes() for address in self.addresses]
@@ -450,7 +363,7 @@ class Libp2pNode:
 
     async def ping(self, peer: PeerId) -> bool:
         """Whether a peer's DHT answers; if so the DHT knows it from now on, else it forgets it."""
-        return await self._dht.protocol.call_ping(_hivemind_id(peer)) is not None
+        return await self._dht.protocol.call_ping(hivemind_id(peer)) is not None
 
     async def is_there(self, address: str, timeout_s: float = 4.0) -> bool:
         """Whether the node at an address answers; puts it back into the DHT's table if so."""
@@ -510,8 +423,8 @@ class Libp2pNode:
         try:
             async with asyncio.timeout(timeout_s):
                 self._count_sent(request.ByteSize())
-                reply = await self._p2p.call_protobuf_handler(_hivemind_id(peer), name, request, reply_type)
-        except _CALL_FAILED as error:
+                reply = await self._p2p.call_protobuf_handler(hivemind_id(peer), name, request, reply_type)
+        except CALL_FAILED as error:
             raise PeerUnreachable(f"{short(peer)} did not answer {name}: {error or 'no answer in time'}") from error
         assert isinstance(reply, reply_type)
         self._count_received(reply.ByteSize())
@@ -541,7 +454,7 @@ class Libp2pNode:
                 # 1 of 200 small transfers): so the caller closes, when it has everything.
                 async with asyncio.timeout(_CALLER_CLOSES_WITHIN_S):
                     await reader.read(1)
-            except (*_CALL_FAILED, WireError):
+            except (*CALL_FAILED, WireError):
                 pass  # the caller sees the stream end, and asks elsewhere
             finally:
                 self.door.closes_stream(peer)
@@ -567,8 +480,8 @@ class Libp2pNode:
                 was not even tried.
         """
         try:
-            stream = (self._kept.take(peer, name) if is_kept else None) or await _stream(
-                self._p2p, _hivemind_id(peer), name
+            stream = (self._kept.take(peer, name) if is_kept else None) or await stream_to(
+                self._p2p, hivemind_id(peer), name
             )
             try:
                 yield stream
@@ -579,7 +492,7 @@ class Libp2pNode:
                 self._kept.keep(peer, name, stream)
             else:
                 stream[1].close()
-        except _CALL_FAILED as error:
+        except CALL_FAILED as error:
             if isinstance(error, TimeoutError):
                 raise
             self._kept.close(peer)
@@ -642,240 +555,6 @@ async def _within(timeout_s: float, work: Coroutine[Any, Any, _Found]) -> _Found
         return None
 
 
-@dataclass(frozen=True, slots=True)
-class _Running:
-    p2p: P2P
-    dht: DHTNode
-    reach: Reach
-    room: RecordRoom
-
-
-async def _join_as_reachable(options: NodeOptions, sockets: Path) -> _Running:
-    """Join in the way that is likeliest to be right, have the bootstraps look, and join in another way if it was not.
-
-    Raises:
-        NetworkSetupError: see ``_join_by_any``.
-    """
-    if options.reach != "auto" or _is_alone(options):
-        way: Way = "relayed" if options.reach == "relayed" else "direct"
-        return await _join_by_any(options, sockets, Reach(way=way, nat="unknown", reason=_unmeasured(options)))
-    if options.map_port:
-        await map_port(options.port)
-    ips = own_ips()
-    guess = first_guess(ips, hosts(options.bootstraps))
-    running = await _join_by_any(options, sockets, Reach(way=guess, nat="unknown", reason="not asked yet"))
-    found = judged(ips, options.port, await _sightings(running.p2p, options), guess)
-    if found.way == guess:
-        return replace(running, reach=found)
-    await shut_down(running.dht, running.p2p)
-    return await _join_by_any(options, sockets, found)
-
-
-async def _sightings(p2p: P2P, options: NodeOptions) -> list[Sighting]:
-    """What those bootstraps that answer see of us."""
-
-    async def ask(address: str) -> Sighting | None:
-        by = PeerId(address.rpartition("/p2p/")[2])
-        try:
-            async with asyncio.timeout(callback.ASK_TIMEOUT_S):
-                reader, writer = await _stream(p2p, _hivemind_id(by), callback.CALL_BACK)
-                try:
-                    return await callback.ask(by, options.port, reader, writer)
-                finally:
-                    writer.close()
-        except (*_CALL_FAILED, WireError):
-            return None
-
-    answers = await asyncio.gather(*map(ask, options.bootstraps))
-    return [answer for answer in answers if answer is not None]
-
-
-async def _join_by_any(options: NodeOptions, sockets: Path, reach: Reach) -> _Running:
-    """Start the daemon and join by the bootstraps, or else by somebody whom we once knew.
-
-    Raises:
-        NetworkSetupError: nobody answers, or the daemon does not start.
-    """
-    bootstraps = [_bootstrap_address(text) for text in options.bootstraps]
-    known = []
-    for text in options.known_addresses:
-        with contextlib.suppress(NetworkSetupError):
-            known.append(_bootstrap_address(text))
-    ways: list[Sequence[Multiaddr]] = [way for way in (bootstraps, known) if way]
-    if not bootstraps:
-        ways.append([])
-    failure: NetworkSetupError | None = None
-    for way in ways:
-        try:
-            return await _join(options, sockets, reach, way)
-        except NetworkSetupError as error:
-            failure = failure or error
-    assert failure is not None
-    raise failure
-
-
-async def _join(options: NodeOptions, sockets: Path, reach: Reach, by: Sequence[Multiaddr]) -> _Running:
-    arguments, flags = daemon_options(
-        reach,
-        listen=[tcp_address(options.host, options.port), *options.also_listen],
-        own_ips=own_ips(),
-        port=options.port,
-        announce=options.announce,
-        relays=options.bootstraps,
-        is_alone=_is_alone(options),
-    )
-    environment = [f"{name}={value}" for name, value in daemon_environment(reach).items()]
-    daemon: Any = type(
-        "_Daemon",
-        (_Daemon,),
-        {
-            "launcher": [*options.launcher, "env", *environment],
-            "flags": flags,
-            "door": options.door,
-            "_UNIX_SOCKET_PREFIX": f"/unix{sockets}/",
-        },
-    )
-    async with contextlib.AsyncExitStack() as undo:
-        try:
-            p2p = await daemon.create(
-                initial_peers=by,
-                identity_path=str(options.identity),
-                check_if_identity_free=False,  # it would start a second daemon, with NAT mapping on
-                nat_port_map=False,
-                startup_timeout=_START_TIMEOUT_S,
-                **arguments,
-            )
-        except P2PDaemonError as error:
-            raise NetworkSetupError(_start_failure(options, str(error))) from error
-        undo.push_async_callback(p2p.shutdown)
-        repair(p2p._client.control)
-        try:
-            async with asyncio.timeout(_BOOTSTRAP_TIMEOUT_S):
-                dht = await DHTNode.create(
-                    p2p=p2p,
-                    record_validator=_Validator(options.check_record),
-                    client_mode=not options.serves_dht,
-                    backoff_rate=1.0,  # whoever was silent is asked again after 5 s, not after ever longer
-                )
-                await _meet(dht, by)
-        except TimeoutError as error:
-            raise NetworkSetupError(_no_bootstrap(options, "none answered a ping")) from error
-        room = RecordRoom()
-        storage, cache = _Storage(room), _Storage(RecordRoom(max_bytes=_MAX_CACHED_BYTES), keeps_found=True)
-        storage.take_over(dht.protocol.storage)
-        dht.protocol.storage, dht.protocol.cache = storage, cache
-        undo.pop_all()
-    return _Running(p2p, dht, reach, room)
-
-
-async def _meet(dht: DHTNode, by: Sequence[Multiaddr]) -> None:
-    """Get to know one of these nodes at least, and through them our neighbours in the DHT; asks until one answers.
-
-    hivemind's own way asks once, for 3 s, and what a node on a busy machine misses then would end the process.
-    """
-    peers = [PeerID.from_base58(address["p2p"]) for address in by]
-    while peers:
-        pings = [dht.protocol.call_ping(peer, validate=True) for peer in peers]
-        if any(isinstance(found, DHTID) for found in await asyncio.gather(*pings, return_exceptions=True)):
-            looking = asyncio.create_task(dht.find_nearest_nodes([dht.node_id]))
-            await asyncio.wait([looking], timeout=_NEIGHBOURS_WITHIN_S)
-            return
-        await asyncio.sleep(_ASK_BOOTSTRAPS_AGAIN_S)
-
-
-async def _stream(p2p: P2P, peer: Any, name: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """Open a stream to hivemind's id ``peer``; the caller closes it."""
-    with closes_its_sockets() as opened:
-        _, reader, writer = await p2p.call_binary_stream_handler(peer, name)
-        opened.clear()
-    return reader, writer
-
-
-def _unmeasured(options: NodeOptions) -> str:
-    return "everybody is on this machine" if _is_alone(options) else "as configured"
-
-
-def _is_alone(options: NodeOptions) -> bool:
-    """Whether nobody outside this machine is concerned."""
-    if options.calls_back and not is_loopback(options.host):
-        return False
-    return all(map(is_loopback, hosts(options.bootstraps)))
-
-
-class _Daemon(P2P):  # type: ignore[misc]  # hivemind has no type information
-    """hivemind's handle of p2pd, with a launcher before the daemon's command line and more flags behind it."""
-
-    launcher: Sequence[str] = ()
-    flags: Sequence[str] = ()
-    door: Doorkeeper
-
-    async def _add_protobuf_unary_handler(
-        self, handle_name: str, handler: Any, input_protobuf_type: Any, balanced: bool = False
-    ) -> None:
-        """Hivemind's DHT answers whoever asks; here the doorkeeper has a say, as for calls of ours."""
-
-        async def admitted(request: Any, context: Any) -> Any:
-            cost = 1 + request.ByteSize() / _RECORD_BYTES
-            if not self.door.admits_call(PeerId(context.remote_id.to_base58()), cost=cost):
-                raise BadMessage("you are not listened to for a while: too many calls, or too many bad ones")
-            return await handler(request, context)
-
-        await super()._add_protobuf_unary_handler(handle_name, admitted, input_protobuf_type, balanced)
-
-    @classmethod
-    def _make_process_args(cls, *args: Any, **kwargs: Any) -> list[str]:
-        return [*cls.launcher, *P2P._make_process_args(*args, **kwargs), *cls.flags]
-
-
-class _Storage(DHTLocalStorage):  # type: ignore[misc]  # hivemind has no type information
-    """hivemind's storage of records, which would take any number of them.
-
-    Args:
-        room: for records that others bring.
-        keeps_found: keep what we looked up ourselves, too, of so many names as ``maxsize``.
-    """
-
-    def __init__(self, room: RecordRoom, *, keeps_found: bool = False) -> None:
-        super().__init__(maxsize=_MAX_FOUND if keeps_found else None)
-        self._room = room
-        self._keeps_found = keeps_found
-
-    def store_subkey(self, key: Any, subkey: Any, value: bytes, expiration_time: float) -> bool:
-        if not self._room.take(key.to_bytes(), str(subkey), len(value), expiration_time, clock.wall_s()):
-            return False
-        return bool(super().store_subkey(key, subkey, value, expiration_time))
-
-    def store(self, key: Any, value: Any, expiration_time: float, subkey: Any = None) -> bool:
-        if subkey is not None:
-            return self.store_subkey(key, subkey, value, expiration_time)
-        is_found = self._keeps_found and isinstance(value, DictionaryDHTValue)
-        return is_found and bool(super().store(key, value, expiration_time))
-
-    def take_over(self, before: DHTLocalStorage) -> None:
-        """Keep what another storage has."""
-        for key, item in before.items():
-            if isinstance(item.value, DictionaryDHTValue):
-                for subkey, record in item.value.items():
-                    self.store_subkey(key, subkey, record.value, record.expiration_time)
-
-
-class _Validator(RecordValidatorBase):  # type: ignore[misc]  # hivemind has no type information
-    """Applies our check to what the DHT is asked to store and to what it is told."""
-
-    def __init__(self, check: RecordCheck) -> None:
-        self._check = check
-
-    def validate(self, record: DHTRecord) -> bool:
-        try:
-            value = MSGPackSerializer.loads(record.value)
-            subkey = MSGPackSerializer.loads(record.subkey)
-        except Exception:  # noqa: BLE001 - msgpack raises many types for what strangers send; none of it is a record
-            return False
-        if not isinstance(value, bytes) or not isinstance(subkey, str):
-            return False
-        return self._check(DirectoryRecord(record.key, subkey, value, record.expiration_time))
-
-
 def _parse(kind: type[_Request], data: bytes) -> _Request:
     if len(data) > _MAX_REQUEST_BYTES:
         raise BadMessage(f"a request of {len(data)} bytes; {_MAX_REQUEST_BYTES} are the most")
@@ -883,32 +562,3 @@ def _parse(kind: type[_Request], data: bytes) -> _Request:
         return kind.FromString(data)
     except DecodeError as error:
         raise BadMessage(f"{len(data)} bytes that are no {kind.DESCRIPTOR.name}") from error
-
-
-def _hivemind_id(peer: PeerId) -> Any:
-    return PeerID.from_base58(peer)
-
-
-def _bootstrap_address(text: str) -> Multiaddr:
-    try:
-        address = Multiaddr(text)
-        PeerID.from_base58(address["p2p"])
-    except Exception as error:  # hivemind's parser raises many types, KeyError and StringParseError among them
-        raise NetworkSetupError(
-            f"bootstrap address {text!r} is not complete; it looks like /ip4/203.0.113.7/tcp/31337/p2p/12D3Koo...,"
-            " as `p2ptrain bootstrap` prints it"
-        ) from error
-    return address
-
-
-def _start_failure(options: NodeOptions, detail: str) -> str:
-    if "bootstrap peers" in detail:
-        return _no_bootstrap(options, "none could be dialled")
-    return f"libp2p did not start on {options.host} port {options.port}: {detail}"
-
-
-def _no_bootstrap(options: NodeOptions, detail: str) -> str:
-    return (
-        f"no bootstrap answers: tried {', '.join(options.bootstraps)} ({detail}). Is `p2ptrain bootstrap` running"
-        " there, is its address complete, and is this machine's clock right within 3 s?"
-    )

@@ -10,7 +10,8 @@ from p2ptrain.identity.keys import load_or_create
 from p2ptrain.node.child_processes import die_with_parent_prefix
 from p2ptrain.swarm.directory import is_valid_record
 from p2ptrain.wire.blobs import BlobExchange
-from p2ptrain.wire.libp2p import Libp2pNode, NodeOptions
+from p2ptrain.wire.libp2p import Libp2pNode
+from p2ptrain.wire.libp2p_start import NodeOptions
 from tests.support.live_swarm import PATIENCE_S
 
 pytestmark = pytest.mark.swarm

@@ -22,7 +22,8 @@ from p2ptrain.ids import Digest, PeerId, RunId, SliceId
 from p2ptrain.node.child_processes import die_with_parent_prefix
 from p2ptrain.swarm.directory import Claim, DhtDirectory, _encode, _record_name, is_valid_record
 from p2ptrain.wire.blobs import BlobExchange
-from p2ptrain.wire.libp2p import Libp2pNode, NodeOptions
+from p2ptrain.wire.libp2p import Libp2pNode
+from p2ptrain.wire.libp2p_start import NodeOptions
 from p2ptrain.wire.messages import BlobRef
 from p2ptrain.wire.v1 import peer_pb2 as pb
 from tests.support.live_swarm import PATIENCE_S, descendants, is_running
