@@ -24,9 +24,12 @@
         ├── PeerUnreachable       a peer could not be called, or did not answer in time
         │   └── DialledTooSoon    it was not even dialled, for that failed a moment ago
         └── BlobUnavailable       no holder delivered the bytes with the announced hash in time
+            └── AveragesUnavailable  so it is with some averages of a round
 
 Another peer's failure is an outcome of a round, not an exception in our loop: WireErrors stop at the edge.
 """
+
+from collections.abc import Collection
 
 
 class P2PTrainError(Exception):
@@ -123,3 +126,11 @@ class DialledTooSoon(PeerUnreachable):
 
 class BlobUnavailable(WireError):
     """No holder delivered the bytes with the announced hash in time."""
+
+
+class AveragesUnavailable(BlobUnavailable):
+    """So it is with the averages of these parts."""
+
+    def __init__(self, message: str, parts: Collection[int]) -> None:
+        super().__init__(message)
+        self.parts = parts

@@ -44,7 +44,8 @@ class SlicingConfig:
     """How the parameters are cut among owners."""
 
     slices: int
-    """N. 1 is plain DiLoCo. The paper's quality falls quickly above 8."""
+    """N. 1 is plain DiLoCo. The paper's quality falls quickly above 8; fewer than four owners a slice cost loss, too
+    (docs/results/quality.md)."""
     replicas: int = 2
     """Owners that every slice should have: with two, one may die and nothing is lost but its round's work."""
     quorum: int = 1
@@ -130,9 +131,9 @@ class ExchangeConfig:
     pulls far contributions to the median distance: with three or more owners, a quarter of liars then moves the
     average little. Both weigh all owners alike; docs/results/robust.md has what they cost."""
     check_averages: bool = True
-    """Every average is computed by a second owner, too, and nothing is committed that one owner alone has computed.
-    Turn it off only among people who trust each other: an owner that lies is then believed, and groups of four or more
-    upload a quarter to a third less while they average, for a quarter less of processor time."""
+    """Every average is computed by a second owner, too, and where there is one nothing is committed that only the first
+    has computed. Turn it off among people who trust each other: an owner that lies is then believed, and groups of four
+    or more upload a quarter to a third less while they average, and use a quarter less of processor time."""
     part_elements: int = 262144
     """Elements in one part of the butterfly; smaller parts spread the reducing finer and cost more messages."""
     lease_s: float = 30.0

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from p2ptrain import clock
-from p2ptrain.errors import BadMessage, BadRecord, BlobUnavailable
+from p2ptrain.errors import AveragesUnavailable, BadMessage, BadRecord, BlobUnavailable
 from p2ptrain.events import BranchLost, CatchUpFailed, Refused, StateFetched, UpdateApplied
 from p2ptrain.ids import Digest, PeerId, SliceId, Version
 from p2ptrain.swarm.context import Context, Replica
@@ -291,7 +291,12 @@ async def fetch_results(
     results: Sequence[PartResult],
     donors: Sequence[Sequence[PeerId]],
 ) -> list[bytes | memoryview]:
-    """The encoded averages of all parts, each from its own list of donors; errors as ``fetch_averages``."""
+    """The encoded averages of all parts, each from its own list of donors.
+
+    Raises:
+        AveragesUnavailable: nobody delivers some of them.
+        BadMessage: the results do not fit the slice.
+    """
     bounds = context.bounds(slice_id)
     if [r.part for r in results] != list(range(len(bounds))):
         raise BadMessage(f"{len(results)} results for the {len(bounds)} parts of slice {slice_id}")
@@ -305,4 +310,14 @@ async def fetch_results(
         data, _ = await context.blobs.fetch(result.average, holders, silence_timeout_s=timeout_s, what=what)
         return data
 
-    return list(await asyncio.gather(*(fetch(r, holders) for r, holders in zip(results, donors, strict=True))))
+    fetches = (fetch(result, holders) for result, holders in zip(results, donors, strict=True))
+    found = await asyncio.gather(*fetches, return_exceptions=True)
+    failures = {part: error for part, error in enumerate(found) if isinstance(error, BlobUnavailable)}
+    if failures:
+        raise AveragesUnavailable(str(next(iter(failures.values()))), failures.keys())
+    averages: list[bytes | memoryview] = []
+    for average in found:
+        if isinstance(average, BaseException):
+            raise average
+        averages.append(average)
+    return averages

@@ -1,5 +1,7 @@
 """When an average may be gone on with, and who lied about one: what a reducer announces, a second member computes too.
 
+Where ``exchange.check_averages`` is off nobody does, and a reducer's word is enough.
+
 Whether two words agree, and whose is wrong where they do not, are functions of the round's state; what is done about it
 is for ``rounds``.
 """
@@ -21,7 +23,7 @@ def announced(s: RoundState, member: PeerId, result: PartResult) -> RoundState:
 
 
 def result_of(s: RoundState, part: int) -> PartResult | None:
-    """The average of a part that may be gone on with: two members computed it, or there is only one."""
+    """The average of a part that may be gone on with: two members computed it, or nobody is there to check."""
     assert s.plan is not None
     return s.agreed.get(part) if s.plan.checkers else s.reduced.get((part, s.plan.reducers[part]))
 
@@ -71,7 +73,7 @@ def is_confirmed(s: RoundState, value: Value) -> bool:
     Each was announced by two members, or we computed what another member proposes. What a member accepted in an
     earlier ballot it has looked at in this way, and the inputs may be gone by now. The manifest may ask for no checks.
     """
-    if not s.rules.checks_averages or len(s.ballot.members) < 2:
+    if not s.rules.check_averages or len(s.ballot.members) < 2:
         return True
     if any(r.accepted and r.accepted.value == value for r in s.ready.values()):
         return True
@@ -79,6 +81,15 @@ def is_confirmed(s: RoundState, value: Value) -> bool:
         return True
     ours = [s.reduced.get((r.part, s.me)) if s.proposer != s.me else None for r in value.results]
     return all(r in (s.agreed.get(r.part), own) for r, own in zip(value.results, ours, strict=True))
+
+
+def is_held_elsewhere(s: RoundState) -> bool:
+    """Whether somebody beside the proposer has the averages of its proposal for sure; it votes for it only then.
+
+    What a member has voted for may have to be proposed again by all others, who cannot if it alone can give the bytes.
+    Where averages are checked the checkers have them, otherwise whoever has voted.
+    """
+    return s.rules.check_averages or s.proposer != s.me or len(s.ballot.members) < 2 or bool(s.votes)
 
 
 def plan_to_settle(s: RoundState, part: int, unsettled: frozenset[PeerId]) -> Plan | None:

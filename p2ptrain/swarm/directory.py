@@ -21,8 +21,8 @@ from p2ptrain.ids import COMMON, PeerId, RunId, SliceId
 from p2ptrain.swarm.coverage import Member
 from p2ptrain.swarm.guests import is_guest_list
 from p2ptrain.swarm.twins import Twins
-from p2ptrain.wire.libp2p import Libp2pNode, record_key
-from p2ptrain.wire.libp2p_start import DirectoryRecord
+from p2ptrain.wire.libp2p import Libp2pNode
+from p2ptrain.wire.libp2p_start import DirectoryRecord, record_key
 from p2ptrain.wire.messages import PROTOCOL
 from p2ptrain.wire.reach import Way
 from p2ptrain.wire.v1 import peer_pb2 as pb

@@ -12,8 +12,8 @@ from p2ptrain import clock
 from p2ptrain.errors import BadRecord
 from p2ptrain.identity.authority import Door, read_guests
 from p2ptrain.ids import PeerId, RunId
-from p2ptrain.wire.libp2p import Libp2pNode, record_key
-from p2ptrain.wire.libp2p_start import DirectoryRecord
+from p2ptrain.wire.libp2p import Libp2pNode
+from p2ptrain.wire.libp2p_start import DirectoryRecord, record_key
 from p2ptrain.wire.messages import PROTOCOL
 
 if TYPE_CHECKING:

@@ -14,7 +14,15 @@ from typing import Any
 import numpy as np
 
 from p2ptrain import clock
-from p2ptrain.errors import BadMessage, BadRecord, BlobUnavailable, NonFiniteUpdate, PeerUnreachable, StorageError
+from p2ptrain.errors import (
+    AveragesUnavailable,
+    BadMessage,
+    BadRecord,
+    BlobUnavailable,
+    NonFiniteUpdate,
+    PeerUnreachable,
+    StorageError,
+)
 from p2ptrain.events import PartLeftOut, PeerLost, ReducerLied, Refused, RoundCommitted, RoundStage, RoundVoid
 from p2ptrain.ids import GENESIS, PeerId, SliceId
 from p2ptrain.swarm import rounds
@@ -90,7 +98,7 @@ class SliceOwner:
                 vote_s=exchange.vote_timeout_s,
                 max_owners=exchange.max_owners,
                 quorum=context.quorum,
-                checks_averages=exchange.check_averages,
+                check_averages=exchange.check_averages,
             ),
             head=head,
             claims=context.holders(slice_id),
@@ -417,8 +425,8 @@ class SliceOwner:
                 data, _ = await self._context.blobs.fetch(
                     ref, [contribution.peer], silence_timeout_s=within_s, what=f"part {part} of slice {self.slice}"
                 )
-            if contribution.peer != self._context.me:  # whoever checks our average may not get it there any more
-                self._context.blobs.store.hold(self._round_label, data)
+            if contribution.peer != self._context.me and self._state.rules.check_averages:
+                self._context.blobs.store.hold(self._round_label, data)  # who checks may not get it there any more
             return decode(codec, data, stop - start)
         except BadMessage as error:
             self._context.events.emit(Refused(peer=contribution.peer, reason=str(error)))
@@ -451,7 +459,10 @@ class SliceOwner:
             )
             staged = await asyncio.to_thread(step)
         except (BlobUnavailable, BadMessage) as error:
-            self._queue.put_nowait(rounds.StageFailed(results, str(error)))
+            missing = error.parts if isinstance(error, AveragesUnavailable) else ()
+            withheld = frozenset(reducers[part] for part in missing if part < len(reducers))
+            if self.replica is replica:
+                self._queue.put_nowait(rounds.StageFailed(results, str(error), withheld))
             return
         if self.replica is not replica:
             return

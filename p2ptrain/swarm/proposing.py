@@ -48,10 +48,16 @@ def first_plan(s: RoundState) -> Plan | None:
     # One contribution of another length must not push the right ones out.
     num_parts = Counter(len(c.parts) for c in contributions).most_common(1)[0][0]
     contributions = tuple(c for c in contributions if len(c.parts) == num_parts)
-    reducers = sorted(set(s.ready) - s.suspects)
+    reducers = _able(s)
     uplinks = {c.peer: c.uplink_mbps for c in contributions}
     shares = share_parts(num_parts, {peer: uplinks.get(peer, 0.0) for peer in reducers})
-    return Plan(0, contributions, shares, _checkers(shares, reducers) if s.rules.checks_averages else ())
+    return Plan(0, contributions, shares, _checkers(shares, reducers) if s.rules.check_averages else ())
+
+
+def _able(s: RoundState) -> list[PeerId]:
+    """Who can be asked to compute averages: not whose averages could not be had, as long as there are others."""
+    reachable = set(s.ready) - s.suspects
+    return sorted(reachable - s.withholding or reachable)
 
 
 def _checkers(reducers: Sequence[PeerId], able: Sequence[PeerId]) -> tuple[PeerId, ...]:
@@ -80,7 +86,7 @@ def missing_parts(s: RoundState, late: Collection[PeerId]) -> list[int]:
 def plan_without(s: RoundState, missing: Collection[int], late: Collection[PeerId]) -> Plan:
     """The plan with what these members have not delivered of these parts in the hands of others, not suspected ones."""
     assert s.plan is not None
-    able = sorted(set(s.ready) - s.suspects)
+    able = _able(s)
     reducers, checkers = list(s.plan.reducers), list(s.plan.checkers)
     for turn, part in enumerate(missing):
         if reducers[part] in late and (part, reducers[part]) not in s.reduced:

@@ -59,6 +59,8 @@ class StageFailed:
 
     results: tuple[PartResult, ...]
     reason: str
+    withheld: frozenset[PeerId] = frozenset()
+    """The reducers of the parts whose average nobody delivered."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,18 +27,21 @@ class Stage(enum.Enum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rules:
-    """What the manifest says about rounds."""
+    """What the manifest says about rounds.
+
+    ``gather_s``, ``reduce_s`` and ``vote_s`` are the longest deadlines of the stages, in seconds; what was measured
+    shortens them (swarm/deadlines.py).
+    """
 
     gather_s: float
     reduce_s: float
     vote_s: float
-    """Longest deadlines of the stages, in seconds; what was measured shortens them (swarm/deadlines.py)."""
     max_owners: int = MAX_OWNERS
     """Of a version; who holds the slice beyond that takes turns (swarm/electorate.py)."""
     quorum: int = 1
     """No version is committed by fewer owners."""
-    checks_averages: bool = True
-    """An average counts only if two owners have computed it."""
+    check_averages: bool = True
+    """Where there are two owners, an average counts only if two of them have computed it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,6 +76,8 @@ class RoundState:
     suspects: frozenset[PeerId] = frozenset()
     left_out: frozenset[PeerId] = frozenset()
     """Suspects when the last version was committed: as guests they are not waited for again."""
+    withholding: frozenset[PeerId] = frozenset()
+    """Members from whom an average that they announced could not be had: they reduce nothing more of this version."""
     plan: Plan | None = None
     reduced: Mapping[tuple[int, PeerId], PartResult] = field(default_factory=dict)
     reducing: frozenset[int] = frozenset()

@@ -32,6 +32,7 @@ from p2ptrain.swarm.confirming import (
     disagreement,
     inputs_to_check,
     is_confirmed,
+    is_held_elsewhere,
     liars,
     plan_to_settle,
     result_of,
@@ -166,8 +167,8 @@ def advance(state: RoundState, event: Event, now_s: float) -> tuple[RoundState, 
             turn.part_reduced(result)
         case Staged():
             turn.staged(event)
-        case StageFailed(results, reason):
-            turn.stage_failed(results, reason)
+        case StageFailed():
+            turn.stage_failed(event)
         case HeadMoved(head):
             turn.head_moved(head)
         case Tick():
@@ -301,15 +302,16 @@ class _Turn:
         self._set(staged=staged)
         self._use_staged()
 
-    def stage_failed(self, results: tuple[PartResult, ...], reason: str) -> None:
+    def stage_failed(self, failed: StageFailed) -> None:
+        self._set(withholding=self.state.withholding | failed.withheld - {self.state.me})
         s = self.state
-        if results != s.staging:
+        if failed.results != s.staging:
             return
         if s.proposer == s.me:
-            self._next_attempt(f"the averages could not be had: {reason}")
+            self._next_attempt(f"the averages could not be had: {failed.reason}")
         elif s.proposal:
             # A majority may well commit without us; a higher ballot would take it away from them.
-            self._do(LeftOut(s.me, f"the proposed averages could not be had: {reason}"))
+            self._do(LeftOut(s.me, f"the proposed averages could not be had: {failed.reason}"))
 
     def head_moved(self, head: Head) -> None:
         if head.outranks(self.state.head):
@@ -516,6 +518,8 @@ class _Turn:
         has_voted = any(peer == vote.peer for _, peer in s.votes)
         if vote.peer in s.ballot.members and not has_voted:  # or one member could fill our memory with its votes
             self._set(votes={**s.votes, (value_hash, vote.peer): vote})
+            if s.proposal and s.staged:
+                self._use_staged()  # our own vote may have waited for this one
             self._commit_if_decided()
 
     def _heard_committed(self, sender: PeerId, certificate: Certificate) -> None:
@@ -638,6 +642,8 @@ class _Turn:
                 )
                 return
             if (s.accepted and s.accepted.ballot == s.ballot) or not is_confirmed(s, s.proposal):
+                return
+            if not is_held_elsewhere(s):
                 return
             self._set(accepted=Accepted(s.ballot, s.proposal))
             self._do(SignVote(s.ballot, s.proposal))

@@ -92,15 +92,10 @@ class Traffic:
         return recent
 
 
-def record_key(name: str) -> bytes:
-    """What the DHT files ``name`` under; a record check sees this instead of the name."""
-    return bytes(DHTID.generate(source=name).to_bytes())
-
-
 class Libp2pNode:
     """A running libp2p node; ``start`` makes one, ``stop`` ends it and its daemon."""
 
-    def __init__(self, options: NodeOptions, running: "Running", sockets: Path, addresses: list[str]) -> None:
+    def __init__(self, options: NodeOptions, running: Running, sockets: Path, addresses: list[str]) -> None:
         self.peer = options.peer
         self.bootstraps = list(options.bootstraps)
         self.addresses = addresses

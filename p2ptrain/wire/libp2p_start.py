@@ -1,4 +1,4 @@
-"""How a libp2p node comes up: its daemon p2pd, the DHT beside it, whom it meets first, and how others can call it.
+"""How a libp2p node comes up, and what its daemon and its DHT go by: whom to meet, what to store, whom to answer.
 
 hivemind's DHT runs in our own event loop (``DHTNode``), not in its forked process: the forked one outlives a killed
 parent and hangs on records over 64 KiB; docs/decisions/0002 has the measurements.
@@ -62,6 +62,11 @@ class DirectoryRecord:
 
 RecordCheck = Callable[[DirectoryRecord], bool]
 """Decides whether a record may be stored here, or believed when somebody returns it."""
+
+
+def record_key(name: str) -> bytes:
+    """What the DHT files ``name`` under; a record check sees this instead of the name."""
+    return bytes(DHTID.generate(source=name).to_bytes())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

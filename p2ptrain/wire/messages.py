@@ -239,7 +239,8 @@ class Plan:
     contributions: tuple[Contribution, ...]
     reducers: tuple[PeerId, ...]
     checkers: tuple[PeerId, ...] = ()
-    """Who computes which part once more, so that no single member is believed; empty where there is nobody else."""
+    """Who computes which part once more, so that no single member is believed; empty where there is nobody else, or
+    the manifest asks for no checks."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,16 @@ def test_one_liar_among_the_owners_is_caught_and_the_rounds_go_on(size: int, see
     assert max(attempts) <= 3
 
 
+@pytest.mark.parametrize("check_averages", [True, False])
+@pytest.mark.parametrize("seed", range(4))
+def test_who_keeps_its_averages_to_itself_holds_nobody_up_for_long(seed: int, check_averages: bool) -> None:
+    group = SimulatedGroup(peer_ids(4), seed=seed, num_parts=8, check_averages=check_averages)
+    group.withholders = {peer_ids(4)[seed]}
+    assert group.run_until(lambda: min(group.versions().values()) >= 8, within_s=600)
+    voids = {void.version for _, void in group.voids}
+    assert len(voids) <= (0 if check_averages else 2), "an attempt until it is known, and one when it proposes"
+
+
 @pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("size", [5, 6])
 def test_two_who_lie_differently_are_both_caught_by_the_majority(size: int, seed: int) -> None:

@@ -98,16 +98,24 @@ def assert_all_commit_twice_more(group: SimulatedGroup) -> None:
 @given(st.integers(0, 2**32), st.integers(1, 6), weathers, faults, st.booleans())
 @settings(deadline=None, max_examples=40)
 def test_whatever_is_lost_late_or_crashed_one_member_list_decides_one_value(
-    seed: int, count: int, weather: Weather, happenings: list[tuple[str, int, float]], checks_averages: bool
+    seed: int, count: int, weather: Weather, happenings: list[tuple[str, int, float]], check_averages: bool
 ) -> None:
-    group = SimulatedGroup(peer_ids(count), seed=seed, weather=weather, lease_s=None, checks_averages=checks_averages)
+    group = SimulatedGroup(peer_ids(count), seed=seed, weather=weather, lease_s=None, check_averages=check_averages)
     run_with_faults(group, happenings)
     group.run(60)
     assert all(len(values) == 1 for values in group.decided.values())
     group.check_agreement()
 
 
-@given(st.integers(0, 2**32), st.integers(1, 6), weathers, faults, st.sampled_from([8.0, None]), st.integers(1, 3))
+@given(
+    st.integers(0, 2**32),
+    st.integers(1, 6),
+    weathers,
+    faults,
+    st.sampled_from([8.0, None]),
+    st.integers(1, 3),
+    st.booleans(),
+)
 @settings(deadline=None, max_examples=40)
 def test_when_faults_end_all_owners_soon_commit_again(
     seed: int,
@@ -116,8 +124,16 @@ def test_when_faults_end_all_owners_soon_commit_again(
     happenings: list[tuple[str, int, float]],
     lease_s: float | None,
     quorum: int,
+    check_averages: bool,
 ) -> None:
-    group = SimulatedGroup(peer_ids(count), seed=seed, weather=weather, lease_s=lease_s, quorum=min(quorum, count))
+    group = SimulatedGroup(
+        peer_ids(count),
+        seed=seed,
+        weather=weather,
+        lease_s=lease_s,
+        quorum=min(quorum, count),
+        check_averages=check_averages,
+    )
     run_with_faults(group, happenings)
     end_all_faults(group)
     assert_all_commit_twice_more(group)
@@ -317,6 +333,7 @@ def test_a_member_frozen_beyond_its_lease_never_causes_a_second_value(
     group.check_agreement()
     end_all_faults(group)  # late messages are one: while a third of them is, there is no bound
     assert_all_commit_twice_more(group)
+    group.check_agreement()
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -124,7 +124,7 @@ class SimulatedGroup:
         num_parts: int = 3,
         max_owners: int | None = None,
         quorum: int = 1,
-        checks_averages: bool = True,
+        check_averages: bool = True,
     ) -> None:
         """Start all peers at genesis, each knowing the others' claims; lease_s None: claims never expire.
 
@@ -138,6 +138,8 @@ class SimulatedGroup:
         self.liars: set[PeerId] = set()
         """They announce wrong averages, of which they have the bytes, as reducers and when they check."""
         self.lies: set[Digest] = set()
+        self.withholders: set[PeerId] = set()
+        """They announce averages and give them to nobody."""
         self.convicted: list[tuple[PeerId, PeerId]] = []
         """Who found out whom."""
         self.entered: list[tuple[float, PeerId, rounds.Entered]] = []
@@ -157,7 +159,7 @@ class SimulatedGroup:
         self.served: Counter[PeerId] = Counter()
         """How often another peer caught up by one."""
         self._rules = replace(
-            RULES, max_owners=max_owners or rounds.MAX_OWNERS, quorum=quorum, checks_averages=checks_averages
+            RULES, max_owners=max_owners or rounds.MAX_OWNERS, quorum=quorum, check_averages=check_averages
         )
         self._sides: list[frozenset[PeerId]] = []
         self._voters: defaultdict[tuple[int, Ballot, Digest], set[PeerId]] = defaultdict(set)
@@ -448,9 +450,12 @@ class SimulatedGroup:
             if node.life != life or node.state is None or node.disk.head.value_hash != previous:
                 return
             wanted = {result.average.sha256 for result in results}
-            held = set().union(*(n.blobs for n in self.live() if n is node or self._answers(node.peer, n)))
+            giving = [n for n in self.live() if n.peer not in self.withholders and self._answers(node.peer, n)]
+            held = node.blobs.union(*(n.blobs for n in giving))
             if not wanted <= held:
-                self._feed(node, life, rounds.StageFailed(results, "nobody has an average"))
+                reducers = node.state.plan.reducers if node.state.plan else ()
+                withheld = {reducers[r.part] for r in results if reducers and r.average.sha256 not in held}
+                self._feed(node, life, rounds.StageFailed(results, "nobody gives an average", frozenset(withheld)))
                 return
             node.blobs |= wanted
             outcome = (previous, results)

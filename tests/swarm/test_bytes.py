@@ -2,6 +2,7 @@
 
 import re
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 from p2ptrain.config.load import load_run
 from p2ptrain.events import RoundCommitted, RoundStage, UpdateApplied
-from p2ptrain.ids import COMMON, PeerId, SliceId
+from p2ptrain.ids import COMMON, SliceId
 from p2ptrain.model.slicing import SlicePlan
 from p2ptrain.wire.codec import encoded_bytes
 from tests.support.live_swarm import LivePeer, LiveSwarm, eventually
@@ -88,7 +89,13 @@ def counted_rounds(
     peers = [swarm.start_peer(name, slice_id) for name, slice_id in zip("abcd", slices, strict=False)]
     for peer in peers:
         peer.wait_for_version(COMMON, 4)
-    eventually(lambda: len(newest_members(peers[0])) == len(peers), what="all own the common part")
+    wanted = {COMMON: len(peers), **Counter(slices)}
+    for peer, slice_id in zip(peers, slices, strict=True):
+        for owned in (COMMON, slice_id):
+            eventually(
+                lambda peer=peer, owned=owned: len(peer.committed(owned)[-1].members) == wanted[owned],
+                what=f"all owners of slice {owned} decide together",
+            )
     began_s, before, bytes_before = counted(peers)
     for peer in peers:
         peer.wait_for_version(COMMON, before[COMMON] + 8)
@@ -100,11 +107,6 @@ def counted_rounds(
         ended_s - began_s,
         [last - first for first, last in zip(bytes_before, bytes_after, strict=True)],
     )
-
-
-def newest_members(peer: LivePeer) -> frozenset[PeerId]:
-    """Who decided the newest version of the common part that a peer knows."""
-    return frozenset(peer.committed(COMMON)[-1].members)
 
 
 def beside(seconds: float) -> float:

@@ -11,8 +11,7 @@ from p2ptrain.identity.keys import Identity
 from p2ptrain.ids import PeerId, RunId, SliceId
 from p2ptrain.swarm.directory import Claim, DhtDirectory, is_valid_record
 from p2ptrain.swarm.guests import DhtGuestRecords, GuardedDirectory
-from p2ptrain.wire.libp2p import record_key
-from p2ptrain.wire.libp2p_start import DirectoryRecord
+from p2ptrain.wire.libp2p_start import DirectoryRecord, record_key
 
 RUN, OTHER_RUN = RunId("ab" * 32), RunId("cd" * 32)
 ME, OTHER, AUTHORITY = (Identity.from_seed(bytes([n]) * 32) for n in range(3))

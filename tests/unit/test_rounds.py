@@ -369,18 +369,19 @@ def test_a_proposer_that_names_no_checkers_and_lies_gets_no_vote_and_is_named() 
 
 
 def test_where_the_manifest_asks_for_no_checks_the_reducers_word_is_enough() -> None:
-    owner = Owner(C, rules=replace(RULES, checks_averages=False)).cuts_off().hears(A, ready(A)).hears(B, ready(B))
+    owner = Owner(C, rules=replace(RULES, check_averages=False)).cuts_off().hears(A, ready(A)).hears(B, ready(B))
     ((_, plan),) = owner.sent(Plan)
     assert plan.checkers == ()
     for part, reducer in enumerate(plan.reducers):
         owner.does(PartReduced(result(part))) if reducer == C else owner.hears(reducer, result(part))
-    owner.stages()
+    assert owner.stages().sent(Propose) == [((A, B), Propose(value()))]
     assert owner.told(Check) == []
-    assert owner.told(SignVote) == [SignVote(BALLOT, value())]
+    assert owner.told(SignVote) == [], "its reducers may give their averages to it alone"
+    assert owner.hears(A, vote(A, value())).told(SignVote) == [SignVote(BALLOT, value())]
 
 
 def test_where_the_manifest_asks_for_no_checks_a_voter_computes_nothing_twice() -> None:
-    owner = Owner(A, rules=replace(RULES, checks_averages=False)).cuts_off().hears(C, replace(PLAN, checkers=()))
+    owner = Owner(A, rules=replace(RULES, check_averages=False)).cuts_off().hears(C, replace(PLAN, checkers=()))
     owner.does(PartReduced(result(0))).hears(B, result(1)).hears(C, Propose(value()))
     assert owner.told(Check) == []
     assert owner.stages().told(SignVote) == [SignVote(BALLOT, value())]
@@ -462,6 +463,13 @@ def test_who_cannot_have_the_averages_does_not_take_the_ballot_from_the_others()
     owner = Owner(A).cuts_off().hears(C, Propose(value())).does(StageFailed(RESULTS, "nobody holds it"))
     assert [left.peer for left in owner.told(LeftOut)] == [A]
     assert (owner.state.ballot, owner.state.stage) == (BALLOT, Stage.VOTING)
+
+
+def test_whose_average_could_not_be_had_reduces_nothing_more_of_this_version() -> None:
+    owner = Owner(C).cuts_off().does(StageFailed(RESULTS, "nobody holds it", withheld=frozenset([B, C])))
+    ((_, plan),) = owner.hears(A, ready(A)).hears(B, ready(B)).sent(Plan)
+    assert set(plan.reducers) == set(plan.checkers) == {A, C}
+    assert {c.peer for c in plan.contributions} == {A, B, C}, "what it trained counts all the same"
 
 
 def test_who_computes_another_digest_does_not_vote() -> None:
