@@ -133,7 +133,7 @@ class ExchangeConfig:
     check_averages: bool = True
     """Every average is computed by a second owner, too, and where there is one nothing is committed that only the first
     has computed. Turn it off among people who trust each other: an owner that lies is then believed, and groups of four
-    or more upload a quarter to a third less while they average, and use a quarter less of processor time."""
+    or more upload a quarter to a third less while they average, and use a quarter less processor time at least."""
     part_elements: int = 262144
     """Elements in one part of the butterfly; smaller parts spread the reducing finer and cost more messages."""
     lease_s: float = 30.0
