@@ -518,7 +518,7 @@ class _Turn:
         has_voted = any(peer == vote.peer for _, peer in s.votes)
         if vote.peer in s.ballot.members and not has_voted:  # or one member could fill our memory with its votes
             self._set(votes={**s.votes, (value_hash, vote.peer): vote})
-            if s.proposal and s.staged:
+            if s.proposal and is_staged(self.state, s.proposal):
                 self._use_staged()  # our own vote may have waited for this one
             self._commit_if_decided()
 

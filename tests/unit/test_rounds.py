@@ -477,6 +477,7 @@ def test_who_computes_another_digest_does_not_vote() -> None:
     assert owner.told(SignVote) == []
     assert [left.peer for left in owner.told(LeftOut)] == [A]
     assert owner.state.ballot == BALLOT
+    assert owner.hears(B, vote(B, value())).commands == [], "it is said once"
 
 
 @pytest.mark.parametrize("changes", [{"tokens": 5}, {"slice": "1"}, {"run": "other"}])
