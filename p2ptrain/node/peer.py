@@ -70,6 +70,7 @@ from p2ptrain.node.trainer import (
 )
 from p2ptrain.swarm.acquaintances import Acquaintances
 from p2ptrain.swarm.answers import Condition
+from p2ptrain.swarm.beside import begin_beside
 from p2ptrain.swarm.context import Context, Past, Replica
 from p2ptrain.swarm.coverage import Target
 from p2ptrain.swarm.directory import Capacity, DhtDirectory, is_valid_record
@@ -661,10 +662,7 @@ class Peer:
             self._events.emit(TwinSeen(peer=self._identity.peer_id))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        try:
-            task = self._group.create_task(work)
-        except RuntimeError:  # the peer ends, and begins nothing new
-            work.close()
-            return
-        self._beside.add(task)
-        task.add_done_callback(self._beside.discard)
+        task = begin_beside(self._group, work)
+        if task:
+            self._beside.add(task)
+            task.add_done_callback(self._beside.discard)

@@ -16,6 +16,7 @@ from p2ptrain.events import Redialling
 from p2ptrain.ids import PeerId
 from p2ptrain.swarm import isolation
 from p2ptrain.swarm.address_book import AddressBook, worth_telling
+from p2ptrain.swarm.beside import begin_beside
 from p2ptrain.swarm.context import Context
 from p2ptrain.swarm.isolation import Evidence, Verdict
 from p2ptrain.swarm.upheaval import LOOK_EVERY_S, Ground, hosts_in, source_of, upheaval
@@ -185,7 +186,7 @@ class Acquaintances:
             return pb.AcquaintReply(refusal=f"this peer trains run {self._context.run}")
         self._book.met(sender, request.addresses, clock.wall_s())
         if request.hang_up and self._group:  # before run() there is nothing to hang up
-            self._group.create_task(self._hang_up_on(sender))
+            begin_beside(self._group, self._hang_up_on(sender))
         claim = self._context.claims.get(sender)
         contacts = [c for c in self._book.newest(_CONTACTS_TOLD + 1) if c.peer != sender and c.seen_s]
         return pb.AcquaintReply(

@@ -26,6 +26,7 @@ from p2ptrain.errors import (
 from p2ptrain.events import PartLeftOut, PeerLost, ReducerLied, Refused, RoundCommitted, RoundStage, RoundVoid
 from p2ptrain.ids import GENESIS, PeerId, SliceId
 from p2ptrain.swarm import rounds
+from p2ptrain.swarm.beside import begin_beside
 from p2ptrain.swarm.catch_up import catch_up, fetch_owned, fetch_results, head_of
 from p2ptrain.swarm.certificates import check_certificate, check_vote, sign_vote
 from p2ptrain.swarm.context import Context, Past, Replica
@@ -612,7 +613,7 @@ class SliceOwner:
         return RoundMessage(self._context.run, self.slice, value.version, certificate.ballot, Committed(certificate))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        self._group.create_task(work)
+        begin_beside(self._group, work)
 
     @property
     def _contribution_label(self) -> str:

@@ -26,6 +26,7 @@ from p2ptrain.events import (
 from p2ptrain.ids import COMMON, PeerId, SliceId, slice_of, slice_order
 from p2ptrain.swarm.answers import Condition, Part, heads_reply, status_reply
 from p2ptrain.swarm.assignment import Assignment
+from p2ptrain.swarm.beside import begin_beside
 from p2ptrain.swarm.catch_up import catch_up, fetch_owned, head_of, missing_bytes
 from p2ptrain.swarm.certificates import check_certificate
 from p2ptrain.swarm.context import Context, Past, Replica
@@ -674,7 +675,7 @@ class Swarm:
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         assert self._group is not None, "nothing runs beside the rounds before run()"
-        self._group.create_task(work)
+        begin_beside(self._group, work)
 
 
 def _by_slice(certificates: Sequence[Certificate]) -> dict[SliceId, list[Certificate]]:

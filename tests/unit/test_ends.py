@@ -1,6 +1,7 @@
 """However a peer or its daemon ends, nothing goes on behind it and nobody waits for ever."""
 
 import asyncio
+import gc
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -9,6 +10,7 @@ import pytest
 from p2ptrain.errors import NodeDied
 from p2ptrain.node.peer import Peer
 from p2ptrain.node.trainer import Trainer
+from p2ptrain.swarm.beside import begin_beside
 from p2ptrain.wire import libp2p
 from p2ptrain.wire.libp2p import Libp2pNode
 
@@ -45,6 +47,17 @@ async def test_training_has_ended_when_something_beside_it_fails(monkeypatch: py
     with pytest.raises(ExceptionGroup):
         await peer._train_until(asyncio.Event(), fail())
     assert not cast(TrainerThatCounts, peer._trainer).is_running
+
+
+@pytest.mark.filterwarnings("error")
+async def test_a_message_that_comes_while_everything_ends_begins_nothing() -> None:
+    async def follow() -> None:
+        raise AssertionError
+
+    async with asyncio.TaskGroup() as group:
+        pass
+    assert begin_beside(group, follow()) is None
+    gc.collect()  # a coroutine that nobody closed would say so here
 
 
 async def test_what_was_begun_beside_training_ends_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
