@@ -191,6 +191,8 @@ def show(manifest: Annotated[Path, typer.Argument(help="The manifest, for exampl
     typer.echo(f"slices   {run.slicing.slices}, cut from {' and '.join(run.slicing.parts)}{fragments}")
     for slice_id, numel in sizes.items():
         typer.echo(f"         {slice_id:<8}{numel:>14,} parameters")
+    if not run.exchange.check_averages:
+        typer.echo("averages believed as their owners announce them (exchange.check_averages = false)")
     for i, address in enumerate(listed_bootstraps(text)):
         typer.echo(f"{'' if i else 'join by':<9}{address}")
 

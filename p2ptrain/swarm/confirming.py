@@ -83,13 +83,15 @@ def is_confirmed(s: RoundState, value: Value) -> bool:
     return all(r in (s.agreed.get(r.part), own) for r, own in zip(value.results, ours, strict=True))
 
 
-def is_held_elsewhere(s: RoundState) -> bool:
-    """Whether somebody beside the proposer has the averages of its proposal for sure; it votes for it only then.
+def is_held_elsewhere(s: RoundState, value: Value) -> bool:
+    """Whether somebody beside the proposer has the averages of what it proposes for sure; it votes only then.
 
     What a member has voted for may have to be proposed again by all others, who cannot if it alone can give the bytes.
     Where averages are checked the checkers have them, otherwise whoever has voted.
     """
-    return s.rules.check_averages or s.proposer != s.me or len(s.ballot.members) < 2 or bool(s.votes)
+    if s.rules.check_averages or s.proposer != s.me or len(s.ballot.members) < 2:
+        return True
+    return any(voted == value.value_hash for voted, _ in s.votes)
 
 
 def plan_to_settle(s: RoundState, part: int, unsettled: frozenset[PeerId]) -> Plan | None:

@@ -55,9 +55,11 @@ def first_plan(s: RoundState) -> Plan | None:
 
 
 def _able(s: RoundState) -> list[PeerId]:
-    """Who can be asked to compute averages: not whose averages could not be had, as long as there are others."""
+    """Who can be asked to compute averages: not whose averages could not be had, as long as there are enough others."""
     reachable = set(s.ready) - s.suspects
-    return sorted(reachable - s.withholding or reachable)
+    willing = reachable - s.withholding
+    has_checker = len(willing) > 1 or not s.rules.check_averages
+    return sorted(willing if has_checker else reachable)
 
 
 def _checkers(reducers: Sequence[PeerId], able: Sequence[PeerId]) -> tuple[PeerId, ...]:

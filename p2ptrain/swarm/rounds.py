@@ -643,7 +643,7 @@ class _Turn:
                 return
             if (s.accepted and s.accepted.ballot == s.ballot) or not is_confirmed(s, s.proposal):
                 return
-            if not is_held_elsewhere(s):
+            if not is_held_elsewhere(s, s.proposal):
                 return
             self._set(accepted=Accepted(s.ballot, s.proposal))
             self._do(SignVote(s.ballot, s.proposal))

@@ -377,6 +377,7 @@ def test_where_the_manifest_asks_for_no_checks_the_reducers_word_is_enough() -> 
     assert owner.stages().sent(Propose) == [((A, B), Propose(value()))]
     assert owner.told(Check) == []
     assert owner.told(SignVote) == [], "its reducers may give their averages to it alone"
+    assert owner.hears(B, CastVote(digest_of("another value"), Vote(B, b"signature"))).told(SignVote) == []
     assert owner.hears(A, vote(A, value())).told(SignVote) == [SignVote(BALLOT, value())]
 
 
@@ -470,6 +471,13 @@ def test_whose_average_could_not_be_had_reduces_nothing_more_of_this_version() -
     ((_, plan),) = owner.hears(A, ready(A)).hears(B, ready(B)).sent(Plan)
     assert set(plan.reducers) == set(plan.checkers) == {A, C}
     assert {c.peer for c in plan.contributions} == {A, B, C}, "what it trained counts all the same"
+
+
+def test_where_everybody_else_withholds_and_averages_are_checked_all_are_asked_again() -> None:
+    owner = Owner(C).cuts_off().does(StageFailed(RESULTS, "our own line is cut", withheld=frozenset([A, B])))
+    ((_, plan),) = owner.hears(A, ready(A)).hears(B, ready(B)).sent(Plan)
+    assert set(plan.reducers) == {A, B, C}
+    assert plan.checkers
 
 
 def test_who_computes_another_digest_does_not_vote() -> None:
