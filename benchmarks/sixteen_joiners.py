@@ -32,8 +32,8 @@ from p2ptrain.ids import PeerId, RunId
 from p2ptrain.model.slicing import SlicePlan
 from p2ptrain.node.child_processes import start_child, stop_children
 from p2ptrain.node.passing_node import passing_node
+from p2ptrain.swarm.answers import HEADS
 from p2ptrain.swarm.state import owned_blob_bytes
-from p2ptrain.swarm.swarm import HEADS
 from p2ptrain.wire.blobs import BlobExchange
 from p2ptrain.wire.libp2p import Libp2pNode
 from p2ptrain.wire.messages import BlobRef, Certificate

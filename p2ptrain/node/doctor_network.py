@@ -21,8 +21,8 @@ from p2ptrain.node.doctor import ClockOffset, DialledBootstrap, DirectoryFacts, 
 from p2ptrain.node.doctor_probes import tcp_port
 from p2ptrain.node.link_probe import measure_download, measure_upload
 from p2ptrain.node.passing_node import passing_node
+from p2ptrain.swarm.answers import HEADS, STATUS
 from p2ptrain.swarm.directory import Claim, DhtDirectory
-from p2ptrain.swarm.swarm import HEADS, STATUS
 from p2ptrain.wire.blobs import BlobExchange
 from p2ptrain.wire.libp2p import Libp2pNode
 from p2ptrain.wire.messages import BlobRef, Certificate

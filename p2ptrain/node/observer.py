@@ -10,9 +10,9 @@ from p2ptrain.errors import PeerUnreachable
 from p2ptrain.ids import COMMON, Digest, PeerId, RunId, SliceId, Version, slice_of, slice_order
 from p2ptrain.node.passing_node import passing_node
 from p2ptrain.report import PeerReport, SliceReport, SwarmReport
+from p2ptrain.swarm.answers import CALL_TIMEOUT_S, STATUS
 from p2ptrain.swarm.coverage import Target, coverage
 from p2ptrain.swarm.directory import DhtDirectory, Directory
-from p2ptrain.swarm.swarm import CALL_TIMEOUT_S, STATUS
 from p2ptrain.wire.libp2p import Libp2pNode
 from p2ptrain.wire.v1 import peer_pb2 as pb
 

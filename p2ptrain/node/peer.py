@@ -223,7 +223,7 @@ class Peer:
         self._swarm = Swarm(context, directory, self._condition, target)
         await self._swarm.start()
         acquaintances = Acquaintances(
-            context, self._book, self._seen_or_not, self._book_changed, self._swarm.show_again
+            context, self._book, self._seen_or_not, self._book_changed, self._swarm.roster.publish_soon
         )
         await acquaintances.start()
         self._capacity = Capacity(max_slices=min(self._config.max_slices, self._run.slicing.slices), way=node.reach.way)
@@ -329,14 +329,14 @@ class Peer:
         if not self._is_resting:
             self._is_resting = True
             self._trainer.send(Rest(True))
-            await self._swarm.be_away(True)
+            await self._swarm.roster.be_away(True)
 
     async def wake(self) -> None:
         """Train again after ``rest``."""
         if self._is_resting:
             self._is_resting = False
             self._trainer.send(Rest(False))
-            await self._swarm.be_away(False)
+            await self._swarm.roster.be_away(False)
 
     # Rounds.
 

@@ -118,7 +118,9 @@ async def swarm_reply(home: Home, swarm: Swarm, timeout_s: float) -> pb.SwarmRep
     context = swarm.context
     try:
         async with asyncio.timeout(timeout_s):
-            report = await look(context.node, swarm.directory, home.run_id, list(context.numel), own=swarm.status())
+            report = await look(
+                context.node, swarm.roster.directory, home.run_id, list(context.numel), own=swarm.status()
+            )
     except TimeoutError as error:
         raise ControlError(f"the peers did not all answer within {timeout_s:g} s; ask again with more time") from error
     reply = pb.SwarmReply(run=report.run, silent=report.silent)

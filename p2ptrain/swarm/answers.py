@@ -12,6 +12,11 @@ from p2ptrain.swarm.owner import SliceOwner
 from p2ptrain.wire.libp2p import Traffic
 from p2ptrain.wire.v1 import peer_pb2 as pb
 
+HEADS = "p2ptrain/1/heads"
+STATUS = "p2ptrain/1/status"
+CALL_TIMEOUT_S = 5.0
+"""For one small message and its answer: a relayed path takes 70 ms, a busy peer a second."""
+
 Part = SliceOwner | SliceFollower
 """A peer's part in one slice, or where there are fragments in one of them."""
 

@@ -7,7 +7,7 @@ by everybody from one random peer every few seconds, which covers whatever the p
 import asyncio
 import contextlib
 import random
-from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -24,7 +24,7 @@ from p2ptrain.events import (
     StateMissing,
 )
 from p2ptrain.ids import COMMON, PeerId, SliceId, slice_of, slice_order
-from p2ptrain.swarm.answers import Condition, Part, heads_reply, status_reply
+from p2ptrain.swarm.answers import CALL_TIMEOUT_S, HEADS, STATUS, Condition, Part, heads_reply, status_reply
 from p2ptrain.swarm.assignment import Assignment
 from p2ptrain.swarm.beside import begin_beside
 from p2ptrain.swarm.catch_up import catch_up, fetch_owned, head_of, missing_bytes
@@ -35,31 +35,21 @@ from p2ptrain.swarm.directory import Claim, Directory
 from p2ptrain.swarm.follower import SliceFollower
 from p2ptrain.swarm.head import Head
 from p2ptrain.swarm.history import History, PastRound
-from p2ptrain.swarm.leases import Leases
-from p2ptrain.swarm.liveness import Liveness
 from p2ptrain.swarm.owner import SliceOwner
 from p2ptrain.swarm.pacing import newcomers_need_s
+from p2ptrain.swarm.roster import Roster, look_interval_s
 from p2ptrain.swarm.spread import whom_to_tell
 from p2ptrain.wire.codec import encoded_bytes
 from p2ptrain.wire.messages import Certificate, Committed, RoundMessage
 from p2ptrain.wire.v1 import peer_pb2 as pb
 
 ROUND = "p2ptrain/1/round"
-HEADS = "p2ptrain/1/heads"
-STATUS = "p2ptrain/1/status"
-
-CALL_TIMEOUT_S = 5.0
-"""For one small message and its answer: a relayed path takes 70 ms, a busy peer a second."""
 _PULL_EVERY_S = 2.0
 _MAX_PAGES = 64
-_MAX_DIRECTORY_INTERVAL_S = 2.0
-"""Longest pause between looks at the directory; a look costs a few milliseconds."""
 _STATE_ATTEMPTS = 10
 """Times that an owners' state is asked for, each time at the then newest version, before a change is abandoned."""
 _BY_ORDER = "the run's authority asks this peer to"
 _ASK_AGAIN_S = 0.5
-_SEEN_WITHIN_S = 30.0
-"""How long a peer that starts insists on being seen: ten times as long as hivemind waits for one answer."""
 _LEASES_FOR_STATE = 3
 """So many leases long a peer that starts asks for what it knows to be newer; the claims of dead owners last for one."""
 _SETTLE_S = 1.0
@@ -76,36 +66,23 @@ class Swarm:
         self.followers: dict[SliceId, SliceFollower] = {}
         context.caller = self
         self._context = context
-        self._directory = directory
         self._condition = condition
         self._group: asyncio.TaskGroup | None = None
-        self._is_away = False
-        self._hurry = asyncio.Event()
-        self._shown_until_s = 0.0
-        """When the claim that we published last expires; wall time."""
         self._running: dict[SliceId, asyncio.Task[None]] = {}
         """Per owned slice the task that drives its rounds."""
         lease_s = context.exchange.lease_s
-        self._leases = Leases(lease_s)
         self._changed_s = float("-inf")
         """When we last began to change slices; monotonic."""
-        self._look_s = min(_MAX_DIRECTORY_INTERVAL_S, lease_s / 4)
-        self._answer_s = min(CALL_TIMEOUT_S, lease_s / 2)
-        """How long a living peer may take to answer."""
-        self._liveness = Liveness(
-            me=context.me, lease_s=lease_s, answers=self._is_alive, any_bootstrap_answers=self._any_bootstrap_answers
-        )
         self.assignment = Assignment(
             context.me,
             context.run,
             tuple(dict.fromkeys(slice_of(s) for s in context.numel if slice_of(s) != COMMON)),
             target=target,
-            pace=Pace.of(lease_s=lease_s, look_s=self._look_s),
+            pace=Pace.of(lease_s=lease_s, look_s=look_interval_s(lease_s)),
             capacity=lambda: condition().capacity,
             ordered=lambda: condition().ordered,
         )
-        self._holders_told: dict[SliceId, frozenset[PeerId]] = {}
-        """Per owned slice what its machine was last told."""
+        self.roster = Roster(context, directory, self.assignment, self.owners, condition)
         self._coverage_seen: dict[SliceId, Coverage] = {}
         self._coverage_said: dict[SliceId, tuple[bool, bool]] = {}
         """Per slice whether it was covered and thin when we last said so."""
@@ -130,14 +107,14 @@ class Swarm:
         mine = self.assignment
         mine.is_fixed = is_fixed
         if wanted is None:
-            await self._publish()
-            with self._shown():
+            await self.roster.publish()
+            with self.roster.published():
                 await asyncio.sleep(_SETTLE_S)
-                await self._look_where_we_are_seen()
+                await self.roster.look_until_seen()
                 if mine.ordered:
                     wanted, reason = _sorted(mine.ordered), _BY_ORDER
                 else:
-                    choice = mine.first_choice(await self._living_claims(), clock.wall_s())
+                    choice = mine.first_choice(await self.roster.answering(), clock.wall_s())
                     assert choice.gains is not None
                     wanted, reason = [choice.gains], choice.reason
         else:
@@ -145,7 +122,7 @@ class Swarm:
             reason = "as you asked" if is_fixed else _BY_ORDER if by_order else "its state is on our disk"
         mine.joining = frozenset([COMMON, *wanted])
         mine.changed_s = clock.wall_s()
-        await self._publish()
+        await self.roster.publish()
         self._context.events.emit(SlicesClaimed(slices=list(_sorted(mine.joining)), reason=reason))
         return mine.joining
 
@@ -164,23 +141,14 @@ class Swarm:
             pasts: what it said as an owner before it was stopped, from disk.
             histories: rounds that led to these replicas, from disk, to pass on.
         """
-        with self._shown():  # fetching takes longer than a claim lasts
-            await self._look_where_we_are_seen()
+        with self.roster.published():  # fetching takes longer than a claim lasts
+            await self.roster.look_until_seen()
             current, chains = await self._catch_up_with_all(owned, replicas, histories)
             self._begin_parts(owned, current, pasts, chains)
-            await self._publish()
+            await self.roster.publish()
             # Peers that become ready together should find each other before one of them founds the group alone.
             await asyncio.sleep(_SETTLE_S)
-            await self._look_where_we_are_seen()
-
-    @contextlib.contextmanager
-    def _shown(self) -> Iterator[None]:
-        """Our claim is renewed meanwhile."""
-        showing = asyncio.create_task(self._show())
-        try:
-            yield
-        finally:
-            showing.cancel()
+            await self.roster.look_until_seen()
 
     async def _catch_up_with_all(
         self,
@@ -208,7 +176,7 @@ class Swarm:
                 break
             else:
                 await asyncio.sleep(_ASK_AGAIN_S)
-                await self._look()  # an owner that died a moment ago still has a claim
+                await self.roster.look()  # an owner that died a moment ago still has a claim
         for slice_id in orphans:
             # Our own state is as good as any if nobody went on after it.
             is_newest = head_of(current[slice_id]) == head_of(replicas[slice_id])
@@ -254,14 +222,14 @@ class Swarm:
         async with asyncio.TaskGroup() as self._group:
             for slice_id, owner in self.owners.items():
                 self._running[slice_id] = self._group.create_task(owner.run())
-            self._spawn(self._show())
+            self._spawn(self.roster.keep_published())
             self._spawn(self._keep_directory())
             self._spawn(self._pull_news())
 
     async def leave(self) -> None:
         """Withdraw the claim, so that nobody waits for us."""
         self.assignment.leave_all()
-        await self._publish()
+        await self.roster.publish()
 
     def replica(self, slice_id: SliceId) -> Replica:
         """What this peer holds of a slice."""
@@ -274,18 +242,9 @@ class Swarm:
         uplink_mbps, most_s = context.node.uplink_mbps, context.exchange.reduce_timeout_s
         return newcomers_need_s(context.me, context.claims, update_bytes, uplink_mbps, most_s)
 
-    def show_again(self) -> None:
-        """Publish our claim now: what the others know of us may be stale."""
-        self._hurry.set()
-
     def history(self, slice_id: SliceId) -> History:
         """The last rounds of a slice as this peer can pass them on."""
         return (self.owners.get(slice_id) or self.followers[slice_id]).history
-
-    async def be_away(self, is_away: bool) -> None:
-        """Tell the others that this peer keeps its place but computes nothing, or that it is back."""
-        self._is_away = is_away
-        await self._publish()
 
     @property
     def claims(self) -> Mapping[PeerId, Claim]:
@@ -296,11 +255,6 @@ class Swarm:
     def context(self) -> Context:
         """What the parts of the swarm share."""
         return self._context
-
-    @property
-    def directory(self) -> Directory:
-        """Where the claims are."""
-        return self._directory
 
     # What the parts ask of us.
 
@@ -410,19 +364,10 @@ class Swarm:
 
     # What runs beside the rounds.
 
-    async def _show(self) -> None:
-        """Never returns. Renews our claim, however long a look at the others' takes."""
-        while True:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._context.exchange.lease_s / 3):
-                    await self._hurry.wait()
-            self._hurry.clear()
-            await self._publish()
-
     async def _keep_directory(self) -> None:
         while True:
-            await asyncio.sleep(self._look_s)
-            await self._look()
+            await asyncio.sleep(self.roster.look_s)
+            await self.roster.look()
             self._report_coverage()
             await self._release_what_others_own()
             now_s, wall_s = clock.monotonic_s(), clock.wall_s()
@@ -430,56 +375,6 @@ class Swarm:
                 self._changed_s = now_s
                 self.assignment.begin(change, wall_s)
                 self._spawn(self._carry_out(change))
-
-    async def _look_where_we_are_seen(self) -> None:
-        """Look until another node shows us our own claim, so that it would show us those of the others, too.
-
-        A directory that does not answer looks like one in which there is nobody, and who is alone founds slices anew.
-        """
-        deadline_s = clock.monotonic_s() + _SEEN_WITHIN_S
-        while not await self._look(elsewhere=True):
-            if not self._context.node.bootstraps or clock.monotonic_s() > deadline_s:
-                return  # we are the first, or nobody sees us, which the watchdog of isolation will say
-            await asyncio.sleep(_ASK_AGAIN_S)
-            await self._publish()
-
-    async def _look(self, *, elsewhere: bool = False) -> bool:
-        """Bring our view of the claims up to date, and tell the owners what changed; whether ours was among them."""
-        me = self._context.me
-        found = dict(await self._directory.claims(elsewhere=elsewhere))
-        ours = found.pop(me, None)  # we know better what it says
-        newer = self._leases.renewed(found, monotonic_s=clock.monotonic_s(), wall_s=clock.wall_s())
-        # A claim holds until it expires even if one look misses it: the DHT answers with what some of its nodes have.
-        living = await self._liveness.living({**self._context.claims, **newer}, now_s=clock.monotonic_s())
-        self._context.claims = living | {me: self._context.claims[me]}
-        for slice_id, owner in self.owners.items():
-            holders = self._context.holders(slice_id)
-            if holders != self._holders_told.get(slice_id):
-                self._holders_told[slice_id] = holders
-                owner.claims_changed()
-        return ours is not None and ours.expires_s >= self._shown_until_s
-
-    async def _living_claims(self) -> dict[PeerId, Claim]:
-        """The claims of peers that answer: one that died a moment ago leaves a gap that its claim still hides."""
-        claims = self._context.claims
-        others = [peer for peer in claims if peer != self._context.me]
-        # Patiently: a wrong choice costs a move later, and only what is frozen is waited for.
-        answers = await asyncio.gather(*(self._is_alive(peer, CALL_TIMEOUT_S) for peer in others))
-        dead = {peer for peer, alive in zip(others, answers, strict=True) if not alive}
-        return {peer: claim for peer, claim in claims.items() if peer not in dead}
-
-    async def _is_alive(self, peer: PeerId, timeout_s: float | None = None) -> bool:
-        """Whether a peer whose claim expired still answers; then its record is late, and it keeps its place."""
-        request = pb.StatusRequest(run=self._context.run)
-        try:
-            await self._context.node.call(peer, STATUS, request, pb.StatusReply, timeout_s=timeout_s or self._answer_s)
-        except PeerUnreachable:
-            return False
-        return True
-
-    async def _any_bootstrap_answers(self) -> bool:
-        node = self._context.node
-        return any(await asyncio.gather(*(node.is_there(address, self._answer_s) for address in node.bootstraps)))
 
     async def _pull_news(self) -> None:
         while True:
@@ -550,7 +445,7 @@ class Swarm:
     async def _carry_out(self, change: Change) -> None:
         """One line of the plan that names us; ``assignment`` has begun it."""
         mine = self.assignment
-        await self._publish()
+        await self.roster.publish()
         held = (mine.ready | mine.joining) - mine.leaving
         self._context.events.emit(SlicesClaimed(slices=list(_sorted(held)), reason=change.reason))
         if change.gains:
@@ -560,14 +455,14 @@ class Swarm:
             except (BlobUnavailable, BadMessage) as error:
                 mine.abandon(change)
                 self._context.events.emit(ChangeAbandoned(slice=change.gains, reason=str(error)))
-                await self._publish()
+                await self.roster.publish()
                 return
             for fragment, replica in replicas.items():  # the first ones have moved on while the others were fetched
                 self._start_owning(fragment, await self._newest(fragment, replica))
             mine.has_joined(change.gains)
             version = min(self.owners[fragment].replica.published.version for fragment in fragments)
             self._context.events.emit(SliceGained(slice=change.gains, version=version, reason=change.reason))
-            await self._publish()
+            await self.roster.publish()
         self._context.listener.slices_changed(self._context.fragments(mine.trained))
 
     async def _owners_replica(self, slice_id: SliceId) -> Replica:
@@ -630,7 +525,7 @@ class Swarm:
                 if not mine.joining and mine.stays_after_all(slice_id):
                     mine.stay(slice_id)
                     self._context.listener.slices_changed(self._context.fragments(mine.trained))
-                    await self._publish()
+                    await self.roster.publish()
                 continue
             if not all(owner.can_stop and not self._context.listener.is_training(f) for f, owner in owners.items()):
                 continue
@@ -640,7 +535,7 @@ class Swarm:
             reason = f"{len(others)} others own it"
             version = min(owner.replica.published.version for owner in owners.values())
             self._context.events.emit(SliceGivenUp(slice=slice_id, version=version, reason=reason))
-            await self._publish()
+            await self.roster.publish()
 
     def _report_coverage(self) -> None:
         """Say it once when a slice comes to lack owners or has enough again, by two looks that agree."""
@@ -661,17 +556,6 @@ class Swarm:
                         verdict=now.verdict,
                     )
                 )
-
-    async def _publish(self) -> None:
-        """Tell everybody what we own, as ``assignment`` has it now."""
-        claim = self.assignment.claim(clock.wall_s() + self._context.exchange.lease_s)
-        claim = replace(claim, is_away=self._is_away)
-        if not self._condition().can_vote:  # then we leave slices to their other owners, who need a majority
-            kept = [s for s in claim.ready if not self._context.holders(s) - {self._context.me}]
-            claim = replace(claim, ready=tuple(kept))
-        self._context.claims = {**self._context.claims, claim.peer: claim}
-        self._shown_until_s = claim.expires_s
-        await self._directory.publish(claim)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         assert self._group is not None, "nothing runs beside the rounds before run()"

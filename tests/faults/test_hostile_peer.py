@@ -13,7 +13,8 @@ from hivemind.p2p.p2p_daemon_bindings.utils import P2PDaemonError, P2PHandlerErr
 from p2ptrain.config.load import load_run, run_id
 from p2ptrain.events import Refused
 from p2ptrain.ids import COMMON, PeerId
-from p2ptrain.swarm.swarm import HEADS, ROUND, STATUS
+from p2ptrain.swarm.answers import HEADS, STATUS
+from p2ptrain.swarm.swarm import ROUND
 from p2ptrain.wire.blobs import STREAM
 from p2ptrain.wire.v1 import peer_pb2 as pb
 from tests.support.hostile_messages import Hostile

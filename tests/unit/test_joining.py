@@ -12,8 +12,9 @@ from p2ptrain.config.schema import ExchangeConfig
 from p2ptrain.errors import PeerUnreachable
 from p2ptrain.identity.keys import Identity
 from p2ptrain.ids import COMMON, PeerId, RunId, SliceId, Version
+from p2ptrain.swarm import roster
 from p2ptrain.swarm import swarm as module
-from p2ptrain.swarm.answers import Condition
+from p2ptrain.swarm.answers import HEADS, Condition
 from p2ptrain.swarm.context import Replica
 from p2ptrain.swarm.coverage import Target
 from p2ptrain.swarm.directory import Capacity, Claim
@@ -54,7 +55,7 @@ class Wire:
     async def call(self, peer: PeerId, name: str, request: Any, reply_type: Any, *, timeout_s: float) -> Any:
         if peer not in self.answering:
             raise PeerUnreachable(f"{peer} is slow")
-        return pb.HeadsReply() if name == module.HEADS else pb.StatusReply()
+        return pb.HeadsReply() if name == HEADS else pb.StatusReply()
 
 
 def claim(peer: PeerId, *, ready: tuple[str, ...] = (), joining: tuple[str, ...] = ()) -> Claim:
@@ -80,6 +81,7 @@ def swarm(directory: Hearsay, wire: Wire) -> Swarm:
 
 @pytest.fixture(autouse=True)
 def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(roster, "_ASK_AGAIN_S", 0.0)
     monkeypatch.setattr(module, "_ASK_AGAIN_S", 0.0)
     monkeypatch.setattr(module, "_SETTLE_S", 0.0)
 
@@ -114,7 +116,7 @@ async def test_claim_is_renewed_for_as_long_as_its_peer_chooses() -> None:
 
 
 async def test_peer_whom_no_other_node_ever_sees_goes_on_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_SEEN_WITHIN_S", 0.05)
+    monkeypatch.setattr(roster, "_SEEN_WITHIN_S", 0.05)
     directory = Hearsay(1_000_000)
     assert len(await swarm(directory, Wire()).choose(None, is_fixed=False)) == 2
     assert directory.silent_looks < 999_998, "it looked more than once"
@@ -129,7 +131,7 @@ async def test_nothing_newer_is_what_somebody_said_who_knows(
     others = claim(OWNER, ready=("common", "0")), claim(JOINER, joining=("common", "1"))
     newcomer = swarm(Hearsay(0, *others), Wire(*answering))
     await newcomer.choose([SliceId("0")], is_fixed=True)
-    await newcomer._look()
+    await newcomer.roster.look()
     published: Any = SimpleNamespace(version=Version(0))
     assert await newcomer._catch_up_all({SliceId("0"): Replica(None, published, None)}) == expected
 
@@ -137,7 +139,7 @@ async def test_nothing_newer_is_what_somebody_said_who_knows(
 async def test_what_somebody_told_of_and_nobody_gives_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
     newcomer = swarm(Hearsay(0, claim(OWNER, ready=("common", "0"))), Wire(OWNER))
     await newcomer.choose([SliceId("0")], is_fixed=True)
-    await newcomer._look()
+    await newcomer.roster.look()
     certificate: Any = SimpleNamespace(
         value=SimpleNamespace(slice="0", version=Version(3), value_hash="aa", owners=(OWNER,), tokens=9, weight=9),
         ballot=SimpleNamespace(epoch=1),
@@ -160,7 +162,7 @@ async def test_what_somebody_told_of_and_nobody_gives_is_asked_for_again(monkeyp
 async def test_claim_that_expires_while_its_peer_is_asked_ends_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     newcomer = swarm(Hearsay(0, claim(OWNER, ready=("common", "0"))), Wire())
     await newcomer.choose([SliceId("0")], is_fixed=True)
-    await newcomer._look()
+    await newcomer.roster.look()
 
     async def silent(peer: PeerId, have: Mapping[SliceId, int]) -> None:
         newcomer.context.claims = {}
