@@ -89,7 +89,8 @@ class Internet:
         self.hosts = dict(hosts)
         self._line = line or Line()
         self._public = {name: f"44.77.0.{10 + n}" for n, name in enumerate(hosts)}
-        self._folder = tempfile.TemporaryDirectory(prefix="p2ptrain-internet-")
+        self._folder: Path
+        """Made on the way in, since a test that is skipped there never comes out."""
         self._switch: subprocess.Popen[bytes] | None = None
         self.at_end = contextlib.ExitStack()
         """What lives on the hosts and must end before them."""
@@ -101,10 +102,11 @@ class Internet:
             pytest.skip(
                 f"emulated networks need root, /dev/net/tun and {', '.join(tools)}; missing: {missing or 'rights'}"
             )
-        program = Path(self._folder.name) / "home_switch"
-        subprocess.run(["cc", "-O2", "-o", str(program), str(_SWITCH)], check=True)
+        self._folder = Path(tempfile.mkdtemp(prefix="p2ptrain-internet-"))
+        program = self._folder / "home_switch"
         fds: list[int] = []
         try:
+            subprocess.run(["cc", "-O2", "-o", program, _SWITCH], check=True)
             ports = []
             for name, nat in self.hosts.items():
                 line = FAST if nat == "none" else self._line
@@ -135,7 +137,7 @@ class Internet:
             self._switch.kill()
             with self._switch:
                 pass
-        self._folder.cleanup()
+        shutil.rmtree(self._folder)
 
     def inside(self, name: str) -> list[str]:
         """What to put before a command so that it runs on a host."""
@@ -197,7 +199,7 @@ class Internet:
         if nat == "mapping":
             self._serve_in_router(name, sys.executable, str(Path(__file__).with_name("nat_pmp_router.py")))
         elif nat in ("upnp", "pmp"):
-            folder = Path(self._folder.name) / name
+            folder = self._folder / name
             folder.mkdir()
             config = folder / "miniupnpd.conf"
             switches = {"upnp": "no", "pmp": "no", nat: "yes"}
