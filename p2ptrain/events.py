@@ -150,6 +150,24 @@ class CoverageChanged(Event):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ListingChanged(Event):
+    """The directory lists this peer's claim from now on, or does not: more take part than it shows at a time."""
+
+    is_listed: bool
+    """From now on."""
+    peers: int
+    """That take part, estimated."""
+    listed: int
+    """That this peer sees."""
+
+    def line(self) -> str:
+        """The event as one sentence for people."""
+        if self.is_listed:
+            return f"listed in the directory again, with {self.listed} of some {self.peers} peers"
+        return f"not listed for now, but {self.listed} others of some {self.peers} peers, by lot; training goes on"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class StateResumed(Event):
     """State came from this peer's own disk."""
 

@@ -61,10 +61,17 @@ class SwarmReport:
     """Those that answered."""
     silent: tuple[PeerId, ...]
     """Peers with a claim that did not answer."""
+    num_peers: int = 0
+    """That take part, estimated where the directory does not list all of them; 0: not known."""
 
     @classmethod
     def of(
-        cls, run: RunId, slices: Iterable[SliceReport], peers: Iterable[PeerReport], silent: Iterable[PeerId]
+        cls,
+        run: RunId,
+        slices: Iterable[SliceReport],
+        peers: Iterable[PeerReport],
+        silent: Iterable[PeerId],
+        num_peers: int = 0,
     ) -> Self:
         """What was heard, by name."""
         return cls(
@@ -72,6 +79,7 @@ class SwarmReport:
             slices={one.slice: one for one in slices},
             peers={one.peer: one for one in peers},
             silent=tuple(silent),
+            num_peers=num_peers,
         )
 
     @property
@@ -119,6 +127,7 @@ class SwarmReport:
                 for p in self.peers.values()
             ],
             "silent": list(self.silent),
+            "num_peers": self.num_peers,
         }
 
     @classmethod
@@ -134,6 +143,7 @@ class SwarmReport:
             [_slice_report(one) for one in _objects(body["slices"])],
             [_peer_report(one) for one in _objects(body["peers"])],
             [PeerId(str(peer)) for peer in body["silent"]],
+            int(body.get("num_peers", 0)),
         )
 
 

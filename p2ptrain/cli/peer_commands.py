@@ -243,7 +243,9 @@ def _tables(report: "SwarmReport") -> "list[Table]":
             _nats(s.loss_nats),
             s.verdict if s.verdict in ("", "ok") else Text(s.verdict, "bold red"),
         )
-    peers = Table(title="peers", title_justify="left")
+    listed = len(report.peers) + len(report.silent)
+    others = f": {listed} that are listed now, of some {report.num_peers:,}" if report.num_peers > listed else ""
+    peers = Table(title=f"peers{others}", title_justify="left")
     for column in ("peer", "slices", "state", "tokens", "sent", "validation loss", "reach"):
         peers.add_column(column, justify="left" if column in ("peer", "slices", "state", "reach") else "right")
     for p in report.peers.values():

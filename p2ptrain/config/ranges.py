@@ -91,6 +91,7 @@ RULES: Mapping[str, Rule] = {
     "exchange.reduce_timeout_s": _SECONDS,
     "exchange.vote_timeout_s": _SECONDS,
     "exchange.max_owners": Rule(lambda value: 3 <= value <= 1024, "a whole number from 3 to 1024"),
+    "exchange.max_listed": Rule(lambda value: 3 <= value <= 4096, "a whole number from 3 to 4096"),
     "exchange.history": _COUNT,
     "door.authority": Rule(
         lambda value: re.fullmatch(r"(?:12D3KooW[1-9A-HJ-NP-Za-km-z]{44})?", value) is not None,

@@ -398,7 +398,7 @@ class DirectoryFacts:
     is_found: bool
     seconds: float
     is_own_claim_seen: bool | None
-    """Whether the running peer's claim is seen from outside; None when no peer is running."""
+    """Whether the running peer's claim is seen from outside; None when no peer is running, or it need not be listed."""
     error: str = ""
 
 

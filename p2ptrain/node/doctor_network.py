@@ -157,12 +157,14 @@ async def _ask_swarm(
     facts: NetworkFacts, node: Libp2pNode, identity: Identity, run_id: RunId, own: PeerId | None, *, is_running: bool
 ) -> NetworkFacts:
     claims = await DhtDirectory(node, identity, run_id).claims()
+    are_all_listed = not any(claim.halvings for claim in claims.values())
     peers = sorted(claims, key=lambda peer: (peer != own, peer))[:_MOST_PEERS]
     answers = await asyncio.gather(*(_ask_status(node, peer, run_id) for peer in peers))
     answered = {peer: answer for peer, answer in zip(peers, answers, strict=True) if answer is not None}
     others = {peer: answer for peer, answer in answered.items() if peer != own}
     if is_running and facts.directory is not None:
-        facts = replace(facts, directory=replace(facts.directory, is_own_claim_seen=own in claims))
+        is_seen = True if own in claims else False if are_all_listed else None
+        facts = replace(facts, directory=replace(facts.directory, is_own_claim_seen=is_seen))
     # A peer that is stopped has withdrawn its claim; one that is asked for all the same may run elsewhere.
     is_answering = own in answered if own is not None and not is_running else None
     return replace(

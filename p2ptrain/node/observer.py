@@ -13,6 +13,7 @@ from p2ptrain.report import PeerReport, SliceReport, SwarmReport
 from p2ptrain.swarm.answers import CALL_TIMEOUT_S, STATUS
 from p2ptrain.swarm.coverage import Target, coverage
 from p2ptrain.swarm.directory import DhtDirectory, Directory
+from p2ptrain.swarm.listing import num_peers
 from p2ptrain.wire.libp2p import Libp2pNode
 from p2ptrain.wire.v1 import peer_pb2 as pb
 
@@ -73,7 +74,7 @@ async def look(
 
     ``own`` is the answer of the peer whose node this is, which cannot call itself.
     """
-    claims = await directory.claims()
+    claims = {peer: claim for peer, claim in (await directory.claims()).items() if not claim.is_withdrawn}
     peers = sorted(claims)
 
     async def reply_of(peer: PeerId) -> pb.StatusReply | None:
@@ -92,6 +93,7 @@ async def look(
         [_slice_report(s, answered, verdicts.get(slice_of(s), "")) for s in sorted(slices, key=slice_order)],
         [_peer_report(peer, reply) for peer, reply in answered.items()],
         [peer for peer in peers if peer not in answered],
+        num_peers(claims.values()),
     )
 
 

@@ -205,6 +205,7 @@ class Peer:
             blobs=BlobExchange(node, lambda peer, reason: self._events.emit(Refused(peer=peer, reason=reason))),
             events=self._events,
             listener=self,
+            book=self._book,
         )
         admitted = GuardedDirectory(
             DhtDirectory(node, self._identity, self._home.run_id, self._twin_seen),
@@ -222,9 +223,7 @@ class Peer:
         target = Target(replicas=slicing.replicas, quorum=slicing.quorum)
         self._swarm = Swarm(context, directory, self._condition, target)
         await self._swarm.start()
-        acquaintances = Acquaintances(
-            context, self._book, self._seen_or_not, self._book_changed, self._swarm.roster.publish_soon
-        )
+        acquaintances = Acquaintances(context, self._seen_or_not, self._book_changed, self._swarm.roster.publish_soon)
         await acquaintances.start()
         self._capacity = Capacity(max_slices=min(self._config.max_slices, self._run.slicing.slices), way=node.reach.way)
         chosen = await self._swarm.choose(self._wanted_slices(), is_fixed=self._config.slices is not None)

@@ -8,17 +8,18 @@ as it takes. Because everybody passes on whom it knows, two swarms of one run be
 import asyncio
 import contextlib
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from p2ptrain import clock
 from p2ptrain.errors import PeerUnreachable
 from p2ptrain.events import Redialling
 from p2ptrain.ids import PeerId
 from p2ptrain.swarm import isolation
-from p2ptrain.swarm.address_book import AddressBook, worth_telling
+from p2ptrain.swarm.address_book import worth_telling
 from p2ptrain.swarm.beside import begin_beside
 from p2ptrain.swarm.context import Context
 from p2ptrain.swarm.isolation import Evidence, Verdict
+from p2ptrain.swarm.spread import some
 from p2ptrain.swarm.upheaval import LOOK_EVERY_S, Ground, hosts_in, source_of, upheaval
 from p2ptrain.wire.v1 import acquaint_pb2 as pb
 
@@ -26,8 +27,8 @@ ACQUAINT = "p2ptrain/1/acquaint"
 
 _CALL_TIMEOUT_S = 4.0
 """Two thirds of what three probes have before we call ourselves isolated; a relayed path answers in 70 ms."""
-_ASKED_OF_CLAIMS = 3
-_ASKED_OF_BOOK = 2
+_ASKED_OF_LISTED = 3
+_ASKED_OF_OTHERS = 2
 """Peers that we only know the address of: how two swarms that never met find each other."""
 _ASKED_WHEN_ALONE = 8
 _CONTACTS_TOLD = 16
@@ -44,7 +45,6 @@ class Acquaintances:
 
     Args:
         context: this peer.
-        book: where others are; kept up to date.
         on_verdict: told after each look.
         on_change: told when the book has news for the disk.
         on_upheaval: told when everybody was called anew over new connections.
@@ -53,13 +53,12 @@ class Acquaintances:
     def __init__(
         self,
         context: Context,
-        book: AddressBook,
         on_verdict: Callable[[Verdict], None],
         on_change: Callable[[], None],
         on_upheaval: Callable[[], None],
     ) -> None:
         self._context = context
-        self._book = book
+        self._book = context.book
         self._on_verdict = on_verdict
         self._on_change = on_change
         self._on_upheaval = on_upheaval
@@ -124,7 +123,7 @@ class Acquaintances:
     async def _start_anew(self) -> bool:
         """Have the others drop their connections to us, dead as ours were, and call them; whether any answered."""
         everybody = dict.fromkeys([*self._context.claims, *self._book.contacts])
-        others = _some([peer for peer in everybody if peer != self._context.me], _ASKED_AFTER_UPHEAVAL)
+        others = some([peer for peer in everybody if peer != self._context.me], _ASKED_AFTER_UPHEAVAL)
         bootstraps = asyncio.gather(
             *(self._context.node.is_there(a, _CALL_TIMEOUT_S) for a in self._context.node.bootstraps)
         )
@@ -149,18 +148,19 @@ class Acquaintances:
         replies = await asyncio.gather(*map(self._ask, asked))
         seen = [reply.sees_you for reply in replies if reply is not None]
         answers = len(seen) + sum(await bootstraps)
-        self._evidence = isolation.probed(
-            self._evidence, answers=answers, sees_us=any(seen) if seen else None, now_s=clock.monotonic_s()
-        )
+        sees_us = any(seen) if seen and self._context.is_listed else None
+        self._evidence = isolation.probed(self._evidence, answers=answers, sees_us=sees_us, now_s=clock.monotonic_s())
         if seen:
             self._on_change()
 
     def _whom_to_ask(self) -> list[PeerId]:
-        claimed = [peer for peer in self._context.claims if peer != self._context.me]
-        known = [peer for peer in self._book.contacts if peer not in self._context.claims]
+        listed = [peer for peer in self._context.claims if peer != self._context.me]
+        others = self._context.unlisted
         if self._evidence.probes_failed:
-            return _some([*claimed, *known], _ASKED_WHEN_ALONE)
-        return [*_some(claimed, _ASKED_OF_CLAIMS), *_some(known, _ASKED_OF_BOOK)]
+            return some([*listed, *others], _ASKED_WHEN_ALONE)
+        if not self._context.may_ask_listed():
+            return some(others, _ASKED_OF_LISTED + _ASKED_OF_OTHERS)
+        return [*some(listed, _ASKED_OF_LISTED), *some(others, _ASKED_OF_OTHERS)]
 
     async def _ask(self, peer: PeerId, *, hang_up: bool = False) -> pb.AcquaintReply | None:
         node = self._context.node
@@ -194,7 +194,3 @@ class Acquaintances:
             addresses=self._own_addresses,
             contacts=[pb.Contact(peer=c.peer, addresses=c.addresses) for c in contacts[:_CONTACTS_TOLD]],
         )
-
-
-def _some(peers: Sequence[PeerId], count: int) -> list[PeerId]:
-    return random.sample(peers, min(count, len(peers)))

@@ -157,10 +157,6 @@ class Assignment:
         self.leaving -= {slice_id}
         self.ready -= {slice_id}
 
-    def leave_all(self) -> None:
-        """The peer stops."""
-        self.ready = self.joining = self.leaving = frozenset()
-
     def coverage(self, claims: Mapping[PeerId, Claim]) -> dict[SliceId, Coverage]:
         """Every numbered slice against the target."""
         return coverage(self._slices, [claim.member() for claim in claims.values()], self._target)

@@ -1,5 +1,6 @@
 """What every part of the swarm needs of this peer: who it is, what the run fixes, and how to reach others."""
 
+import random
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -8,6 +9,7 @@ from p2ptrain.config.schema import ExchangeConfig
 from p2ptrain.events import EventBus
 from p2ptrain.identity.keys import Identity
 from p2ptrain.ids import PeerId, RunId, SliceId, slice_of
+from p2ptrain.swarm.address_book import AddressBook
 from p2ptrain.swarm.directory import Claim
 from p2ptrain.swarm.head import Head
 from p2ptrain.swarm.reduce import part_bounds
@@ -89,10 +91,16 @@ class Context:
     blobs: BlobExchange
     events: EventBus
     listener: Listener
+    book: AddressBook
+    """Where others were last seen."""
     caller: Caller = field(init=False)
     """Set by the Swarm that this context is made for."""
     claims: Mapping[PeerId, Claim] = field(default_factory=dict)
     """The live claims as of the last look at the directory."""
+    halvings: int = 0
+    """How often the swarm is halved to get to those that are listed in the directory, see ``listing``; 0: all are."""
+    is_listed: bool = True
+    """Whether this peer is one of them."""
 
     @property
     def me(self) -> PeerId:
@@ -110,6 +118,18 @@ class Context:
         """
         is_out, claimed = self.node.door.is_out, slice_of(slice_id)
         return frozenset(peer for peer, claim in self.claims.items() if claimed in claim.ready and not is_out(peer))
+
+    def may_ask_listed(self) -> bool:
+        """Whether it is the turn of the listed peers to be asked something that everybody knows.
+
+        Who is not listed asks others of them mostly, so that the few that are listed are not asked by everybody.
+        """
+        return self.is_listed or random.random() < 0.5**self.halvings  # noqa: S311 - spreads the load
+
+    @property
+    def unlisted(self) -> list[PeerId]:
+        """Peers that we have heard of and that the directory did not show when we last looked."""
+        return [peer for peer in self.book.contacts if peer not in self.claims]
 
     def fragments(self, slices: Collection[SliceId]) -> frozenset[SliceId]:
         """What of these slices is agreed on: their fragments, or themselves."""

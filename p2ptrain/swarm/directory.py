@@ -87,6 +87,12 @@ class Claim:
     """Of the process that publishes it; 0 is not known."""
     invite: str = ""
     """What the run's authority gave the peer, if the run asks for that."""
+    halvings: int = 0
+    """How often the peer takes the swarm to be halved by the lot, see ``listing``."""
+    draw: int = 0
+    """In which the lot drew it, if it did."""
+    is_withdrawn: bool = False
+    """Nothing of it counts any more: the peer has left, or is not listed any longer."""
 
     @property
     def slices(self) -> frozenset[SliceId]:
@@ -203,6 +209,9 @@ def _encode(identity: Identity, claim: Claim) -> bytes:
         invite=claim.invite,
         instance=claim.instance,
         away=claim.is_away,
+        halvings=claim.halvings,
+        draw=claim.draw,
+        withdrawn=claim.is_withdrawn,
     )
     signed = sign(identity, _CONTEXT, body.SerializeToString(deterministic=True))
     return pb.Signed(body=signed.body, signer=signed.signer, signature=signed.signature).SerializeToString()
@@ -242,6 +251,9 @@ def _decode(value: bytes) -> Claim:
         expires_s=body.expires_s,
         invite=body.invite,
         instance=body.instance,
+        halvings=body.halvings,
+        draw=body.draw,
+        is_withdrawn=body.withdrawn,
     )
 
 

@@ -184,9 +184,9 @@ class SliceOwner:
         """Another peer has this checked certificate of a newer version."""
         self._queue.put_nowait(rounds.Heard(peer, self._committed_message(certificate)))
 
-    def claims_changed(self) -> None:
-        """The directory shows other claims than before."""
-        self._queue.put_nowait(rounds.ClaimsSeen(self._context.holders(self.slice)))
+    def claims_changed(self, holders: frozenset[PeerId]) -> None:
+        """Other peers than before hold the slice, as far as we know."""
+        self._queue.put_nowait(rounds.ClaimsSeen(holders))
 
     async def contribute(self, pseudo_gradient: Float32, tokens: int, loss_nats: float) -> None:
         """End this peer's inner steps and average; the listener hears when the round is settled.

@@ -34,8 +34,10 @@ def binding_value(s: RoundState) -> Value | None:
 def guests(s: RoundState) -> frozenset[PeerId]:
     """Who holds the slice and has no vote yet; where the group has room they contribute all the same."""
     room = s.rules.max_owners - len(s.ballot.members)
-    others = s.claims - {s.me, *s.ballot.members}
-    return frozenset(drawn(others, present=(), most=max(0, room), lot=s.head.value_hash or ""))
+    if room <= 0:
+        return frozenset()
+    others = s.claims - {*s.ballot.members}
+    return frozenset(drawn(others, present=(), most=room, lot=s.head.value_hash or ""))
 
 
 def first_plan(s: RoundState) -> Plan | None:

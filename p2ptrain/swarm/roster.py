@@ -1,4 +1,8 @@
-"""Who takes part: our own claim, kept fresh in the directory, and what we know of the others'."""
+"""Who takes part: our own claim, kept fresh in the directory, and what we know of the others'.
+
+Where not all can be listed (swarm/listing.py) a peer publishes its claim while it is drawn or others need it. While
+it is not listed it looks seldom: everybody looking at the usual pace would be too much for those who keep the records.
+"""
 
 import asyncio
 import contextlib
@@ -7,16 +11,25 @@ from dataclasses import replace
 
 from p2ptrain import clock
 from p2ptrain.errors import PeerUnreachable
+from p2ptrain.events import ListingChanged
 from p2ptrain.ids import PeerId, SliceId
 from p2ptrain.swarm.answers import CALL_TIMEOUT_S, STATUS, Condition
 from p2ptrain.swarm.assignment import Assignment
 from p2ptrain.swarm.context import Context
 from p2ptrain.swarm.directory import Claim, Directory
 from p2ptrain.swarm.leases import Leases
+from p2ptrain.swarm.listing import draw_of, is_drawn, is_of_now, next_halvings, num_peers
 from p2ptrain.swarm.liveness import Liveness
 from p2ptrain.swarm.owner import SliceOwner
+from p2ptrain.swarm.spread import some
 from p2ptrain.wire.v1 import peer_pb2 as pb
 
+_NEW_FOR_LEASES = 2
+"""How long whoever starts or has changed slices stays listed, so that others count on it and may name it an owner."""
+_MOST_ASKED = 64
+"""Peers of whom a newcomer finds out whether they live; enough to see which slices lack owners."""
+_READ_AT_ONCE = 64
+"""Claims, some 300 bytes each, that are read at the usual pace; where there are more, less often."""
 _MAX_LOOK_INTERVAL_S = 2.0
 """Longest pause between looks at the directory; a look costs a few milliseconds."""
 _SEEN_WITHIN_S = 30.0
@@ -51,7 +64,8 @@ class Roster:
         self.directory = directory
         lease_s = context.exchange.lease_s
         self.look_s = look_interval_s(lease_s)
-        """Pause between two looks."""
+        """Pause between two looks, at least."""
+        self._lease_s = lease_s
         self._context = context
         self._assignment = assignment
         self._owners = owners
@@ -66,27 +80,74 @@ class Roster:
         self._liveness = Liveness(
             me=context.me, lease_s=lease_s, answers=self._is_alive, any_bootstrap_answers=self._any_bootstrap_answers
         )
+        self._needed_until_s = clock.monotonic_s() + _NEW_FOR_LEASES * lease_s
+        """Until when we are listed whatever the lot says."""
+        self._gone_until_s = 0.0
+        """How long we tell the others that we are listed no more."""
+        self._look_due_s = 0.0
         self._holders_told: dict[SliceId, frozenset[PeerId]] = {}
         """Per owned slice what its machine was last told."""
 
     # Our claim.
 
     async def publish(self) -> None:
-        """Tell everybody what we own, as the assignment has it now."""
-        claim = self._assignment.claim(clock.wall_s() + self._context.exchange.lease_s)
-        claim = replace(claim, is_away=self._is_away)
+        """Tell everybody what we own, as the assignment has it now, if we are listed."""
+        wall_s = clock.wall_s()
+        claim = replace(
+            self._assignment.claim(wall_s + self._lease_s),
+            is_away=self._is_away,
+            halvings=self._context.halvings,
+            draw=draw_of(self._context.me, wall_s, self._lease_s),
+        )
         if not self._condition().can_vote:  # then we leave slices to their other owners, who need a majority
             kept = [s for s in claim.ready if not self._context.holders(s) - {self._context.me}]
             claim = replace(claim, ready=tuple(kept))
         self._context.claims = {**self._context.claims, claim.peer: claim}
-        self._shown_until_s = claim.expires_s
-        await self.directory.publish(claim)
+        if self._context.is_listed:
+            self._shown_until_s = claim.expires_s
+            await self.directory.publish(claim)
+        elif clock.monotonic_s() < self._gone_until_s:
+            await self._withdraw(claim)
+
+    async def leave(self) -> None:
+        """Withdraw our claim, so that nobody waits for us."""
+        if self._context.is_listed:
+            await self._withdraw(self._assignment.claim(clock.wall_s() + self._lease_s))
+
+    async def _withdraw(self, claim: Claim) -> None:
+        await self.directory.publish(replace(claim, ready=(), joining=(), leaving=(), is_withdrawn=True))
+
+    async def list_or_withdraw(self) -> None:
+        """Have ourselves listed, or no longer, where the lot or our slices say so."""
+        context, is_listed = self._context, self._belongs_on_the_list()
+        if is_listed == context.is_listed:
+            return
+        if is_listed:
+            await self.look()  # what we saw last may be minutes old
+        else:
+            self._gone_until_s = clock.monotonic_s() + self._lease_s
+        context.is_listed = is_listed
+        await self.publish()
+        self._tell_owners()
+        context.events.emit(ListingChanged(is_listed=is_listed, peers=self._num_peers(), listed=len(context.claims)))
+
+    def _belongs_on_the_list(self) -> bool:
+        context, mine, now_s = self._context, self._assignment, clock.monotonic_s()
+        is_new = any(owner.replica.certificate is None for owner in self._owners.values())
+        if is_new or mine.joining or mine.leaving or not self._owners:
+            self._needed_until_s = now_s + _NEW_FOR_LEASES * self._lease_s
+        return (
+            now_s < self._needed_until_s
+            or is_drawn(context.me, draw_of(context.me, clock.wall_s(), self._lease_s), context.halvings)
+            or any(context.me in owner.owners for owner in self._owners.values())
+            or any(not context.holders(slice_id) - {context.me} for slice_id in mine.ready)
+        )
 
     async def keep_published(self) -> None:
         """Never returns. Renews our claim, however long a look at the others' takes."""
         while True:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._context.exchange.lease_s / 3):
+                async with asyncio.timeout(self._lease_s / 3):
                     await self._hurry.wait()
             self._hurry.clear()
             await self.publish()
@@ -113,19 +174,47 @@ class Roster:
 
     async def look(self, *, elsewhere: bool = False) -> bool:
         """Bring our view of the claims up to date, and tell the owners what changed; whether ours was among them."""
-        me = self._context.me
+        context, me = self._context, self._context.me
         found = dict(await self.directory.claims(elsewhere=elsewhere))
         ours = found.pop(me, None)  # we know better what it says
         newer = self._leases.renewed(found, monotonic_s=clock.monotonic_s(), wall_s=clock.wall_s())
-        # A claim holds until it expires even if one look misses it: the DHT answers with what some of its nodes have.
-        living = await self._liveness.living({**self._context.claims, **newer}, now_s=clock.monotonic_s())
-        self._context.claims = living | {me: self._context.claims[me]}
+        withdrawn = {peer for peer, claim in newer.items() if claim.is_withdrawn}
+        known = {peer: claim for peer, claim in {**context.claims, **newer}.items() if peer not in withdrawn}
+        if context.is_listed:
+            # A claim holds until it expires even if one look misses it: the DHT answers with what some nodes have.
+            living = await self._liveness.living(known, now_s=clock.monotonic_s())
+        else:  # we decide nothing: who has vanished since our last look need not be asked whether it lives
+            living = {peer: known[peer] for peer in newer.keys() - withdrawn} or known
+        context.claims = living | {me: context.claims[me]}
+        context.halvings = next_halvings(context.halvings, self._num_peers(), context.exchange.max_listed)
+        self._look_due_s = clock.monotonic_s() + self._pause_s()
+        self._tell_owners()
+        return ours is not None and ours.expires_s >= self._shown_until_s
+
+    @property
+    def is_look_due(self) -> bool:
+        """Whether it is time for the next look."""
+        return clock.monotonic_s() >= self._look_due_s
+
+    def _pause_s(self) -> float:
+        """From one look to the next: longer where there is more to read or where we only follow."""
+        crowd = max(1.0, len(self._context.claims) / _READ_AT_ONCE)
+        listed_s = min(self.look_s * crowd, self._lease_s / 4)
+        return listed_s if self._context.is_listed else listed_s * 2**self._context.halvings
+
+    def _num_peers(self) -> int:
+        wall_s = clock.wall_s()
+        return num_peers(c for c in self._context.claims.values() if is_of_now(c, wall_s, self._lease_s))
+
+    def _tell_owners(self) -> None:
         for slice_id, owner in self._owners.items():
             holders = self._context.holders(slice_id)
+            if not self._context.is_listed:
+                # It decides nothing, though what it sees may be old: the owners named last are taken for alive.
+                holders = holders - {self._context.me} | {*owner.owners}
             if holders != self._holders_told.get(slice_id):
                 self._holders_told[slice_id] = holders
-                owner.claims_changed()
-        return ours is not None and ours.expires_s >= self._shown_until_s
+                owner.claims_changed(holders)
 
     async def look_until_seen(self) -> None:
         """Look until another node shows us our own claim, so that it would show us those of the others, too.
@@ -142,7 +231,7 @@ class Roster:
     async def answering(self) -> dict[PeerId, Claim]:
         """The claims of peers that answer: one that died a moment ago leaves a gap that its claim still hides."""
         claims = self._context.claims
-        others = [peer for peer in claims if peer != self._context.me]
+        others = some([peer for peer in claims if peer != self._context.me], _MOST_ASKED)
         # Patiently: a wrong choice costs a move later, and only what is frozen is waited for.
         answers = await asyncio.gather(*(self._is_alive(peer, CALL_TIMEOUT_S) for peer in others))
         dead = {peer for peer, alive in zip(others, answers, strict=True) if not alive}

@@ -193,7 +193,8 @@ class _Turn:
             return
         if s.me not in s.ballot.members:
             self._set(held=CutOff(contribution))
-            self._offer(s.ballot.members)
+            if s.asked or s.me in guests(s):  # of many holders only some have a place in the group
+                self._offer(s.ballot.members)
             return
         self._set(contribution=contribution, attempts=1)
         self._promise()

@@ -4,6 +4,7 @@ Who hears of an update fetches it from who told it, so a peer's place in the tre
 """
 
 import hashlib
+import random
 from collections.abc import Collection, Sequence
 
 from p2ptrain.ids import Digest, PeerId
@@ -30,3 +31,8 @@ def whom_to_tell(me: PeerId, peers: Collection[PeerId], voters: Sequence[PeerId]
     share = sorted((peer for peer, drawn in place.items() if drawn[0] % len(voters) == root), key=place.__getitem__)
     mine = 0 if me in voters else share.index(me) + 1
     return share[mine * FAN_OUT : (mine + 1) * FAN_OUT]
+
+
+def some(peers: Sequence[PeerId], count: int) -> list[PeerId]:
+    """So many of them at random, or all if they are fewer."""
+    return random.sample(peers, min(count, len(peers)))

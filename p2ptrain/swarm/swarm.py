@@ -6,7 +6,6 @@ by everybody from one random peer every few seconds, which covers whatever the p
 
 import asyncio
 import contextlib
-import random
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -38,7 +37,7 @@ from p2ptrain.swarm.history import History, PastRound
 from p2ptrain.swarm.owner import SliceOwner
 from p2ptrain.swarm.pacing import newcomers_need_s
 from p2ptrain.swarm.roster import Roster, look_interval_s
-from p2ptrain.swarm.spread import whom_to_tell
+from p2ptrain.swarm.spread import FAN_OUT, some, whom_to_tell
 from p2ptrain.wire.codec import encoded_bytes
 from p2ptrain.wire.messages import Certificate, Committed, RoundMessage
 from p2ptrain.wire.v1 import peer_pb2 as pb
@@ -46,6 +45,8 @@ from p2ptrain.wire.v1 import peer_pb2 as pb
 ROUND = "p2ptrain/1/round"
 _PULL_EVERY_S = 2.0
 _MAX_PAGES = 64
+_MOST_ASKED = 64
+"""Peers that are asked for all that is newer; every one of them follows every slice."""
 _STATE_ATTEMPTS = 10
 """Times that an owners' state is asked for, each time at the then newest version, before a change is abandoned."""
 _BY_ORDER = "the run's authority asks this peer to"
@@ -228,8 +229,7 @@ class Swarm:
 
     async def leave(self) -> None:
         """Withdraw the claim, so that nobody waits for us."""
-        self.assignment.leave_all()
-        await self.roster.publish()
+        await self.roster.leave()
 
     def replica(self, slice_id: SliceId) -> Replica:
         """What this peer holds of a slice."""
@@ -313,7 +313,10 @@ class Swarm:
         value, ballot = replica.certificate.value, replica.certificate.ballot
         voters = [vote.peer for vote in replica.certificate.votes]
         message = RoundMessage(self._context.run, slice_id, value.version, ballot, Committed(replica.certificate))
-        for peer in whom_to_tell(self._context.me, self._context.claims, voters, value.value_hash):
+        told = whom_to_tell(self._context.me, self._context.claims, voters, value.value_hash)
+        if not self._context.is_listed:  # then we have no place in the listed peers' tree
+            told = some(self._context.unlisted, FAN_OUT)
+        for peer in told:
             self._spawn(self._tell(peer, message))
 
     def _refuse(self, peer: PeerId, reason: str) -> None:
@@ -367,22 +370,30 @@ class Swarm:
     async def _keep_directory(self) -> None:
         while True:
             await asyncio.sleep(self.roster.look_s)
+            await self.roster.list_or_withdraw()
+            if not self.roster.is_look_due:
+                continue
             await self.roster.look()
             self._report_coverage()
             await self._release_what_others_own()
-            now_s, wall_s = clock.monotonic_s(), clock.wall_s()
-            if change := self.assignment.due(self._context.claims, monotonic_s=now_s, wall_s=wall_s):
-                self._changed_s = now_s
-                self.assignment.begin(change, wall_s)
+            if change := self._due_change():
+                self._changed_s = clock.monotonic_s()
+                self.assignment.begin(change, clock.wall_s())
                 self._spawn(self._carry_out(change))
+
+    def _due_change(self) -> Change | None:
+        if not (self._context.is_listed or self.assignment.ordered):
+            return None  # the others cannot see what we take, and would take it, too
+        return self.assignment.due(self._context.claims, monotonic_s=clock.monotonic_s(), wall_s=clock.wall_s())
 
     async def _pull_news(self) -> None:
         while True:
             await asyncio.sleep(_PULL_EVERY_S)
-            others = [peer for peer in self._context.claims if peer != self._context.me]
+            listed = [peer for peer in self._context.claims if peer != self._context.me]
+            others = listed if self._context.may_ask_listed() else self._context.unlisted
             if not others:
                 continue
-            peer = random.choice(others)  # noqa: S311 - spreads the load; nobody gains by guessing it
+            (peer,) = some(others, 1)
             have = {slice_id: part.replica.published.version for slice_id, part in self._parts()}
             for slice_id, certificates in _by_slice(await self.newer_certificates(peer, have)).items():
                 if follower := self.followers.get(slice_id):
@@ -410,7 +421,7 @@ class Swarm:
         not be fetched.
         """
         claims = self._context.claims  # as they are now: a look replaces them while we ask
-        others = [peer for peer in claims if peer != self._context.me]
+        others = some([peer for peer in claims if peer != self._context.me], _MOST_ASKED)
         have = {slice_id: replica.published.version for slice_id, replica in replicas.items()}
         answers = await asyncio.gather(*(self._ask_for_newer(peer, have) for peer in others))
         told = {peer: answer for peer, answer in zip(others, answers, strict=True) if answer is not None}

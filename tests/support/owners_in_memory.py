@@ -18,6 +18,7 @@ from p2ptrain.errors import BlobUnavailable
 from p2ptrain.events import Event, EventBus
 from p2ptrain.identity.keys import Identity
 from p2ptrain.ids import PeerId, RunId, SliceId, Version
+from p2ptrain.swarm.address_book import AddressBook
 from p2ptrain.swarm.context import Context, Past, Replica
 from p2ptrain.swarm.directory import Claim
 from p2ptrain.swarm.head import Head
@@ -58,6 +59,7 @@ class Hand:
             blobs=anything,
             events=EventBus(sinks=[lambda record: self.events.append(record.event)]),
             listener=anything,
+            book=AddressBook(identity.peer_id),
         )
         self.context.caller = anything
 

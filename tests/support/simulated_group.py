@@ -450,7 +450,7 @@ class SimulatedGroup:
             if node.life != life or node.state is None or node.disk.head.value_hash != previous:
                 return
             wanted = {result.average.sha256 for result in results}
-            giving = [n for n in self.live() if n.peer not in self.withholders and self._answers(node.peer, n)]
+            giving = [n for n in self._donors(node) if n.peer not in self.withholders and self._answers(node.peer, n)]
             held = node.blobs.union(*(n.blobs for n in giving))
             if not wanted <= held:
                 reducers = node.state.plan.reducers if node.state.plan else ()
@@ -463,6 +463,10 @@ class SimulatedGroup:
             self._feed(node, life, rounds.Staged(results, *digests, blob_of("update", outcome)))
 
         self._after(self._between(self.weather.stage_s), staged)
+
+    def _donors(self, node: Node) -> Sequence[Node]:
+        """Whom a peer asks for averages."""
+        return self.live()
 
     def _sign_vote(self, node: Node, ballot: Ballot, value: Value) -> None:
         life = node.life

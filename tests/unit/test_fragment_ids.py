@@ -49,7 +49,7 @@ def test_who_claims_a_slice_holds_all_its_fragments_and_no_others() -> None:
         for peer, one in ((A, "0"), (B, "10"))
     }
     anything: Any = SimpleNamespace(door=SimpleNamespace(is_out=lambda peer: False))
-    rest: dict[str, Any] = dict.fromkeys(("identity", "exchange", "outer", "blobs", "events", "listener"))
+    rest: dict[str, Any] = dict.fromkeys(("identity", "exchange", "outer", "blobs", "events", "listener", "book"))
     context = Context(run=RUN, numel=dict.fromkeys(every_fragment(11, 2), 1), node=anything, claims=claims, **rest)  # type: ignore[arg-type]
     assert context.holders(SliceId("common.1")) == {A, B}
     assert context.holders(SliceId("0.1")) == {A}

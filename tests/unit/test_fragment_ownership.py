@@ -12,6 +12,7 @@ from p2ptrain.config.schema import ExchangeConfig
 from p2ptrain.events import Event, SliceGained, SliceGivenUp
 from p2ptrain.ids import COMMON, PeerId, RunId, SliceId, Version, every_fragment, slice_of
 from p2ptrain.swarm import swarm as module
+from p2ptrain.swarm.address_book import AddressBook
 from p2ptrain.swarm.answers import Condition
 from p2ptrain.swarm.context import Context, Past, Replica
 from p2ptrain.swarm.coverage import Change, Target
@@ -92,6 +93,7 @@ def peer(desk: Desk, events: list[Event], monkeypatch: pytest.MonkeyPatch) -> Sw
         blobs=anything,
         events=anything,
         listener=desk,  # type: ignore[arg-type]
+        book=AddressBook(ME),
         claims={OTHER: other},
     )
     condition = Condition(state="", reason="", tokens=0, validation_loss_nats=0.0, capacity=Capacity(max_slices=1))

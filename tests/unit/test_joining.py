@@ -63,7 +63,7 @@ def claim(peer: PeerId, *, ready: tuple[str, ...] = (), joining: tuple[str, ...]
     return Claim(run=RUN, peer=peer, expires_s=clock.wall_s() + 60, **slices)
 
 
-def swarm(directory: Hearsay, wire: Wire) -> Swarm:
+def swarm(directory: Hearsay, wire: Wire, *, lease_s: float = 30.0) -> Swarm:
     numel = {COMMON: 1, SliceId("0"): 1, SliceId("1"): 1}
     context: Any = SimpleNamespace(
         run=RUN,
@@ -72,7 +72,9 @@ def swarm(directory: Hearsay, wire: Wire) -> Swarm:
         numel=numel,
         claims={},
         quorum=1,
-        exchange=ExchangeConfig(),
+        halvings=0,
+        is_listed=True,
+        exchange=ExchangeConfig(lease_s=lease_s),
         events=SimpleNamespace(emit=print),
     )
     condition = Condition(state="", reason="", tokens=0, validation_loss_nats=0.0, capacity=Capacity())
@@ -110,8 +112,7 @@ async def test_claim_is_renewed_for_as_long_as_its_peer_chooses() -> None:
                 is_renewed.set()
             return await super().publish(claim)
 
-    newcomer = swarm(Counted(0, claim(OWNER, ready=("common", "0"))), SlowOwner(OWNER))
-    newcomer.context.exchange = ExchangeConfig(lease_s=0.01)
+    newcomer = swarm(Counted(0, claim(OWNER, ready=("common", "0"))), SlowOwner(OWNER), lease_s=0.01)
     assert await newcomer.choose(None, is_fixed=False) == {COMMON, SliceId("1")}
 
 

@@ -17,7 +17,7 @@ class Signed(_message.Message):
     def __init__(self, body: _Optional[bytes] = ..., signer: _Optional[str] = ..., signature: _Optional[bytes] = ...) -> None: ...
 
 class Claim(_message.Message):
-    __slots__ = ("run", "peer", "ready", "joining", "protocol", "expires_s", "leaving", "capacity", "fixed", "changed_s", "away", "instance", "invite")
+    __slots__ = ("run", "peer", "ready", "joining", "protocol", "expires_s", "leaving", "capacity", "fixed", "changed_s", "away", "instance", "halvings", "draw", "invite", "withdrawn")
     RUN_FIELD_NUMBER: _ClassVar[int]
     PEER_FIELD_NUMBER: _ClassVar[int]
     READY_FIELD_NUMBER: _ClassVar[int]
@@ -30,7 +30,10 @@ class Claim(_message.Message):
     CHANGED_S_FIELD_NUMBER: _ClassVar[int]
     AWAY_FIELD_NUMBER: _ClassVar[int]
     INSTANCE_FIELD_NUMBER: _ClassVar[int]
+    HALVINGS_FIELD_NUMBER: _ClassVar[int]
+    DRAW_FIELD_NUMBER: _ClassVar[int]
     INVITE_FIELD_NUMBER: _ClassVar[int]
+    WITHDRAWN_FIELD_NUMBER: _ClassVar[int]
     run: str
     peer: str
     ready: _containers.RepeatedScalarFieldContainer[str]
@@ -43,8 +46,11 @@ class Claim(_message.Message):
     changed_s: float
     away: bool
     instance: int
+    halvings: int
+    draw: int
     invite: str
-    def __init__(self, run: _Optional[str] = ..., peer: _Optional[str] = ..., ready: _Optional[_Iterable[str]] = ..., joining: _Optional[_Iterable[str]] = ..., protocol: _Optional[int] = ..., expires_s: _Optional[float] = ..., leaving: _Optional[_Iterable[str]] = ..., capacity: _Optional[_Union[Capacity, _Mapping]] = ..., fixed: _Optional[bool] = ..., changed_s: _Optional[float] = ..., away: _Optional[bool] = ..., instance: _Optional[int] = ..., invite: _Optional[str] = ...) -> None: ...
+    withdrawn: bool
+    def __init__(self, run: _Optional[str] = ..., peer: _Optional[str] = ..., ready: _Optional[_Iterable[str]] = ..., joining: _Optional[_Iterable[str]] = ..., protocol: _Optional[int] = ..., expires_s: _Optional[float] = ..., leaving: _Optional[_Iterable[str]] = ..., capacity: _Optional[_Union[Capacity, _Mapping]] = ..., fixed: _Optional[bool] = ..., changed_s: _Optional[float] = ..., away: _Optional[bool] = ..., instance: _Optional[int] = ..., halvings: _Optional[int] = ..., draw: _Optional[int] = ..., invite: _Optional[str] = ..., withdrawn: _Optional[bool] = ...) -> None: ...
 
 class Capacity(_message.Message):
     __slots__ = ("max_slices", "tokens_per_s", "uplink_mbps", "downlink_mbps", "way")

@@ -1,0 +1,57 @@
+"""More peers than the directory shows, in real processes: who is not listed trains, follows and comes back."""
+
+from pathlib import Path
+
+import pytest
+
+from p2ptrain.events import CheckpointSaved, ListingChanged, StateChanged
+from p2ptrain.ids import COMMON
+from tests.support.live_swarm import LivePeer, LiveSwarm, eventually, stop_gently
+
+pytestmark = pytest.mark.swarm
+PEERS, LISTED = 6, 3
+MORE_VERSIONS = 3
+
+
+def test_who_is_not_listed_follows_every_version_and_contributes_when_it_is_listed_again(tmp_path: Path) -> None:
+    swarm = LiveSwarm(tmp_path, lease_s=3, slices=1)
+    swarm.change_manifest("[exchange]\n", f"[exchange]\nmax_listed = {LISTED}\nmax_owners = 3\n")
+    swarm.change_manifest("steps = 4", "steps = 60")  # a second, so that who follows needs no whole states
+    with swarm:
+        peers = [swarm.start_peer(f"p{number}") for number in range(PEERS)]
+        unlisted = eventually(lambda: _unlisted(peers), what=lambda: f"somebody is not listed\n{peers[0].log()}")
+        shown = len(swarm.report()["peers"])
+        assert shown < PEERS, "its claim is withdrawn"
+        for peer in unlisted:
+            before = _saved(peer)
+            eventually(
+                lambda p=peer, v=before + MORE_VERSIONS: _saved(p) >= v or p not in _unlisted(peers),
+                what=lambda p=peer: f"{p.name} follows while it is not listed\n{p.log()}",
+            )
+        back = eventually(lambda: _back(peers), what=lambda: f"somebody is listed again\n{peers[0].log()}")
+        since = _saved(back)
+        eventually(
+            lambda: any(back.id in e.contributors and e.version > since for p in peers for e in p.committed(COMMON)),
+            what=lambda: f"{back.name} contributes again\n{back.log()}",
+        )
+        for peer in peers:
+            peer.check()
+            assert not any(event.state == "ISOLATED" for event in peer.events(StateChanged)), peer.log()
+        assert set(stop_gently(peers).values()) == {0}
+        swarm.assert_same_digests()
+
+
+def _unlisted(peers: list[LivePeer]) -> list[LivePeer]:
+    last = {peer.name: peer.events(ListingChanged)[-1:] for peer in peers}
+    return [peer for peer in peers if last[peer.name] and not last[peer.name][0].is_listed]
+
+
+def _back(peers: list[LivePeer]) -> LivePeer | None:
+    return next((p for p in peers if any(event.is_listed for event in p.events(ListingChanged))), None)
+
+
+def _saved(peer: LivePeer) -> int:
+    """The version of the common part that is on its disk."""
+    peer.check()
+    saved = peer.events(CheckpointSaved)
+    return saved[-1].versions[COMMON] if saved else 0
