@@ -10,6 +10,7 @@ from p2ptrain.ids import COMMON, PeerId, RunId, SliceId
 from p2ptrain.node.observer import look
 from p2ptrain.report import SwarmReport
 from p2ptrain.swarm.directory import Claim, Directory
+from p2ptrain.swarm.listing import is_drawn
 from p2ptrain.wire.libp2p import Libp2pNode
 from p2ptrain.wire.v1 import peer_pb2 as pb
 from tests.support.reports import peer, slice_view
@@ -42,3 +43,23 @@ def test_a_report_is_read_back_as_it_was_written() -> None:
     one = replace(slice_view("0", 2, loss=None), verdict="ok")
     report = SwarmReport.of(RunId("r"), [one], [peer(STRANGER, "0")], [PeerId("silent")])
     assert SwarmReport.from_json(json.loads(json.dumps(report.to_json()))) == report
+
+
+async def test_who_has_withdrawn_is_not_shown_and_those_that_are_listed_stand_for_the_others() -> None:
+    drawn = next(PeerId(f"P{n}") for n in range(1000) if is_drawn(PeerId(f"P{n}"), 7, 6))
+    asked: list[PeerId] = []
+
+    async def claims() -> dict[PeerId, Claim]:
+        here = Claim(run=RunId("r"), peer=drawn, expires_s=9e9, halvings=6, draw=7)
+        return {drawn: here, STRANGER: replace(here, peer=STRANGER, is_withdrawn=True)}
+
+    async def call(peer: PeerId, *_: Any, **__: Any) -> pb.StatusReply:
+        asked.append(peer)
+        return pb.StatusReply()
+
+    node, directory = SimpleNamespace(call=call), SimpleNamespace(claims=claims)
+    report = await look(cast(Libp2pNode, node), cast(Directory, directory), RunId("r"), [COMMON])
+    assert asked == [drawn]
+    assert report.silent == ()
+    assert report.num_peers == 64
+    assert SwarmReport.from_json(report.to_json()).num_peers == 64

@@ -347,3 +347,45 @@ async def test_who_is_not_listed_is_in_no_plan_but_obeys_orders(time: Time, is_l
     time.s += 5 * LEASE_S
     change = swarm._due_change()
     assert (change.gains if change else None) == (SliceId("1") if is_listed or ordered else None)
+
+
+@pytest.mark.parametrize("is_listed", [True, False])
+async def test_news_are_pulled_and_claims_looked_at_as_a_peer_s_place_on_the_list_allows(
+    time: Time, monkeypatch: pytest.MonkeyPatch, is_listed: bool
+) -> None:
+    news, nothing = (
+        News(time, is_listed=is_listed, halvings=40),
+        SimpleNamespace(capacity=Capacity(), ordered=frozenset()),
+    )
+    swarm = Swarm(news.context, nothing, lambda: nothing, Target(replicas=2, quorum=1))  # type: ignore[arg-type,return-value]
+    pulled, looks, ticks = list[PeerId](), 0, 0
+
+    async def newer(peer: PeerId, _: object) -> list[object]:
+        pulled.append(peer)
+        return []
+
+    async def look() -> bool:
+        nonlocal looks
+        looks += 1
+        swarm.roster._look_due_s = time.s + swarm.roster._pause_s()
+        return True
+
+    async def tick(seconds: float) -> None:
+        nonlocal ticks
+        ticks, time.s = ticks + 1, time.s + seconds
+        if ticks % 50 == 0:
+            raise asyncio.CancelledError
+
+    async def nothing_to_do() -> None:
+        pass
+
+    swarm.newer_certificates = newer  # type: ignore[assignment]
+    swarm.roster.look = look  # type: ignore[method-assign,assignment]
+    swarm.roster.list_or_withdraw = nothing_to_do  # type: ignore[method-assign]
+    monkeypatch.setattr(asyncio, "sleep", tick)
+    for work in (swarm._pull_news, swarm._keep_directory):
+        with pytest.raises(asyncio.CancelledError):
+            await work()
+    assert set(pulled) <= set(news.listed if is_listed else news.others)
+    assert pulled
+    assert looks == (49 if is_listed else 1)

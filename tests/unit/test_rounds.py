@@ -606,6 +606,19 @@ def test_a_full_group_asks_no_guests() -> None:
     assert not owner.hears(GUEST, offer()).state.offers
 
 
+@pytest.mark.parametrize("full", [True, False])
+def test_a_holder_offers_its_contribution_unasked_only_where_the_group_has_room_for_it(full: bool) -> None:
+    rules = replace(RULES, max_owners=3) if full else RULES
+    holder = Owner(GUEST, claims=WITH_GUEST, rules=rules).cuts_off()
+    assert holder.sent(Offer) == ([] if full else [(MEMBERS, offer())])
+    holder.hears(A, ready(A))
+    assert holder.sent(Offer)[-1] == ((A,), offer()), "who asks is answered in any case"
+
+
+def test_who_is_not_seen_as_a_holder_offers_nothing_unasked() -> None:
+    assert Owner(GUEST, claims=frozenset(MEMBERS)).cuts_off().sent(Offer) == []
+
+
 def test_a_guests_contribution_counts_as_soon_as_the_members_are_gone() -> None:
     guest = Owner(GUEST, claims=WITH_GUEST).cuts_off()
     assert guest.does(ClaimsSeen(frozenset([GUEST]))).told(Promise)
