@@ -544,6 +544,7 @@ class Peer:
             disk_trouble=self._keeper.trouble,
             slices=[owner.situation for owner in owners],
             order=self._orders.text(),
+            listing=self._swarm.roster.why_not_listed() if self._has_joined else "",
         )
         return self._since.told(explain(situation), clock.wall_s())
 

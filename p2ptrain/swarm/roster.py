@@ -202,6 +202,14 @@ class Roster:
         listed_s = min(self.look_s * crowd, self._lease_s / 4)
         return listed_s if self._context.is_listed else listed_s * 2**self._context.halvings
 
+    def why_not_listed(self) -> str:
+        """For people; empty while we are."""
+        context = self._context
+        if context.is_listed:
+            return ""
+        peers, listed = self._num_peers(), len(context.claims) - 1
+        return f"some {peers} peers take part and {listed} of them are listed now, by lot, without this one"
+
     def _num_peers(self) -> int:
         wall_s = clock.wall_s()
         return num_peers(c for c in self._context.claims.values() if is_of_now(c, wall_s, self._lease_s))

@@ -58,6 +58,8 @@ class Situation:
     """Those that this peer owns."""
     order: str = ""
     """What the run's authority asks this peer to own, and whether it does; empty: nothing."""
+    listing: str = ""
+    """Why the directory does not list this peer; empty when it does."""
 
 
 SINCE = "{since}"
@@ -97,7 +99,7 @@ class Since:
 
 def explain(situation: Situation) -> Answer:
     """The one sentence."""
-    return replace(_explain(situation), note=situation.order)
+    return replace(_explain(situation), note="; ".join(filter(None, [situation.order, situation.listing])))
 
 
 def _explain(situation: Situation) -> Answer:

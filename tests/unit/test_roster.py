@@ -174,6 +174,7 @@ async def test_who_is_not_drawn_withdraws_once_it_is_not_new_and_says_so(time: T
     assert isinstance(said, ListingChanged)
     assert not said.is_listed
     assert 200 < said.peers < 800
+    assert peer.roster.why_not_listed().startswith(f"some {said.peers} peers take part")
 
 
 async def test_a_withdrawal_is_repeated_for_a_lease_and_then_there_is_silence(time: Time) -> None:

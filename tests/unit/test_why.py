@@ -77,6 +77,8 @@ def test_an_order_of_the_authority_is_told_last() -> None:
     since = Since(clock_text=lambda _: "02:14")
     answer = averaging(slice_of("reducing"), order="the authority asks")
     assert since.told(answer, 1.0)[1] == "slice 3 v7 is being averaged by 2 owners (since 02:14); the authority asks"
+    both = explain(Situation(state="TRAINING", reason="round 3", order="the authority asks", listing="not listed"))
+    assert both.note == "the authority asks; not listed"
     calm = explain(Situation(state="TRAINING", reason="round 3 of 9", order="the authority asks"))
     assert since.told(calm, 1.0)[1] == "round 3 of 9; the authority asks"
 
