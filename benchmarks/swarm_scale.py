@@ -1,13 +1,13 @@
 """Messages, transfers and directory of a round by the size of the swarm: every peer a real state machine, in fake time.
 
-    python benchmarks/swarm_scale.py --peers 16,64,1000,10000 [--max-owners 64] [--max-listed 128] [--rounds 3]
+    python benchmarks/swarm_scale.py --peers 16,64,1000,10000 [--max-owners 64] [--max-listed 128] [--draws 0.5]
 
 All peers hold one slice, as they all hold the common part. 64 begin, the others come after the first version; nothing
 fails. Who is listed follows ``swarm/listing.py``, each peer by what it saw when it last looked; looks, questions and
-news as in ``swarm/roster.py`` and ``swarm/swarm.py``, with a lease of 30 s. Counted from half a draw after the last one
-came, over the rounds since: messages that a peer sent in a round (the most of any peer, and the mean), what of them
-belongs to the group's protocol, how many others fetched a round from one peer, and bytes of claims that a peer read in
-a second. Needs the repository's root on PYTHONPATH.
+news as in ``swarm/roster.py`` and ``swarm/swarm.py``, with a lease of 30 s. Counted from ``--draws`` after the last one
+came, over the ``--rounds`` since: messages that a peer sent in a round (the most of any peer, and the mean), what of
+them belongs to the group's protocol, how many others fetched a round from one peer, and bytes of claims that a peer
+read in a second. Needs the repository's root on PYTHONPATH.
 """
 
 import argparse
@@ -41,7 +41,8 @@ class ListedSwarm(SimulatedGroup):
         self._max_listed = max_listed
         self._claims: dict[PeerId, Claim] = {}
         """What the directory shows."""
-        self._seen: dict[PeerId, frozenset[PeerId]] = {}
+        self._seen: dict[PeerId, tuple[PeerId, ...]] = {}
+        self._list: tuple[tuple[PeerId, ...], frozenset[PeerId]] = ((), frozenset())
         self._halvings: Counter[PeerId] = Counter()
         self._contacts: dict[PeerId, list[PeerId]] = {}
         self._needed_until_s: dict[PeerId, float] = {}
@@ -106,10 +107,10 @@ class ListedSwarm(SimulatedGroup):
         if getattr(self, "_estimate_key", None) != key:  # what all see alike is computed once a second
             self._estimate_key = key
             self._estimate = num_peers(self._claims.values())
-            self._list = frozenset(self._claims)
+            self._list = tuple(self._claims), frozenset(self._claims)
         self._halvings[me] = next_halvings(self._halvings[me], self._estimate, self._max_listed)
-        self._seen[me] = self._list
-        return self._list
+        self._seen[me], claims = self._list
+        return claims
 
     def _announce(self, node: Node) -> None:
         me, certificate = node.peer, node.disk.certificate
@@ -118,7 +119,7 @@ class ListedSwarm(SimulatedGroup):
             told = spread.some([peer for peer in self._contacts[me] if peer not in self._seen[me]], spread.FAN_OUT)
         else:
             voters = tuple(vote.peer for vote in certificate.votes)
-            tells = _tree(self._seen[me] | {me}, voters, certificate.value.value_hash)
+            tells = _tree(frozenset(self._seen[me]) | {me}, voters, certificate.value.value_hash)
             told = tells.get(me, [])
         for peer in told:
             self._tell_head(node, peer)
@@ -129,9 +130,9 @@ class ListedSwarm(SimulatedGroup):
     def _keep_pulling(self, node: Node) -> None:
         me = node.peer
         asks_listed = me in self._claims or self._random.random() < 0.5 ** self._halvings[me]
-        others = [p for p in (self._seen[me] if asks_listed else self._contacts[me]) if p != me and p in self.nodes]
-        if others:
-            self._catch_up(node, self._random.choice(others))
+        asked = self._random.choice(self._seen[me] if asks_listed else self._contacts[me])
+        if asked != me and asked in self.nodes:
+            self._catch_up(node, asked)
         self._after(2.0, lambda: self._keep_pulling(node))
 
     def _donors(self, node: Node) -> Sequence[Node]:
@@ -154,7 +155,7 @@ def _tree(peers: frozenset[PeerId], voters: Sequence[PeerId], value_hash: Digest
     return tells
 
 
-def measure(count: int, max_owners: int, max_listed: int, rounds: int, seed: int) -> str:
+def measure(count: int, max_owners: int, max_listed: int, draws: float, rounds: int, seed: int) -> str:
     """One row of the table."""
     began_s = time.monotonic()
     peers = [PeerId(f"P{number:05d}") for number in range(count)]
@@ -167,7 +168,7 @@ def measure(count: int, max_owners: int, max_listed: int, rounds: int, seed: int
 
     reached(1)
     swarm.come(peers[FOUNDERS:])
-    swarm.run(for_s=DRAW_LEASES * LEASE_S / 2 if count > max_listed else 0)
+    swarm.run(for_s=draws * DRAW_LEASES * LEASE_S if count > max_listed else 0)
     swarm.sent.clear()
     swarm.served.clear()
     swarm.read_bytes.clear()
@@ -198,6 +199,7 @@ def main() -> None:
     parser.add_argument("--peers", default="16,64,256,1000,10000")
     parser.add_argument("--max-owners", type=int, default=64)
     parser.add_argument("--max-listed", type=int, default=128)
+    parser.add_argument("--draws", type=float, default=0.5)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
@@ -209,8 +211,9 @@ def main() -> None:
         " | kB/s of claims, most | mean | s a round | took s |"
     )
     print("|---|---|---|---|---|---|---|---|---|---|---|")
+    most = options.max_owners, options.max_listed
     for count in map(int, options.peers.split(",")):
-        print(measure(count, options.max_owners, options.max_listed, options.rounds, options.seed), flush=True)
+        print(measure(count, *most, options.draws, options.rounds, options.seed), flush=True)
 
 
 if __name__ == "__main__":

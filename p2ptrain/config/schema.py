@@ -149,9 +149,9 @@ class ExchangeConfig:
     turns by lot, so that messages and bytes of a round do not grow with the swarm. Larger groups waste less of the
     others' work and send more messages."""
     max_listed: int = 128
-    """Peers whose claims the directory shows at a time, besides the owners of the next versions. Where more take part,
-    a lot decides every twenty leases who is listed; the others train and follow. So what a peer reads about the others
-    does not grow with the swarm. A run of many slices needs more: each slice should have holders that are listed."""
+    """Peers whose claims the directory shows at a time, besides newcomers and the owners that certificates name. Where
+    more take part, a lot decides every twenty leases who is listed; the others train and follow. So what a peer reads
+    about the others does not grow with the swarm. A run of many slices needs more: each should have listed holders."""
     history: int = 8
     """Versions whose encoded averages and updates an owner keeps for peers that missed them."""
 

@@ -156,7 +156,8 @@ async def _store_and_find(first: Libp2pNode, identity: Identity, second: Libp2pN
 async def _ask_swarm(
     facts: NetworkFacts, node: Libp2pNode, identity: Identity, run_id: RunId, own: PeerId | None, *, is_running: bool
 ) -> NetworkFacts:
-    claims = await DhtDirectory(node, identity, run_id).claims()
+    found = await DhtDirectory(node, identity, run_id).claims()
+    claims = {peer: claim for peer, claim in found.items() if not claim.is_withdrawn}
     are_all_listed = not any(claim.halvings for claim in claims.values())
     peers = sorted(claims, key=lambda peer: (peer != own, peer))[:_MOST_PEERS]
     answers = await asyncio.gather(*(_ask_status(node, peer, run_id) for peer in peers))

@@ -148,7 +148,7 @@ class Acquaintances:
         replies = await asyncio.gather(*map(self._ask, asked))
         seen = [reply.sees_you for reply in replies if reply is not None]
         answers = len(seen) + sum(await bootstraps)
-        sees_us = any(seen) if seen and self._context.is_listed else None
+        sees_us = any(seen) or not self._context.is_listed if seen else None  # nothing to see while we are not listed
         self._evidence = isolation.probed(self._evidence, answers=answers, sees_us=sees_us, now_s=clock.monotonic_s())
         if seen:
             self._on_change()

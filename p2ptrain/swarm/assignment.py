@@ -65,6 +65,11 @@ class Assignment:
         return frozenset() if self.is_fixed else self._ordered()
 
     @property
+    def has_open_order(self) -> bool:
+        """Whether we own something else than the run's authority asks of us."""
+        return bool(self.ordered) and self.ordered != self.ready - {COMMON}
+
+    @property
     def trained(self) -> frozenset[SliceId]:
         """What to train: all that we keep; what we leave only until there is something else."""
         kept = self.ready - self.leaving

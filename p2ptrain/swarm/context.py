@@ -124,7 +124,7 @@ class Context:
 
         Who is not listed asks others of them mostly, so that the few that are listed are not asked by everybody.
         """
-        return self.is_listed or random.random() < 0.5**self.halvings  # noqa: S311 - spreads the load
+        return self.is_listed or not self.unlisted or random.random() < 0.5**self.halvings  # noqa: S311 - no secret
 
     @property
     def unlisted(self) -> list[PeerId]:

@@ -1,7 +1,8 @@
 """Whose claims the directory shows when more peers take part than all should read about: it goes by lot. Pure.
 
 What everybody reads costs everybody. So no more than ``exchange.max_listed`` peers or so are listed by lot, and besides
-them only those whom the others need: owners that a certificate names, and newcomers. The rest train, follow and pass on
+them only those whom the others need: owners that a certificate names, newcomers, who holds a slice below its quorum.
+The rest train, follow and pass on
 what they hear, as holders do that are not drawn into a group (swarm/electorate.py), until they are drawn.
 
 A peer is drawn at k halvings if the first k bits of a hash of its id and the draw's number are zero. So it stands for

@@ -226,6 +226,12 @@ class SliceOwner:
         return s.stage is rounds.Stage.IDLE and not self.is_averaging and s.accepted is None
 
     @property
+    def has_a_say(self) -> bool:
+        """Whether the others count on our vote: the last certificate names us, or we take part in a ballot."""
+        s, me = self._state, self._context.me
+        return me in s.head.owners or (s.promised and me in s.ballot.members)
+
+    @property
     def owners(self) -> tuple[PeerId, ...]:
         """Who decides the next version."""
         return self._state.head.owners or self._state.ballot.members

@@ -12,13 +12,13 @@ from dataclasses import replace
 from p2ptrain import clock
 from p2ptrain.errors import PeerUnreachable
 from p2ptrain.events import ListingChanged
-from p2ptrain.ids import PeerId, SliceId
+from p2ptrain.ids import PeerId, SliceId, Version
 from p2ptrain.swarm.answers import CALL_TIMEOUT_S, STATUS, Condition
 from p2ptrain.swarm.assignment import Assignment
 from p2ptrain.swarm.context import Context
 from p2ptrain.swarm.directory import Claim, Directory
 from p2ptrain.swarm.leases import Leases
-from p2ptrain.swarm.listing import draw_of, is_drawn, is_of_now, next_halvings, num_peers
+from p2ptrain.swarm.listing import DRAW_LEASES, draw_of, is_drawn, is_of_now, next_halvings, num_peers
 from p2ptrain.swarm.liveness import Liveness
 from p2ptrain.swarm.owner import SliceOwner
 from p2ptrain.swarm.spread import some
@@ -80,11 +80,13 @@ class Roster:
         self._liveness = Liveness(
             me=context.me, lease_s=lease_s, answers=self._is_alive, any_bootstrap_answers=self._any_bootstrap_answers
         )
-        self._needed_until_s = clock.monotonic_s() + _NEW_FOR_LEASES * lease_s
-        """Until when we are listed whatever the lot says."""
+        self._settled_s: float | None = None
+        """Since when we have been ready for all that we own; None: we are not."""
+        self._settled_at: dict[SliceId, Version] = {}
+        """The version of each of our slices then."""
         self._gone_until_s = 0.0
         """How long we tell the others that we are listed no more."""
-        self._look_due_s = 0.0
+        self._looked_s = float("-inf")
         self._holders_told: dict[SliceId, frozenset[PeerId]] = {}
         """Per owned slice what its machine was last told."""
 
@@ -120,28 +122,40 @@ class Roster:
     async def list_or_withdraw(self) -> None:
         """Have ourselves listed, or no longer, where the lot or our slices say so."""
         context, is_listed = self._context, self._belongs_on_the_list()
-        if is_listed == context.is_listed:
-            return
-        if is_listed:
-            await self.look()  # what we saw last may be minutes old
-        else:
-            self._gone_until_s = clock.monotonic_s() + self._lease_s
-        context.is_listed = is_listed
-        await self.publish()
+        if is_listed != context.is_listed:
+            if is_listed:
+                await self.look()  # what we saw last may be minutes old
+            else:
+                self._gone_until_s = clock.monotonic_s() + self._lease_s
+            context.is_listed = is_listed
+            await self.publish()
+            peers, listed = self._num_peers(), self._num_listed()
+            context.events.emit(ListingChanged(is_listed=is_listed, peers=peers, listed=listed))
         self._tell_owners()
-        context.events.emit(ListingChanged(is_listed=is_listed, peers=self._num_peers(), listed=len(context.claims)))
 
     def _belongs_on_the_list(self) -> bool:
-        context, mine, now_s = self._context, self._assignment, clock.monotonic_s()
-        is_new = any(owner.replica.certificate is None for owner in self._owners.values())
-        if is_new or mine.joining or mine.leaving or not self._owners:
-            self._needed_until_s = now_s + _NEW_FOR_LEASES * self._lease_s
+        context, mine = self._context, self._assignment
+        is_new = self._is_new()  # always asked: it keeps the time
         return (
-            now_s < self._needed_until_s
+            is_new
             or is_drawn(context.me, draw_of(context.me, clock.wall_s(), self._lease_s), context.halvings)
-            or any(context.me in owner.owners for owner in self._owners.values())
-            or any(not context.holders(slice_id) - {context.me} for slice_id in mine.ready)
+            or any(owner.has_a_say for owner in self._owners.values())
+            or any(len(context.holders(s) - {context.me}) < context.quorum for s in mine.ready)
+            or mine.has_open_order
         )
+
+    def _is_new(self) -> bool:
+        """Whether we have not been ready for long enough to be named an owner where there is a place."""
+        mine, owners, now_s = self._assignment, self._owners, clock.monotonic_s()
+        has_all = owners and all(owner.replica.certificate for owner in owners.values())
+        if mine.joining or mine.leaving or not has_all:
+            self._settled_s = None
+            return True
+        if self._settled_s is None:
+            self._settled_s = now_s
+            self._settled_at = {s: owner.replica.published.version for s, owner in owners.items()}
+        stalls = any(owner.replica.published.version <= self._settled_at.get(s, 0) for s, owner in owners.items())
+        return stalls or now_s - self._settled_s < _NEW_FOR_LEASES * self._lease_s
 
     async def keep_published(self) -> None:
         """Never returns. Renews our claim, however long a look at the others' takes."""
@@ -184,31 +198,32 @@ class Roster:
             # A claim holds until it expires even if one look misses it: the DHT answers with what some nodes have.
             living = await self._liveness.living(known, now_s=clock.monotonic_s())
         else:  # we decide nothing: who has vanished since our last look need not be asked whether it lives
-            living = {peer: known[peer] for peer in newer.keys() - withdrawn} or known
+            living = {peer: known[peer] for peer in found if peer in known} or known
         context.claims = living | {me: context.claims[me]}
         context.halvings = next_halvings(context.halvings, self._num_peers(), context.exchange.max_listed)
-        self._look_due_s = clock.monotonic_s() + self._pause_s()
+        self._looked_s = clock.monotonic_s()
         self._tell_owners()
         return ours is not None and ours.expires_s >= self._shown_until_s
 
     @property
     def is_look_due(self) -> bool:
-        """Whether it is time for the next look."""
-        return clock.monotonic_s() >= self._look_due_s
-
-    def _pause_s(self) -> float:
-        """From one look to the next: longer where there is more to read or where we only follow."""
+        """Whether it is time for the next look: later where there is more to read or where we only follow."""
         crowd = max(1.0, len(self._context.claims) / _READ_AT_ONCE)
-        listed_s = min(self.look_s * crowd, self._lease_s / 4)
-        return listed_s if self._context.is_listed else listed_s * 2**self._context.halvings
+        pause_s = min(self.look_s * crowd, self._lease_s / 4)
+        if not self._context.is_listed:
+            pause_s = min(pause_s * 2**self._context.halvings, DRAW_LEASES * self._lease_s)
+        return clock.monotonic_s() >= self._looked_s + pause_s
 
     def why_not_listed(self) -> str:
         """For people; empty while we are."""
         context = self._context
         if context.is_listed:
             return ""
-        peers, listed = self._num_peers(), len(context.claims) - 1
+        peers, listed = self._num_peers(), self._num_listed()
         return f"some {peers} peers take part and {listed} of them are listed now, by lot, without this one"
+
+    def _num_listed(self) -> int:
+        return len(self._context.claims) - (not self._context.is_listed)
 
     def _num_peers(self) -> int:
         wall_s = clock.wall_s()
@@ -218,7 +233,7 @@ class Roster:
         for slice_id, owner in self._owners.items():
             holders = self._context.holders(slice_id)
             if not self._context.is_listed:
-                # It decides nothing, though what it sees may be old: the owners named last are taken for alive.
+                # It founds no group (round_state.membership), and takes the owners that were named last for alive.
                 holders = holders - {self._context.me} | {*owner.owners}
             if holders != self._holders_told.get(slice_id):
                 self._holders_told[slice_id] = holders
@@ -246,13 +261,16 @@ class Roster:
         return {peer: claim for peer, claim in claims.items() if peer not in dead}
 
     async def _is_alive(self, peer: PeerId, timeout_s: float | None = None) -> bool:
-        """Whether a peer whose claim expired still answers; then its record is late, and it keeps its place."""
-        request = pb.StatusRequest(run=self._context.run)
+        """Whether a peer whose claim expired still answers; then its record is late, and it keeps its place.
+
+        Unless it is not listed any more, and we have missed that it said so.
+        """
+        call, request = self._context.node.call, pb.StatusRequest(run=self._context.run)
         try:
-            await self._context.node.call(peer, STATUS, request, pb.StatusReply, timeout_s=timeout_s or self._answer_s)
+            reply = await call(peer, STATUS, request, pb.StatusReply, timeout_s=timeout_s or self._answer_s)
         except PeerUnreachable:
             return False
-        return True
+        return not reply.unlisted
 
     async def _any_bootstrap_answers(self) -> bool:
         node = self._context.node

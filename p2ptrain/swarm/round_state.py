@@ -215,9 +215,10 @@ def proposer_of(version: Version, ballot: Ballot) -> PeerId:
 def membership(me: PeerId, head: Head, claims: frozenset[PeerId], rules: Rules) -> tuple[int, tuple[PeerId, ...]]:
     """Epoch and members that decide the next version, by what the directory shows.
 
-    Owners of whom too few for the quorum are left could never commit, so whoever joins them is a member at once.
+    Owners of whom too few for the quorum are left could never commit, so whoever joins them is a member at once. Not
+    who has no claim of its own: it is not listed, and what it knows of the owners may be old.
     """
     live = sum(owner in claims or owner == me for owner in head.owners)
-    if head.owners and live >= max(len(head.owners) // 2 + 1, rules.quorum):
+    if head.owners and (me not in claims or live >= max(len(head.owners) // 2 + 1, rules.quorum)):
         return head.epoch, head.owners
     return head.epoch + 1, drawn(claims | {me}, present=(), most=rules.max_owners, lot=head.value_hash or "")

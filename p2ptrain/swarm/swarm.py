@@ -6,7 +6,7 @@ by everybody from one random peer every few seconds, which covers whatever the p
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -359,7 +359,7 @@ class Swarm:
     def status(self) -> pb.StatusReply:
         """What this peer answers when it is asked for its status."""
         reply = status_reply(self._condition(), self._parts(), self._context.node.traffic)
-        reply.peer = self._context.me
+        reply.peer, reply.unlisted = self._context.me, not self._context.is_listed
         return reply
 
     def _parts(self) -> list[tuple[SliceId, Part]]:
@@ -382,7 +382,7 @@ class Swarm:
                 self._spawn(self._carry_out(change))
 
     def _due_change(self) -> Change | None:
-        if not (self._context.is_listed or self.assignment.ordered):
+        if not self._context.is_listed:
             return None  # the others cannot see what we take, and would take it, too
         return self.assignment.due(self._context.claims, monotonic_s=clock.monotonic_s(), wall_s=clock.wall_s())
 
@@ -421,7 +421,7 @@ class Swarm:
         not be fetched.
         """
         claims = self._context.claims  # as they are now: a look replaces them while we ask
-        others = some([peer for peer in claims if peer != self._context.me], _MOST_ASKED)
+        others = self._whom_to_ask_for(replicas)
         have = {slice_id: replica.published.version for slice_id, replica in replicas.items()}
         answers = await asyncio.gather(*(self._ask_for_newer(peer, have) for peer in others))
         told = {peer: answer for peer, answer in zip(others, answers, strict=True) if answer is not None}
@@ -442,6 +442,13 @@ class Swarm:
         found = await asyncio.gather(*(catch_up_one(*item) for item in replicas.items()))
         moved = {slice_id: replica for slice_id, replica in zip(replicas, found, strict=True) if replica}
         return moved if moved or not best else None
+
+    def _whom_to_ask_for(self, slices: Iterable[SliceId]) -> list[PeerId]:
+        """Everybody, and of very many some: first those that own such a slice, who certainly keep up with it."""
+        claims, numbered = self._context.claims, {slice_of(s) for s in slices} - {COMMON}
+        others = [peer for peer in claims if peer != self._context.me]
+        first = some([peer for peer in others if numbered.intersection(claims[peer].ready)], _MOST_ASKED)
+        return [*first, *some(sorted({*others} - {*first}), _MOST_ASKED - len(first))]
 
     def _tell_missing(
         self, replicas: Mapping[SliceId, Replica], newer: Mapping[SliceId, Sequence[Certificate]]

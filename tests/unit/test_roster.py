@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,7 +10,6 @@ import pytest
 
 from p2ptrain import clock
 from p2ptrain.config.schema import ExchangeConfig
-from p2ptrain.errors import PeerUnreachable
 from p2ptrain.events import Event, ListingChanged
 from p2ptrain.ids import COMMON, PeerId, RunId, SliceId
 from p2ptrain.swarm.acquaintances import Acquaintances
@@ -19,18 +19,19 @@ from p2ptrain.swarm.assignment import Assignment
 from p2ptrain.swarm.context import Context
 from p2ptrain.swarm.coverage import Pace, Target
 from p2ptrain.swarm.directory import Capacity, Claim
-from p2ptrain.swarm.listing import DRAW_LEASES, draw_of, is_drawn
+from p2ptrain.swarm.listing import DRAW_LEASES, draw_of, is_drawn, next_halvings
 from p2ptrain.swarm.roster import Roster
 from p2ptrain.swarm.spread import FAN_OUT
 from p2ptrain.swarm.swarm import Swarm
 from p2ptrain.wire.v1 import acquaint_pb2 as pb
+from p2ptrain.wire.v1 import peer_pb2 as status_pb
 
 RUN, SLICE = RunId("ab" * 32), SliceId("0")
 LEASE_S, MOST = 30.0, 16
 START_S = 1.8e9
 PEERS = [PeerId(f"12D3Koo{n}") for n in range(400)]
 NEW_S = 2 * LEASE_S + 1
-"""After that a peer is no longer new."""
+"""After that a peer is no longer new, if a version was committed meanwhile."""
 
 
 class Time:
@@ -43,12 +44,14 @@ class Time:
 
 
 class Town:
-    """A directory that lists some of many peers; all of them answer calls."""
+    """A directory that lists some of many peers, who renew their claims every third of a lease and answer calls."""
 
     def __init__(self, time: Time, *, halvings: int, peers: int = len(PEERS)) -> None:
         self.published: list[Claim] = []
         self.called: list[PeerId] = []
         self.gone: set[PeerId] = set()
+        self.unlisted: set[PeerId] = set()
+        """They say so when they are asked."""
         self._time = time
         self._halvings = halvings
         self._peers = PEERS[:peers]
@@ -60,12 +63,13 @@ class Town:
     async def claims(self, *, elsewhere: bool = False) -> Mapping[PeerId, Claim]:
         wall_s = START_S + self._time.s
         draws = {peer: draw_of(peer, wall_s, LEASE_S) for peer in self._peers}
+        renewed_s = {peer: wall_s - (wall_s + number * 0.77) % (LEASE_S / 3) for number, peer in enumerate(self._peers)}
         return {
             peer: Claim(
                 run=RUN,
                 peer=peer,
                 ready=() if peer in self.gone else (COMMON, SLICE),
-                expires_s=wall_s + LEASE_S,
+                expires_s=(wall_s if peer in self.gone else renewed_s[peer]) + LEASE_S,
                 halvings=self._halvings,
                 draw=draw,
                 is_withdrawn=peer in self.gone,
@@ -76,9 +80,7 @@ class Town:
 
     async def call(self, peer: PeerId, *_: object, **__: object) -> object:
         self.called.append(peer)
-        if peer not in PEERS:
-            raise PeerUnreachable("nobody")
-        return object()
+        return status_pb.StatusReply(unlisted=peer in self.unlisted)
 
 
 class Part:
@@ -86,7 +88,8 @@ class Part:
 
     def __init__(self, *owners: PeerId) -> None:
         self.owners = owners
-        self.replica: Any = SimpleNamespace(certificate=object())
+        self.has_a_say = False
+        self.replica: Any = SimpleNamespace(certificate=object(), published=SimpleNamespace(version=3))
         self.told: list[frozenset[PeerId]] = []
 
     def claims_changed(self, holders: frozenset[PeerId]) -> None:
@@ -96,10 +99,10 @@ class Part:
 class Peer:
     """One that owns slice 0 and the common part."""
 
-    def __init__(self, me: PeerId, town: Town) -> None:
+    def __init__(self, me: PeerId, town: Town, *, quorum: int = 1, most: int = MOST) -> None:
         self.me = me
         self.events: list[Event] = []
-        exchange = ExchangeConfig(lease_s=LEASE_S, max_listed=MOST)
+        exchange = ExchangeConfig(lease_s=LEASE_S, max_listed=most)
         node: Any = SimpleNamespace(
             call=town.call, bootstraps=(), is_there=None, door=SimpleNamespace(is_out=lambda peer: False)
         )
@@ -107,7 +110,14 @@ class Peer:
         bus: Any = SimpleNamespace(emit=self.events.append)
         rest: dict[str, Any] = {"outer": None, "blobs": None, "listener": None, "numel": {COMMON: 1, SLICE: 1}}
         self.context = Context(
-            run=RUN, identity=identity, exchange=exchange, node=node, events=bus, book=AddressBook(me), **rest
+            run=RUN,
+            identity=identity,
+            exchange=exchange,
+            node=node,
+            events=bus,
+            book=AddressBook(me),
+            quorum=quorum,
+            **rest,
         )
         condition = Condition(state="", reason="", tokens=0, validation_loss_nats=0.0, capacity=Capacity())
         target = Target(replicas=2, quorum=1)
@@ -116,7 +126,13 @@ class Peer:
         mine.ready = frozenset([COMMON, SLICE])
         self.parts = {COMMON: Part(*PEERS[:3]), SLICE: Part(*PEERS[:3])}
         owners: Any = self.parts
+        self.assignment = mine
         self.roster = Roster(self.context, town, mine, owners, lambda: condition)
+
+    def commits(self) -> None:
+        """A version of each slice."""
+        for part in self.parts.values():
+            part.replica.published.version += 1
 
 
 @pytest.fixture
@@ -129,12 +145,14 @@ def someone(*, drawn: bool, halvings: int = 6, at_s: float = START_S + NEW_S) ->
     return next(p for p in PEERS[3:] if is_drawn(p, draw_of(p, at_s, LEASE_S), halvings) == drawn)
 
 
-async def started(time: Time, town: Town, me: PeerId) -> Peer:
+async def started(time: Time, town: Town, me: PeerId, most: int = MOST) -> Peer:
     """The peer, no longer new."""
-    peer = Peer(me, town)
+    peer = Peer(me, town, most=most)
     await peer.roster.publish()
     await peer.roster.look()
+    await peer.roster.list_or_withdraw()
     time.s += NEW_S
+    peer.commits()
     await peer.roster.look()
     return peer
 
@@ -165,6 +183,9 @@ async def test_who_is_not_drawn_withdraws_once_it_is_not_new_and_says_so(time: T
     assert peer.context.is_listed, "others must see a newcomer"
     time.s += NEW_S
     await peer.roster.list_or_withdraw()
+    assert peer.context.is_listed, "no version was committed that could have named it"
+    peer.commits()
+    await peer.roster.list_or_withdraw()
     assert not peer.context.is_listed
     last = town.published[-1]
     assert last.is_withdrawn
@@ -190,17 +211,19 @@ async def test_a_withdrawal_is_repeated_for_a_lease_and_then_there_is_silence(ti
     assert len(town.published) == count
 
 
-@pytest.mark.parametrize("needed", ["named", "only holder", "without a certificate", "fetching"])
+@pytest.mark.parametrize("needed", ["has a say", "only holder", "without a certificate", "fetching", "ordered"])
 async def test_whom_the_others_need_stays_listed(time: Time, needed: str) -> None:
     peer = await started(time, Town(time, halvings=6), someone(drawn=False))
-    if needed == "named":
-        peer.parts[SLICE].owners = (*PEERS[:3], peer.me)
+    if needed == "has a say":
+        peer.parts[SLICE].has_a_say = True
     elif needed == "only holder":
         peer.context.claims = {peer.me: peer.context.claims[peer.me]}
     elif needed == "without a certificate":
         peer.parts[COMMON].replica.certificate = None
+    elif needed == "ordered":
+        peer.assignment._ordered = lambda: frozenset([SliceId("1")])
     else:
-        peer.roster._assignment.joining = frozenset([SliceId("1")])
+        peer.assignment.joining = frozenset([SliceId("1")])
     await peer.roster.list_or_withdraw()
     assert peer.context.is_listed
 
@@ -222,8 +245,9 @@ async def test_who_is_not_listed_looks_seldom_and_asks_nobody_whether_he_lives(t
     seen = set(peer.context.claims)
     time.s += 60
     assert not peer.roster.is_look_due
-    time.s += DRAW_LEASES * LEASE_S
+    time.s += 2.0 * 2**6
     assert peer.roster.is_look_due
+    time.s += DRAW_LEASES * LEASE_S
     await peer.roster.look()
     assert set(peer.context.claims) - seen, "the list is another one by now"
     assert set(peer.context.claims) - {peer.me} == set(await town.claims()) - {peer.me}
@@ -239,9 +263,52 @@ async def test_listed_again_it_looks_first_and_then_shows_itself(time: Time) -> 
         time.s += LEASE_S
     await peer.roster.list_or_withdraw()
     assert peer.context.is_listed
+    time.s += 2
+    assert peer.roster.is_look_due, "from now on it looks as often as the others"
     assert [c.is_withdrawn for c in town.published[before:]] == [False]
     assert set(peer.context.claims) == set(await town.claims()) | {me}
     assert town.called == [], "claims of minutes ago are forgotten, not asked after"
+
+
+@pytest.mark.parametrize("peers", [70, 100, 140, 390])
+async def test_a_peer_comes_and_goes_with_its_draws_and_sees_the_whole_list_each_time(time: Time, peers: int) -> None:
+    halvings = next_halvings(0, peers, 64)
+    peer = await started(time, town := Town(time, halvings=halvings, peers=peers), PEERS[peers], most=64)
+    changes, draws, before = 0, 3, peer.context.is_listed
+    for tick in range(int(draws * DRAW_LEASES * LEASE_S / 2)):
+        time.s += 2.0
+        await peer.roster.list_or_withdraw()
+        if peer.roster.is_look_due:
+            await peer.roster.look()
+            listed = {*await town.claims()}
+            assert len(listed - {*peer.context.claims}) <= 1, (tick, "claims that were not renewed since count, too")
+        changes += peer.context.is_listed != before
+        before = peer.context.is_listed
+    assert changes <= draws + 1
+    assert len([e for e in peer.events if isinstance(e, ListingChanged)]) >= changes
+
+
+async def test_a_slice_below_its_quorum_has_all_its_holders_listed(time: Time) -> None:
+    peer = Peer(someone(drawn=False), Town(time, halvings=6), quorum=3)
+    await peer.roster.publish()
+    await peer.roster.look()
+    await peer.roster.list_or_withdraw()
+    time.s += NEW_S
+    peer.commits()
+    two = dict.fromkeys(PEERS[:2], Claim(run=RUN, peer=PEERS[0], ready=(COMMON, SLICE), expires_s=time.s + LEASE_S))
+    peer.context.claims = {peer.me: peer.context.claims[peer.me], **two}
+    await peer.roster.list_or_withdraw()
+    assert peer.context.is_listed
+
+
+async def test_who_was_withdrawn_unseen_is_not_kept_because_it_answers(time: Time) -> None:
+    peer = await started(time, town := Town(time, halvings=0, peers=10), PEERS[11])
+    town._peers = town._peers[1:]  # its record is gone, and so is its withdrawal
+    for is_unlisted in (False, True):
+        town.unlisted = {PEERS[0]} if is_unlisted else set()
+        time.s += LEASE_S + 1
+        await peer.roster.look()
+        assert (PEERS[0] in peer.context.claims) == (not is_unlisted)
 
 
 async def test_a_withdrawn_claim_counts_no_more_at_once(time: Time) -> None:
@@ -327,13 +394,14 @@ def test_a_claim_that_nobody_shows_is_no_sign_of_isolation_for_who_is_not_listed
         return pb.AcquaintReply(sees_you=False)
 
     asking._ask = answer  # type: ignore[method-assign]
+    asking._evidence = replace(asking._evidence, unseen_since_s=0.0)  # from the moments before it was withdrawn
     asyncio.run(asking._probe())
     assert (asking._evidence.unseen_since_s is None) == (not is_listed)
     assert asking._evidence.probes_failed == 0
 
 
 @pytest.mark.parametrize(("is_listed", "ordered"), [(True, False), (False, False), (False, True)])
-async def test_who_is_not_listed_is_in_no_plan_but_obeys_orders(time: Time, is_listed: bool, ordered: bool) -> None:
+async def test_who_is_not_listed_takes_no_slice(time: Time, is_listed: bool, ordered: bool) -> None:
     peer = await started(time, Town(time, halvings=6), someone(drawn=False))
     nothing: Any = SimpleNamespace(
         capacity=Capacity(max_slices=2), ordered=frozenset([SLICE, SliceId("1")] if ordered else [])
@@ -342,12 +410,13 @@ async def test_who_is_not_listed_is_in_no_plan_but_obeys_orders(time: Time, is_l
     peer.context.numel = {COMMON: 1, SLICE: 1, SliceId("1"): 1}  # which nobody owns
     peer.context.claims = {peer.me: peer.context.claims[peer.me]}
     swarm = Swarm(peer.context, nothing, lambda: nothing, Target(replicas=2, quorum=1))
+    assert swarm.assignment.has_open_order == ordered
     swarm.assignment.ready = frozenset([COMMON, SLICE])
     peer.context.claims = {peer.me: swarm.assignment.claim(START_S)}
     swarm._due_change()
     time.s += 5 * LEASE_S
     change = swarm._due_change()
-    assert (change.gains if change else None) == (SliceId("1") if is_listed or ordered else None)
+    assert (change.gains if change else None) == (SliceId("1") if is_listed else None), "an order has it listed first"
 
 
 @pytest.mark.parametrize("is_listed", [True, False])
@@ -368,7 +437,7 @@ async def test_news_are_pulled_and_claims_looked_at_as_a_peer_s_place_on_the_lis
     async def look() -> bool:
         nonlocal looks
         looks += 1
-        swarm.roster._look_due_s = time.s + swarm.roster._pause_s()
+        swarm.roster._looked_s = time.s
         return True
 
     async def tick(seconds: float) -> None:

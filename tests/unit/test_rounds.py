@@ -615,6 +615,19 @@ def test_a_holder_offers_its_contribution_unasked_only_where_the_group_has_room_
     assert holder.sent(Offer)[-1] == ((A,), offer()), "who asks is answered in any case"
 
 
+def test_who_has_no_claim_of_its_own_founds_no_group_whatever_became_of_the_owners() -> None:
+    unlisted = Owner(GUEST, claims=frozenset(MEMBERS)).cuts_off()
+    unlisted.does(ClaimsSeen(frozenset()))
+    unlisted.does(ClaimsSeen(frozenset([PeerId("X"), PeerId("Y")])))
+    assert unlisted.state.ballot.members == MEMBERS
+    assert not unlisted.told(Promise)
+    owners = (PeerId("T"), PeerId("U"), PeerId("V"))
+    newer = {"version": Version(9), "tokens": HEAD.tokens + 1, "weight": HEAD.weight + 1}
+    unlisted.does(HeadMoved(replace(HEAD, owners=owners, **newer)))
+    assert unlisted.state.ballot.members == owners, "also if it knows none of them"
+    assert not unlisted.cuts_off().told(Promise)
+
+
 def test_who_is_not_seen_as_a_holder_offers_nothing_unasked() -> None:
     assert Owner(GUEST, claims=frozenset(MEMBERS)).cuts_off().sent(Offer) == []
 

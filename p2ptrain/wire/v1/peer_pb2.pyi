@@ -304,7 +304,7 @@ class SliceStatus(_message.Message):
     def __init__(self, slice: _Optional[str] = ..., version: _Optional[int] = ..., epoch: _Optional[int] = ..., owners: _Optional[_Iterable[str]] = ..., digests: _Optional[_Mapping[int, str]] = ..., tokens: _Optional[int] = ..., loss_nats: _Optional[float] = ..., owned: _Optional[bool] = ...) -> None: ...
 
 class StatusReply(_message.Message):
-    __slots__ = ("refusal", "peer", "state", "reason", "slices", "sent_bytes", "received_bytes", "tokens", "software", "validation_loss_nats", "reach", "time_s")
+    __slots__ = ("refusal", "peer", "state", "reason", "slices", "sent_bytes", "received_bytes", "tokens", "software", "validation_loss_nats", "reach", "unlisted", "time_s")
     REFUSAL_FIELD_NUMBER: _ClassVar[int]
     PEER_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -316,6 +316,7 @@ class StatusReply(_message.Message):
     SOFTWARE_FIELD_NUMBER: _ClassVar[int]
     VALIDATION_LOSS_NATS_FIELD_NUMBER: _ClassVar[int]
     REACH_FIELD_NUMBER: _ClassVar[int]
+    UNLISTED_FIELD_NUMBER: _ClassVar[int]
     TIME_S_FIELD_NUMBER: _ClassVar[int]
     refusal: str
     peer: str
@@ -328,8 +329,9 @@ class StatusReply(_message.Message):
     software: str
     validation_loss_nats: float
     reach: str
+    unlisted: bool
     time_s: float
-    def __init__(self, refusal: _Optional[str] = ..., peer: _Optional[str] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., slices: _Optional[_Iterable[_Union[SliceStatus, _Mapping]]] = ..., sent_bytes: _Optional[int] = ..., received_bytes: _Optional[int] = ..., tokens: _Optional[int] = ..., software: _Optional[str] = ..., validation_loss_nats: _Optional[float] = ..., reach: _Optional[str] = ..., time_s: _Optional[float] = ...) -> None: ...
+    def __init__(self, refusal: _Optional[str] = ..., peer: _Optional[str] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., slices: _Optional[_Iterable[_Union[SliceStatus, _Mapping]]] = ..., sent_bytes: _Optional[int] = ..., received_bytes: _Optional[int] = ..., tokens: _Optional[int] = ..., software: _Optional[str] = ..., validation_loss_nats: _Optional[float] = ..., reach: _Optional[str] = ..., unlisted: _Optional[bool] = ..., time_s: _Optional[float] = ...) -> None: ...
 
 class ManifestRequest(_message.Message):
     __slots__ = ()
