@@ -158,14 +158,12 @@ async def _ask_swarm(
 ) -> NetworkFacts:
     found = await DhtDirectory(node, identity, run_id).claims()
     claims = {peer: claim for peer, claim in found.items() if not claim.is_withdrawn}
-    are_all_listed = not any(claim.halvings for claim in claims.values())
     peers = sorted(claims, key=lambda peer: (peer != own, peer))[:_MOST_PEERS]
     answers = await asyncio.gather(*(_ask_status(node, peer, run_id) for peer in peers))
     answered = {peer: answer for peer, answer in zip(peers, answers, strict=True) if answer is not None}
     others = {peer: answer for peer, answer in answered.items() if peer != own}
     if is_running and facts.directory is not None:
-        is_seen = True if own in claims else False if are_all_listed else None
-        facts = replace(facts, directory=replace(facts.directory, is_own_claim_seen=is_seen))
+        facts = replace(facts, directory=replace(facts.directory, is_own_claim_seen=is_seen(own, claims)))
     # A peer that is stopped has withdrawn its claim; one that is asked for all the same may run elsewhere.
     is_answering = own in answered if own is not None and not is_running else None
     return replace(
@@ -175,6 +173,13 @@ async def _ask_swarm(
         is_own_id_answering=is_answering,
         link=await _measure_link(node, list(others), run_id),
     )
+
+
+def is_seen(own: PeerId | None, claims: Mapping[PeerId, Claim]) -> bool | None:
+    """Whether the running peer's claim is among these; None where not all are listed, so that it need not be."""
+    if own in claims:
+        return True
+    return None if any(claim.halvings for claim in claims.values()) else False
 
 
 async def _ask_status(node: Libp2pNode, peer: PeerId, run: RunId) -> tuple[pb.StatusReply, ClockOffset | None] | None:

@@ -12,7 +12,7 @@ import pytest
 from p2ptrain.cli.main import main
 from p2ptrain.events import Record, TwinSeen
 from p2ptrain.identity.keys import Identity, load_or_create
-from p2ptrain.ids import PeerId
+from p2ptrain.ids import PeerId, RunId
 from p2ptrain.node.doctor import (
     ClockOffset,
     DialledBootstrap,
@@ -39,7 +39,7 @@ from p2ptrain.node.doctor import (
     judge_versions,
     not_measured,
 )
-from p2ptrain.node.doctor_network import _store_and_find
+from p2ptrain.node.doctor_network import _store_and_find, is_seen
 from p2ptrain.node.doctor_probes import (
     KNOWN_LOSSES,
     installed_versions,
@@ -52,6 +52,7 @@ from p2ptrain.node.doctor_probes import (
 )
 from p2ptrain.node.doctor_reach import RelayFacts, judge_relay
 from p2ptrain.node.home import FolderLock
+from p2ptrain.swarm.directory import Claim
 from p2ptrain.wire.reach import Sighting
 
 ME, OTHER = PeerId("12D3KooWxxxxxxxxaaaaaa"), PeerId("12D3KooWxxxxxxxxbbbbbb")
@@ -157,6 +158,13 @@ def test_verdict_and_evidence(finding: Finding, verdict: str, says: str) -> None
     assert finding.verdict == verdict, finding
     assert says in finding.evidence
     assert bool(finding.remedy) == (verdict in ("warn", "fail"))
+
+
+@pytest.mark.parametrize(("halvings", "expected"), [(0, False), (3, None)])
+def test_a_claim_that_is_not_shown_is_no_fault_where_not_all_are_listed(halvings: int, expected: bool | None) -> None:
+    shown = {PeerId("other"): Claim(run=RunId("r"), peer=PeerId("other"), expires_s=1.0, halvings=halvings)}
+    assert is_seen(PeerId("me"), shown) is expected
+    assert is_seen(PeerId("other"), shown) is True
 
 
 def test_only_failures_fail() -> None:

@@ -20,6 +20,7 @@ from p2ptrain.swarm.context import Context
 from p2ptrain.swarm.coverage import Pace, Target
 from p2ptrain.swarm.directory import Capacity, Claim
 from p2ptrain.swarm.listing import DRAW_LEASES, draw_of, is_drawn, next_halvings
+from p2ptrain.swarm.owner import SliceOwner
 from p2ptrain.swarm.roster import Roster
 from p2ptrain.swarm.spread import FAN_OUT
 from p2ptrain.swarm.swarm import Swarm
@@ -459,3 +460,75 @@ async def test_news_are_pulled_and_claims_looked_at_as_a_peer_s_place_on_the_lis
     assert set(pulled) <= set(news.listed if is_listed else news.others)
     assert pulled
     assert looks == (49 if is_listed else 1)
+
+
+async def test_who_changes_slices_is_new_once_more(time: Time) -> None:
+    peer = await started(time, Town(time, halvings=6), someone(drawn=False))
+    peer.assignment.joining = frozenset([SliceId("1")])
+    await peer.roster.list_or_withdraw()
+    peer.assignment.joining = frozenset()
+    peer.parts[SliceId("1")] = Part(*PEERS[:3])
+    time.s += LEASE_S
+    for _ in range(2):
+        peer.commits()
+        await peer.roster.list_or_withdraw()
+        assert peer.context.is_listed
+        time.s += LEASE_S
+    time.s += 2
+    await peer.roster.list_or_withdraw()
+    assert not peer.context.is_listed
+
+
+@pytest.mark.parametrize(
+    ("is_named", "is_member", "is_promised", "expected"),
+    [(True, False, False, True), (False, True, True, True), (False, True, False, False), (False, False, False, False)],
+)
+def test_who_has_a_say_is_named_or_takes_part(
+    is_named: bool, is_member: bool, is_promised: bool, expected: bool
+) -> None:
+    me, others = PEERS[0], PEERS[1:3]
+    state = SimpleNamespace(
+        head=SimpleNamespace(owners=[*others, me] if is_named else others),
+        ballot=SimpleNamespace(members=[*others, me] if is_member else others),
+        promised=is_promised,
+    )
+    owner = SimpleNamespace(_state=state, _context=SimpleNamespace(me=me))
+    assert SliceOwner.has_a_say.fget(owner) == expected  # type: ignore[attr-defined]
+
+
+def some_swarm(context: Context) -> Swarm:
+    nothing: Any = SimpleNamespace(capacity=Capacity(), ordered=frozenset())
+    return Swarm(context, nothing, lambda: nothing, Target(replicas=2, quorum=1))
+
+
+@pytest.mark.parametrize("is_listed", [True, False])
+def test_whoever_asks_for_its_status_hears_whether_a_peer_is_listed(time: Time, is_listed: bool) -> None:
+    context = News(time, is_listed=is_listed, halvings=3).context
+    context.node.traffic = SimpleNamespace(sent_bytes=1, received_bytes=1)  # type: ignore[attr-defined,assignment]
+    condition = Condition(state="", reason="", tokens=0, validation_loss_nats=0.0, capacity=Capacity())
+    nothing: Any = None
+    swarm = Swarm(context, nothing, lambda: condition, Target(replicas=2, quorum=1))
+    assert swarm.status().unlisted == (not is_listed)
+
+
+def test_of_very_many_those_are_asked_that_own_the_slice(time: Time) -> None:
+    context = News(time, is_listed=True, halvings=0).context
+    owners = {*PEERS[50:53], *PEERS[200:203]}
+    context.claims = {
+        peer: Claim(run=RUN, peer=peer, ready=(COMMON, SLICE) if peer in owners else (COMMON,), expires_s=99.0)
+        for peer in PEERS
+    }
+    swarm = some_swarm(context)
+    asked = swarm._whom_to_ask_for([SLICE])
+    assert len(asked) == len(set(asked)) == 64
+    assert owners < set(asked)
+    assert context.me not in asked
+    context.claims = dict(list(context.claims.items())[:60])
+    assert set(swarm._whom_to_ask_for([SLICE, COMMON])) == {*PEERS[1:60]}, "of fewer, all"
+
+
+def test_who_knows_nobody_that_is_not_listed_asks_those_that_are(time: Time) -> None:
+    context = News(time, is_listed=False, halvings=40).context
+    assert not context.may_ask_listed()
+    context.book.contacts.clear()
+    assert context.may_ask_listed()
