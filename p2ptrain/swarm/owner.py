@@ -7,7 +7,7 @@ outer step) runs beside it as a task of the current ballot and comes back as an 
 import asyncio
 import functools
 import random
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,7 +23,7 @@ from p2ptrain.errors import (
     PeerUnreachable,
     StorageError,
 )
-from p2ptrain.events import PartLeftOut, PeerLost, ReducerLied, Refused, RoundCommitted, RoundStage, RoundVoid
+from p2ptrain.events import PeerLost, ReducerLied, RoundCommitted, RoundStage, RoundVoid
 from p2ptrain.ids import GENESIS, PeerId, SliceId
 from p2ptrain.swarm import rounds
 from p2ptrain.swarm.beside import begin_beside
@@ -32,16 +32,15 @@ from p2ptrain.swarm.certificates import check_certificate, check_vote, sign_vote
 from p2ptrain.swarm.context import Context, Past, Replica
 from p2ptrain.swarm.error_feedback import EncodedContribution, encode_contribution, keep_rounded_away
 from p2ptrain.swarm.history import History
+from p2ptrain.swarm.part_averages import PartAverage, PartAverages
 from p2ptrain.swarm.plausible import check_plausible
-from p2ptrain.swarm.robust import average, combine
 from p2ptrain.swarm.served_state import ServedState
 from p2ptrain.swarm.state import StagedState, outer_step
 from p2ptrain.swarm.why import SliceSituation
-from p2ptrain.wire.codec import Float32, decode, encode, encoded_bytes
+from p2ptrain.wire.codec import Float32
 from p2ptrain.wire.messages import (
     Accepted,
     Ballot,
-    BlobRef,
     CastVote,
     Certificate,
     Committed,
@@ -53,8 +52,6 @@ from p2ptrain.wire.messages import (
 
 _LIE_WEIGHT = 8
 """Strikes for a wrong average, which no bug or bad line makes: enough to be cut off at once."""
-_ROUNDING_SHARE = 0.02
-"""Of the largest element: two steps of an 8-bit code, by which averages that are rounded elsewhere may differ."""
 _DELIVER_AGAIN_S = 1.0
 _MAX_DELIVER_AGAIN_S = 5.0
 """As long as p2pd dials nobody anew to whom a call has failed."""
@@ -106,6 +103,7 @@ class SliceOwner:
             accepted=accepted,
             promised=promised,
         )
+        self._averages = PartAverages(context, slice_id, self._round_label)
         self._queue: asyncio.Queue[rounds.Event] = asyncio.Queue()
         self._group: asyncio.TaskGroup
         self._staged: _Outcome | None = None
@@ -273,9 +271,11 @@ class SliceOwner:
                 self._context.listener.cut_off_wanted(self.slice, within_s)
             case rounds.Reduce(parts, contributions, within_s):
                 for part in parts:
-                    self._spawn(self._reduce(part, contributions, within_s))
+                    averaging = functools.partial(self._averages.reduce, part, contributions, within_s)
+                    self._spawn(self._average(averaging))
             case rounds.Check(result, contributions, reducer, within_s):
-                self._spawn(self._check(result, contributions, reducer, within_s))
+                averaging = functools.partial(self._averages.check, result, contributions, reducer, within_s)
+                self._spawn(self._average(averaging))
             case rounds.Lied(peer, part, announced, correct):
                 self._context.events.emit(
                     ReducerLied(peer=peer, slice=self.slice, part=part, announced=announced, correct=correct)
@@ -354,98 +354,13 @@ class SliceOwner:
                 return
             again_after_s = min(2 * again_after_s, _MAX_DELIVER_AGAIN_S)
 
-    async def _reduce(self, part: int, contributions: tuple[Contribution, ...], within_s: float) -> None:
+    async def _average(self, averaging: Callable[[], Awaitable[PartAverage | None]]) -> None:
+        """Announce what comes out, unless the round has moved on."""
         version, ballot = self._state.version, self._state.ballot
-        codec = self._context.exchange.codec
-        usable = [c for c in contributions if c.tokens > 0 and part < len(c.parts)]
-        values = await asyncio.gather(*(self._fetch_part(part, c, within_s) for c in usable))
-        fetched = {c.peer: (c.tokens, v) for c, v in zip(usable, values, strict=True) if v is not None}
-        if not fetched:
-            return
-        rule = self._context.exchange.averaging
-        combined = await asyncio.to_thread(combine, rule, fetched)
-        for peer, reason in combined.left_out.items():
-            self._leave_out(peer, part, reason)
-        if not combined.contributors:
-            return
-        encoded = await asyncio.to_thread(encode, codec, combined.mean)
-        if (version, ballot) == (self._state.version, self._state.ballot):
-            ref = self._context.blobs.store.hold(self._round_label, encoded)
-            self._queue.put_nowait(rounds.PartReduced(PartResult(part, ref, combined.contributors)))
-
-    async def _check(
-        self, result: PartResult, contributions: tuple[Contribution, ...], reducer: PeerId, within_s: float
-    ) -> None:
-        """Average once more what a reducer says that it averaged, and announce what comes out."""
-        version, ballot, part = self._state.version, self._state.ballot, result.part
-        exchange = self._context.exchange
-        inputs = await asyncio.gather(*(self._input(part, c, reducer, within_s) for c in contributions))
-        fetched = {c.peer: (c.tokens, v) for c, v in zip(contributions, inputs, strict=True) if v is not None}
-        if len(fetched) < len(contributions):
-            return
-        mean = await asyncio.to_thread(average, exchange.averaging, fetched)
-        data = await asyncio.to_thread(encode, exchange.codec, mean)
-        ref = BlobRef.of(data)
-        if ref != result.average and exchange.averaging != "mean" and await self._is_near(result, mean, reducer):
-            ref = result.average  # these rules are not exact to the last bit on every processor
-        if (version, ballot) == (self._state.version, self._state.ballot):
-            if ref != result.average or exchange.averaging == "mean":
-                self._context.blobs.store.hold(self._round_label, data)
-            self._queue.put_nowait(rounds.PartReduced(PartResult(part, ref, result.contributors)))
-
-    async def _input(self, part: int, contribution: Contribution, reducer: PeerId, within_s: float) -> Float32 | None:
-        """A part of a contribution, from whoever made it, or from the reducer; None if neither delivers it."""
-        start, stop = self._context.bounds(self.slice)[part]
-        what = f"part {part} of slice {self.slice}, to check its average"
-        try:
-            async with asyncio.timeout(within_s):
-                holders = [peer for peer in (contribution.peer, reducer) if peer != self._context.me]
-                ref = contribution.parts[part]
-                data, _ = await self._context.blobs.fetch(ref, holders, silence_timeout_s=within_s / 2, what=what)
-            return decode(self._context.exchange.codec, data, stop - start)
-        except (BadMessage, BlobUnavailable, TimeoutError):
-            return None
-
-    async def _is_near(self, result: PartResult, mean: Float32, reducer: PeerId) -> bool:
-        """Whether a reducer's average is ours but for rounding."""
-        timeout_s = self._context.exchange.reduce_timeout_s
-        try:
-            data, _ = await self._context.blobs.fetch(
-                result.average, [reducer], silence_timeout_s=timeout_s, what=f"average {result.part}"
-            )
-            theirs = decode(self._context.exchange.codec, data, len(mean))
-        except (BadMessage, BlobUnavailable):
-            return False
-        return bool(np.abs(theirs - mean).max() <= _ROUNDING_SHARE * np.abs(mean).max())
-
-    async def _fetch_part(self, part: int, contribution: Contribution, within_s: float) -> Float32 | None:
-        """One owner's part of the pseudo-gradient, decoded; None when it is left out, which is reported."""
-        codec = self._context.exchange.codec
-        start, stop = self._context.bounds(self.slice)[part]
-        ref = contribution.parts[part]
-        if ref.size_bytes != encoded_bytes(codec, stop - start):
-            reason = f"its part {part} of slice {self.slice} has {ref.size_bytes} bytes"
-            self._context.events.emit(Refused(peer=contribution.peer, reason=reason))
-            return None
-        try:
-            async with asyncio.timeout(within_s):
-                data, _ = await self._context.blobs.fetch(
-                    ref, [contribution.peer], silence_timeout_s=within_s, what=f"part {part} of slice {self.slice}"
-                )
-            if contribution.peer != self._context.me and self._state.rules.check_averages:
-                self._context.blobs.store.hold(self._round_label, data)  # who checks may not get it there any more
-            return decode(codec, data, stop - start)
-        except BadMessage as error:
-            self._context.events.emit(Refused(peer=contribution.peer, reason=str(error)))
-            self._context.node.door.accuse(contribution.peer, str(error))
-        except BlobUnavailable as error:
-            self._leave_out(contribution.peer, part, str(error))
-        except TimeoutError:
-            self._leave_out(contribution.peer, part, f"not complete after {within_s:.1f} s")
-        return None
-
-    def _leave_out(self, peer: PeerId, part: int, reason: str) -> None:
-        self._context.events.emit(PartLeftOut(peer=peer, slice=self.slice, part=part, reason=reason))
+        one = await averaging()
+        if one is not None and (version, ballot) == (self._state.version, self._state.ballot):
+            ref = one.reducers or self._context.blobs.store.hold(self._round_label, one.data)
+            self._queue.put_nowait(rounds.PartReduced(PartResult(one.part, ref, one.contributors)))
 
     async def _stage(self, results: tuple[PartResult, ...]) -> None:
         context, replica = self._context, self.replica

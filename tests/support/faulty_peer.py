@@ -104,7 +104,7 @@ def install(orders: Orders) -> None:
     """Wrap what carries bytes and messages."""
     from p2ptrain import events
     from p2ptrain.node.fail_at import stage_of
-    from p2ptrain.swarm import owner, swarm
+    from p2ptrain.swarm import owner, part_averages, swarm
     from p2ptrain.wire import blobs, libp2p
     from p2ptrain.wire.messages import BlobRef, PartResult, Propose, Ready
     from p2ptrain.wire.rate_limit import RateLimit
@@ -185,12 +185,12 @@ def install(orders: Orders) -> None:
                 await deliver(self, peer, old)
         await deliver(self, peer, message)
 
-    encode = owner.encode
+    encode = part_averages.encode
 
     def encode_something_else(codec: Any, values: Any) -> Any:
         return encode(codec, -values if _is_on("forge") else values)
 
-    owner.encode = encode_something_else
+    part_averages.encode = encode_something_else
 
     vote = owner.SliceOwner._vote
 
