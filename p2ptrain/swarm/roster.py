@@ -189,6 +189,7 @@ class Roster:
     async def look(self, *, elsewhere: bool = False) -> bool:
         """Bring our view of the claims up to date, and tell the owners what changed; whether ours was among them."""
         context, me = self._context, self._context.me
+        self._looked_s = clock.monotonic_s()
         found = dict(await self.directory.claims(elsewhere=elsewhere))
         ours = found.pop(me, None)  # we know better what it says
         newer = self._leases.renewed(found, monotonic_s=clock.monotonic_s(), wall_s=clock.wall_s())
@@ -201,7 +202,6 @@ class Roster:
             living = {peer: known[peer] for peer in found if peer in known} or known
         context.claims = living | {me: context.claims[me]}
         context.halvings = next_halvings(context.halvings, self._num_peers(), context.exchange.max_listed)
-        self._looked_s = clock.monotonic_s()
         self._tell_owners()
         return ours is not None and ours.expires_s >= self._shown_until_s
 
@@ -212,7 +212,7 @@ class Roster:
         pause_s = min(self.look_s * crowd, self._lease_s / 4)
         if not self._context.is_listed:
             pause_s = min(pause_s * 2**self._context.halvings, DRAW_LEASES * self._lease_s)
-        return clock.monotonic_s() >= self._looked_s + pause_s
+        return clock.monotonic_s() >= self._looked_s + pause_s - self.look_s / 2  # whoever asks comes every look_s
 
     def why_not_listed(self) -> str:
         """For people; empty while we are."""
