@@ -85,6 +85,7 @@ class SliceOwner:
         accepted, promise = past.accepted, past.promise
         if accepted and accepted.value.previous != head.value_hash:
             accepted = None  # a vote on a version that has been decided since
+        holders = context.holders(slice_id) | ({context.me} if context.is_listed else frozenset())
         promised = promise.ballot if promise and promise.version == head.version + 1 else None
         self._state = rounds.begin(
             run=context.run,
@@ -99,10 +100,12 @@ class SliceOwner:
                 check_averages=exchange.check_averages,
             ),
             head=head,
-            claims=context.holders(slice_id),
+            claims=holders,
             accepted=accepted,
             promised=promised,
         )
+        self._holders = holders
+        """As the machine was told last."""
         self._averages = PartAverages(context, slice_id, self._round_label)
         self._queue: asyncio.Queue[rounds.Event] = asyncio.Queue()
         self._group: asyncio.TaskGroup
@@ -183,8 +186,10 @@ class SliceOwner:
         self._queue.put_nowait(rounds.Heard(peer, self._committed_message(certificate)))
 
     def claims_changed(self, holders: frozenset[PeerId]) -> None:
-        """Other peers than before hold the slice, as far as we know."""
-        self._queue.put_nowait(rounds.ClaimsSeen(holders))
+        """These peers hold the slice, as far as we know."""
+        if holders != self._holders:
+            self._holders = holders
+            self._queue.put_nowait(rounds.ClaimsSeen(holders))
 
     async def contribute(self, pseudo_gradient: Float32, tokens: int, loss_nats: float) -> None:
         """End this peer's inner steps and average; the listener hears when the round is settled.
@@ -225,9 +230,9 @@ class SliceOwner:
 
     @property
     def has_a_say(self) -> bool:
-        """Whether the others count on our vote: the last certificate names us, or we take part in a ballot."""
+        """Whether the others count on us: by the last certificate, in a ballot since, or for what we voted for."""
         s, me = self._state, self._context.me
-        return me in s.head.owners or (s.promised and me in s.ballot.members)
+        return me in s.head.owners or me in s.ballot.members or s.accepted is not None
 
     @property
     def owners(self) -> tuple[PeerId, ...]:

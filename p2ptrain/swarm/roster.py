@@ -87,8 +87,9 @@ class Roster:
         self._gone_until_s = 0.0
         """How long we tell the others that we are listed no more."""
         self._looked_s = float("-inf")
-        self._holders_told: dict[SliceId, frozenset[PeerId]] = {}
-        """Per owned slice what its machine was last told."""
+        self._follows_until_s = float("-inf")
+        """Listed again, we decide nothing until another node has shown us our claim, or until then."""
+        self._has_left = False
 
     # Our claim.
 
@@ -105,6 +106,8 @@ class Roster:
             kept = [s for s in claim.ready if not self._context.holders(s) - {self._context.me}]
             claim = replace(claim, ready=tuple(kept))
         self._context.claims = {**self._context.claims, claim.peer: claim}
+        if self._has_left:
+            return
         if self._context.is_listed:
             self._shown_until_s = claim.expires_s
             await self.directory.publish(claim)
@@ -112,8 +115,10 @@ class Roster:
             await self._withdraw(claim)
 
     async def leave(self) -> None:
-        """Withdraw our claim, so that nobody waits for us."""
-        if self._context.is_listed:
+        """Withdraw our claim for good, so that nobody waits for us."""
+        self._has_left = True
+        if self._context.is_listed or clock.monotonic_s() < self._gone_until_s:
+            self._context.is_listed = False
             await self._withdraw(self._assignment.claim(clock.wall_s() + self._lease_s))
 
     async def _withdraw(self, claim: Claim) -> None:
@@ -125,6 +130,7 @@ class Roster:
         if is_listed != context.is_listed:
             if is_listed:
                 await self.look()  # what we saw last may be minutes old
+                self._follows_until_s = clock.monotonic_s() + _SEEN_WITHIN_S
             else:
                 self._gone_until_s = clock.monotonic_s() + self._lease_s
             context.is_listed = is_listed
@@ -151,10 +157,10 @@ class Roster:
         if mine.joining or mine.leaving or not has_all:
             self._settled_s = None
             return True
-        if self._settled_s is None:
+        if self._settled_s is None or self._settled_at.keys() != owners.keys():
             self._settled_s = now_s
             self._settled_at = {s: owner.replica.published.version for s, owner in owners.items()}
-        stalls = any(owner.replica.published.version <= self._settled_at.get(s, 0) for s, owner in owners.items())
+        stalls = any(owner.replica.published.version <= self._settled_at[s] for s, owner in owners.items())
         return stalls or now_s - self._settled_s < _NEW_FOR_LEASES * self._lease_s
 
     async def keep_published(self) -> None:
@@ -190,7 +196,7 @@ class Roster:
         """Bring our view of the claims up to date, and tell the owners what changed; whether ours was among them."""
         context, me = self._context, self._context.me
         self._looked_s = clock.monotonic_s()
-        found = dict(await self.directory.claims(elsewhere=elsewhere))
+        found = dict(await self.directory.claims(elsewhere=elsewhere or not self._decides))
         ours = found.pop(me, None)  # we know better what it says
         newer = self._leases.renewed(found, monotonic_s=clock.monotonic_s(), wall_s=clock.wall_s())
         withdrawn = {peer for peer, claim in newer.items() if claim.is_withdrawn}
@@ -202,8 +208,16 @@ class Roster:
             living = {peer: known[peer] for peer in found if peer in known} or known
         context.claims = living | {me: context.claims[me]}
         context.halvings = next_halvings(context.halvings, self._num_peers(), context.exchange.max_listed)
+        is_seen = ours is not None and ours.expires_s >= self._shown_until_s
+        if is_seen and context.is_listed:
+            self._follows_until_s = float("-inf")
         self._tell_owners()
-        return ours is not None and ours.expires_s >= self._shown_until_s
+        return is_seen
+
+    @property
+    def _decides(self) -> bool:
+        """Whether we may take others for gone: not if we are not listed, or hardly are and may see a part only."""
+        return self._context.is_listed and clock.monotonic_s() >= self._follows_until_s
 
     @property
     def is_look_due(self) -> bool:
@@ -230,14 +244,11 @@ class Roster:
         return num_peers(c for c in self._context.claims.values() if is_of_now(c, wall_s, self._lease_s))
 
     def _tell_owners(self) -> None:
+        me = frozenset([self._context.me])
         for slice_id, owner in self._owners.items():
             holders = self._context.holders(slice_id)
-            if not self._context.is_listed:
-                # It founds no group (round_state.membership), and takes the owners that were named last for alive.
-                holders = holders - {self._context.me} | {*owner.owners}
-            if holders != self._holders_told.get(slice_id):
-                self._holders_told[slice_id] = holders
-                owner.claims_changed(holders)
+            # Who decides nothing founds no group (round_state.membership), and takes the owners named last for alive.
+            owner.claims_changed(holders | me if self._decides else (holders | {*owner.owners}) - me)
 
     async def look_until_seen(self) -> None:
         """Look until another node shows us our own claim, so that it would show us those of the others, too.

@@ -53,6 +53,8 @@ class Town:
         self.gone: set[PeerId] = set()
         self.unlisted: set[PeerId] = set()
         """They say so when they are asked."""
+        self.shows: dict[PeerId, Claim] = {}
+        self.asked_elsewhere: list[bool] = []
         self._time = time
         self._halvings = halvings
         self._peers = PEERS[:peers]
@@ -62,6 +64,10 @@ class Town:
         return True
 
     async def claims(self, *, elsewhere: bool = False) -> Mapping[PeerId, Claim]:
+        self.asked_elsewhere.append(elsewhere)
+        return self._listed() | self.shows
+
+    def _listed(self) -> dict[PeerId, Claim]:
         wall_s = START_S + self._time.s
         draws = {peer: draw_of(peer, wall_s, LEASE_S) for peer in self._peers}
         renewed_s = {peer: wall_s - (wall_s + number * 0.77) % (LEASE_S / 3) for number, peer in enumerate(self._peers)}
@@ -312,6 +318,87 @@ async def test_who_was_withdrawn_unseen_is_not_kept_because_it_answers(time: Tim
         assert (PEERS[0] in peer.context.claims) == (not is_unlisted)
 
 
+async def relisted(time: Time, town: Town, me: PeerId) -> Peer:
+    """A peer that was not listed and is drawn again a moment ago."""
+    peer = await started(time, town, me)
+    await peer.roster.list_or_withdraw()
+    assert not peer.context.is_listed
+    while not is_drawn(me, draw_of(me, START_S + time.s, LEASE_S), peer.context.halvings):
+        time.s += LEASE_S
+    return peer
+
+
+@pytest.mark.parametrize("first_look", ["misses some", "finds nobody"])
+async def test_listed_again_it_decides_only_when_another_node_has_shown_its_claim(time: Time, first_look: str) -> None:
+    me = someone(drawn=False)
+    peer = await relisted(time, town := Town(time, halvings=6), me)
+    peer.parts[SLICE].owners = tuple(PEERS[390:393])
+    everybody, town._peers = town._peers, [] if first_look == "finds nobody" else town._peers[:20]
+    await peer.roster.list_or_withdraw()
+    assert peer.context.is_listed
+    assert {*PEERS[390:393]} <= peer.parts[SLICE].told[-1], "the owners named last are taken for alive"
+    assert me not in peer.parts[SLICE].told[-1]
+    town._peers = everybody
+    time.s += 2
+    await peer.roster.look()
+    assert me not in peer.parts[SLICE].told[-1], "nobody has shown our claim"
+    town.shows = {me: town.published[-1]}
+    time.s += 2
+    await peer.roster.look()
+    assert me in peer.parts[SLICE].told[-1]
+    assert town.asked_elsewhere[-2:] == [True, True]
+    await peer.roster.look()
+    assert town.asked_elsewhere[-1] is False
+
+
+async def test_listed_again_and_never_seen_it_decides_after_a_while(time: Time) -> None:
+    me = someone(drawn=False)
+    peer = await relisted(time, Town(time, halvings=6), me)
+    await peer.roster.list_or_withdraw()
+    assert me not in peer.parts[SLICE].told[-1]
+    time.s += 31
+    await peer.roster.look()
+    assert me in peer.parts[SLICE].told[-1]
+
+
+async def test_named_while_it_is_not_listed_it_goes_by_the_certificate(time: Time) -> None:
+    peer = await started(time, Town(time, halvings=6), someone(drawn=False))
+    await peer.roster.list_or_withdraw()
+    peer.parts[SLICE].owners = (peer.me, *PEERS[:2])
+    await peer.roster.look()
+    assert peer.me not in peer.parts[SLICE].told[-1]
+
+
+async def test_what_is_published_after_leaving_stays_unsaid(time: Time) -> None:
+    peer = await started(time, town := Town(time, halvings=0, peers=3), PEERS[11])
+    await peer.roster.leave()
+    count = len(town.published)
+    await peer.roster.be_away(is_away=True)
+    await peer.roster.publish()
+    assert len(town.published) == count
+    assert not peer.context.is_listed, "and so it answers"
+
+
+async def test_who_is_stopped_while_it_withdraws_still_says_so(time: Time) -> None:
+    peer = await started(time, town := Town(time, halvings=6), someone(drawn=False))
+    await peer.roster.list_or_withdraw()
+    count = len(town.published)
+    await peer.roster.leave()
+    assert [claim.is_withdrawn for claim in town.published[count:]] == [True]
+
+
+async def test_slices_that_changed_between_two_looks_make_a_peer_new_too(time: Time) -> None:
+    peer = await started(time, Town(time, halvings=6), someone(drawn=False))
+    peer.parts[SliceId("1")] = Part(*PEERS[:3])
+    await peer.roster.list_or_withdraw()
+    time.s += NEW_S
+    await peer.roster.list_or_withdraw()
+    assert peer.context.is_listed, "no version of theirs was committed since"
+    peer.commits()
+    await peer.roster.list_or_withdraw()
+    assert not peer.context.is_listed
+
+
 async def test_a_withdrawn_claim_counts_no_more_at_once(time: Time) -> None:
     peer = await started(time, town := Town(time, halvings=0, peers=10), PEERS[11])
     assert PEERS[5] in peer.context.holders(SLICE)
@@ -480,20 +567,18 @@ async def test_who_changes_slices_is_new_once_more(time: Time) -> None:
 
 
 @pytest.mark.parametrize(
-    ("is_named", "is_member", "is_promised", "expected"),
-    [(True, False, False, True), (False, True, True, True), (False, True, False, False), (False, False, False, False)],
+    ("is_named", "is_member", "has_voted"),
+    [(True, False, False), (False, True, False), (False, False, True), (False,) * 3],
 )
-def test_who_has_a_say_is_named_or_takes_part(
-    is_named: bool, is_member: bool, is_promised: bool, expected: bool
-) -> None:
+def test_who_has_a_say_is_named_or_takes_part_or_has_voted(is_named: bool, is_member: bool, has_voted: bool) -> None:
     me, others = PEERS[0], PEERS[1:3]
     state = SimpleNamespace(
         head=SimpleNamespace(owners=[*others, me] if is_named else others),
         ballot=SimpleNamespace(members=[*others, me] if is_member else others),
-        promised=is_promised,
+        accepted=object() if has_voted else None,
     )
     owner = SimpleNamespace(_state=state, _context=SimpleNamespace(me=me))
-    assert SliceOwner.has_a_say.fget(owner) == expected  # type: ignore[attr-defined]
+    assert SliceOwner.has_a_say.fget(owner) == (is_named or is_member or has_voted)  # type: ignore[attr-defined]
 
 
 def some_swarm(context: Context) -> Swarm:

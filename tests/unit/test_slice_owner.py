@@ -141,3 +141,21 @@ async def test_an_owner_that_comes_back_after_its_slice_was_taken_over_fetches_t
             while returns.version != 2:  # noqa: ASYNC110 - a catch-up tells nobody
                 await asyncio.sleep(0.01)
         assert returns.digest == heirs[0].digest
+
+
+@pytest.mark.parametrize("is_listed", [True, False])
+def test_an_owner_counts_itself_from_the_first_moment_on_if_the_directory_lists_it(is_listed: bool) -> None:
+    (hand, *others) = OwnersInMemory(3).hands.values()
+    hand.context.is_listed = is_listed
+    hand.begin({other.peer: hand.context.claims[other.peer] for other in others})  # its own claim is not out yet
+    assert (hand.peer in hand.owner._state.claims) == is_listed
+
+
+def test_an_owner_is_told_of_other_holders_once() -> None:
+    (hand, *others) = OwnersInMemory(3).hands.values()
+    everybody = frozenset([hand.peer, *(other.peer for other in others)])
+    hand.owner.claims_changed(everybody)
+    assert hand.owner._queue.empty(), "as it was when it began"
+    for holders in (everybody - {hand.peer}, everybody - {hand.peer}, everybody):
+        hand.owner.claims_changed(holders)
+    assert hand.owner._queue.qsize() == 2
