@@ -81,7 +81,7 @@ class Roster:
             me=context.me, lease_s=lease_s, answers=self._is_alive, any_bootstrap_answers=self._any_bootstrap_answers
         )
         self._settled_s: float | None = None
-        """Since when we have been ready for all that we own; None: we are not."""
+        """Since when we have been ready for all that we own; None: not yet."""
         self._settled_at: dict[SliceId, Version] = {}
         """The version of each of our slices then."""
         self._gone_until_s = 0.0
@@ -89,7 +89,6 @@ class Roster:
         self._looked_s = float("-inf")
         self._follows_until_s = float("-inf")
         """Listed again, we decide nothing until another node has shown us our claim, or until then."""
-        self._has_left = False
 
     # Our claim.
 
@@ -106,8 +105,6 @@ class Roster:
             kept = [s for s in claim.ready if not self._context.holders(s) - {self._context.me}]
             claim = replace(claim, ready=tuple(kept))
         self._context.claims = {**self._context.claims, claim.peer: claim}
-        if self._has_left:
-            return
         if self._context.is_listed:
             self._shown_until_s = claim.expires_s
             await self.directory.publish(claim)
@@ -115,8 +112,7 @@ class Roster:
             await self._withdraw(claim)
 
     async def leave(self) -> None:
-        """Withdraw our claim for good, so that nobody waits for us."""
-        self._has_left = True
+        """Withdraw our claim, so that nobody waits for us; nothing is published after that."""
         if self._context.is_listed or clock.monotonic_s() < self._gone_until_s:
             self._context.is_listed = False
             await self._withdraw(self._assignment.claim(clock.wall_s() + self._lease_s))
@@ -155,7 +151,6 @@ class Roster:
         mine, owners, now_s = self._assignment, self._owners, clock.monotonic_s()
         has_all = owners and all(owner.replica.certificate for owner in owners.values())
         if mine.joining or mine.leaving or not has_all:
-            self._settled_s = None
             return True
         if self._settled_s is None or self._settled_at.keys() != owners.keys():
             self._settled_s = now_s

@@ -126,7 +126,7 @@ class Peer:
             quorum=quorum,
             **rest,
         )
-        condition = Condition(state="", reason="", tokens=0, validation_loss_nats=0.0, capacity=Capacity())
+        self.condition = Condition(state="", reason="", tokens=0, validation_loss_nats=0.0, capacity=Capacity())
         target = Target(replicas=2, quorum=1)
         pace = Pace.of(lease_s=LEASE_S, look_s=2.0)
         mine = Assignment(me, RUN, (SLICE,), target=target, pace=pace, capacity=Capacity)
@@ -134,7 +134,7 @@ class Peer:
         self.parts = {COMMON: Part(*PEERS[:3]), SLICE: Part(*PEERS[:3])}
         owners: Any = self.parts
         self.assignment = mine
-        self.roster = Roster(self.context, town, mine, owners, lambda: condition)
+        self.roster = Roster(self.context, town, mine, owners, lambda: self.condition)
 
     def commits(self) -> None:
         """A version of each slice."""
@@ -367,6 +367,15 @@ async def test_named_while_it_is_not_listed_it_goes_by_the_certificate(time: Tim
     peer.parts[SLICE].owners = (peer.me, *PEERS[:2])
     await peer.roster.look()
     assert peer.me not in peer.parts[SLICE].told[-1]
+
+
+async def test_who_cannot_vote_leaves_its_slices_to_the_others_but_counts_itself(time: Time) -> None:
+    peer = await started(time, town := Town(time, halvings=0, peers=10), PEERS[11])
+    peer.condition = replace(peer.condition, can_vote=False)
+    await peer.roster.publish()
+    await peer.roster.look()
+    assert town.published[-1].ready == ()
+    assert peer.me in peer.parts[SLICE].told[-1], "or it would take the others for gone when its disk is free again"
 
 
 async def test_what_is_published_after_leaving_stays_unsaid(time: Time) -> None:
