@@ -152,9 +152,9 @@ def someone(*, drawn: bool, halvings: int = 6, at_s: float = START_S + NEW_S) ->
     return next(p for p in PEERS[3:] if is_drawn(p, draw_of(p, at_s, LEASE_S), halvings) == drawn)
 
 
-async def started(time: Time, town: Town, me: PeerId, most: int = MOST) -> Peer:
+async def started(time: Time, town: Town, me: PeerId, *, most: int = MOST, quorum: int = 1) -> Peer:
     """The peer, no longer new."""
-    peer = Peer(me, town, most=most)
+    peer = Peer(me, town, most=most, quorum=quorum)
     await peer.roster.publish()
     await peer.roster.look()
     await peer.roster.list_or_withdraw()
@@ -296,12 +296,7 @@ async def test_a_peer_comes_and_goes_with_its_draws_and_sees_the_whole_list_each
 
 
 async def test_a_slice_below_its_quorum_has_all_its_holders_listed(time: Time) -> None:
-    peer = Peer(someone(drawn=False), Town(time, halvings=6), quorum=3)
-    await peer.roster.publish()
-    await peer.roster.look()
-    await peer.roster.list_or_withdraw()
-    time.s += NEW_S
-    peer.commits()
+    peer = await started(time, Town(time, halvings=6), someone(drawn=False), quorum=3)
     two = dict.fromkeys(PEERS[:2], Claim(run=RUN, peer=PEERS[0], ready=(COMMON, SLICE), expires_s=time.s + LEASE_S))
     peer.context.claims = {peer.me: peer.context.claims[peer.me], **two}
     await peer.roster.list_or_withdraw()
