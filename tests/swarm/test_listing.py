@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from p2ptrain.events import CheckpointSaved, ListingChanged, StateChanged
+from p2ptrain.events import CheckpointSaved, ListingChanged, StateChanged, StateFetched
 from p2ptrain.ids import COMMON
 from tests.support.live_swarm import LivePeer, LiveSwarm, eventually, stop_gently
 
@@ -24,10 +24,9 @@ def test_who_is_not_listed_follows_every_version_and_contributes_when_it_is_list
             lambda: [one["peer"] for one in swarm.report()["peers"]] if _unlisted(peers) else None, what="a report"
         )
         assert len(shown) < PEERS, "its claim is withdrawn"
-        since: dict[str, int] = {}
         eventually(
-            lambda: any(_saved(p) >= since.setdefault(p.name, _saved(p)) + MORE_VERSIONS for p in _unlisted(peers)),
-            what=lambda: f"one of them follows: {since}\n{peers[0].log()}",
+            lambda: any(_followed(peer) >= MORE_VERSIONS for peer in peers),
+            what=lambda: f"one of them follows: {[*map(_followed, peers)]}\n{peers[0].log()}",
         )
         back = eventually(lambda: _back(peers), what=lambda: f"somebody is listed again\n{peers[0].log()}")
         since = _saved(back)
@@ -45,6 +44,19 @@ def test_who_is_not_listed_follows_every_version_and_contributes_when_it_is_list
 def _unlisted(peers: list[LivePeer]) -> list[LivePeer]:
     last = {peer.name: peer.events(ListingChanged)[-1:] for peer in peers}
     return [peer for peer in peers if last[peer.name] and not last[peer.name][0].is_listed]
+
+
+def _followed(peer: LivePeer) -> int:
+    """The most versions of the common part that it fetched between a moment in which it was listed and the next."""
+    most = count = 0
+    is_listed = True
+    for record in peer.records():
+        if isinstance(record.event, ListingChanged):
+            is_listed, count = record.event.is_listed, 0
+        elif isinstance(record.event, StateFetched) and record.event.slice == COMMON and not is_listed:
+            count += 1
+            most = max(most, count)
+    return most
 
 
 def _back(peers: list[LivePeer]) -> LivePeer | None:
