@@ -322,7 +322,7 @@ def test_threads_change_between_two_inner_steps_and_back_to_what_torch_chose() -
                 bench.trainer.send(UseThreads(threads))
                 await until(lambda number=number: len(bench.trained) > number)  # type: ignore[misc]
                 bench.commit(number)
-                await until(lambda threads=threads: used[-1] == (threads or own_choice))  # type: ignore[misc]
+                await until(lambda threads=threads: used[-1:] == [threads or own_choice])  # type: ignore[misc]
         finally:
             torch.set_num_threads(own_choice)
 
