@@ -6,6 +6,10 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+"""Tests run beside each other, and the threads of one computation wait for each other in a loop: on two cores that
+other processes use, too, what takes seconds took more than a minute."""
+
 REAL_PEERS_TIMEOUT_S = 900.0
 """For a test with real peers; it ends one that hangs, and has nothing to do with how fast anything should be."""
 
