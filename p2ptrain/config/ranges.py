@@ -82,6 +82,7 @@ RULES: Mapping[str, Rule] = {
     "inner.clip": _POSITIVE,
     "outer.lr": _POSITIVE,
     "outer.momentum": _DECAY,
+    "outer.last_lr": _COUNT_FROM_0,
     "overlap.delay_steps": _COUNT_FROM_0,
     "overlap.mixing": Rule(lambda value: 0 <= value <= 1, "a number from 0 to 1"),
     "overlap.max_stale_rounds": _COUNT,

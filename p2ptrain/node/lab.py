@@ -19,7 +19,7 @@ from p2ptrain.config.load import run_id
 from p2ptrain.config.schema import OuterConfig, RunConfig, SlicedParts, SlicingConfig
 from p2ptrain.data.corpus import Corpus
 from p2ptrain.errors import BadMessage, NonFiniteUpdate, UsageError
-from p2ptrain.ids import COMMON, SliceId, slice_of
+from p2ptrain.ids import COMMON, SliceId
 from p2ptrain.node.atomic_file import replace_file
 from p2ptrain.node.virtual_swarm import VirtualSwarm, dealt_slices
 
@@ -59,7 +59,7 @@ class Trial:
             rounds=self.rounds,
             slicing=SlicingConfig(slices=self.slices, parts=self.sliced_parts, fragments=base.slicing.fragments),
             inner=replace(base.inner, steps=self.inner_steps),
-            outer=OuterConfig(lr=self.outer_lr, momentum=self.outer_momentum),
+            outer=self._outer(self.outer_lr),
         )
 
     def steps_before(self, round: int) -> int:
@@ -70,14 +70,13 @@ class Trial:
         growth = 2 * (self.inner_steps - self.first_inner_steps) / last
         return int(self.first_inner_steps * round + growth * round * (round - 1) / 2 + 0.5)
 
-    def outer_at(self, round: int, slice_id: SliceId) -> OuterConfig:
-        """The slice's outer optimizer in a round, from 0."""
-        lr = self.outer_lr
-        if self.last_outer_lr is not None:
-            lr += (self.last_outer_lr - self.outer_lr) * round / max(1, self.rounds - 1)
-        if slice_of(slice_id) == COMMON and self.common_lr is not None:
-            lr *= self.common_lr / self.outer_lr
-        return OuterConfig(lr=lr, momentum=self.outer_momentum)
+    def other_outer(self) -> dict[SliceId, OuterConfig]:
+        """The common part's outer optimizer, where it is another."""
+        return {} if self.common_lr is None else {COMMON: self._outer(self.common_lr)}
+
+    def _outer(self, lr: float) -> OuterConfig:
+        growth = 0.0 if self.last_outer_lr is None else self.last_outer_lr / self.outer_lr
+        return OuterConfig(lr=lr, momentum=self.outer_momentum, last_lr=lr * growth)
 
     @property
     def name(self) -> str:
@@ -250,7 +249,7 @@ class Lab:
             return Row(trial=trial, curve=tuple(curve))
         run = trial.run(self.base)
         owned = dealt_slices(trial.peers, trial.slices)
-        swarm = VirtualSwarm(run, self.corpus, owned, look_back=trial.look_back)
+        swarm = VirtualSwarm(run, self.corpus, owned, trial.other_outer(), look_back=trial.look_back)
         if saved is not None:
             swarm.restore(saved)
         tokens = curve[-1].tokens if curve else 0
@@ -270,8 +269,6 @@ class Lab:
         return Row(trial=trial, curve=tuple(curve))
 
     def _round(self, trial: Trial, swarm: VirtualSwarm) -> int:
-        for slice_id in swarm.outer:
-            swarm.outer[slice_id] = trial.outer_at(swarm.version, slice_id)
         if trial.first_inner_steps is None:
             return swarm.train_round()
         begin, end = trial.steps_before(swarm.version), trial.steps_before(swarm.version + 1)

@@ -83,7 +83,7 @@ from p2ptrain.swarm.swarm import Swarm
 from p2ptrain.swarm.why import Since, Situation, explain
 from p2ptrain.training.footing import Footing, Move
 from p2ptrain.training.inner_loop import InnerLoop
-from p2ptrain.training.outer_step import OuterState, outer_step
+from p2ptrain.training.outer_step import outer_rule
 from p2ptrain.training.pseudo_gradient import pseudo_gradient
 from p2ptrain.wire.blobs import BlobExchange
 from p2ptrain.wire.codec import Float32
@@ -200,7 +200,7 @@ class Peer:
             exchange=self._run.exchange,
             quorum=self._run.slicing.quorum,
             numel={slice_id: self._plan.numel(slice_id) for slice_id in self._plan.slice_ids},
-            outer=self._outer_rule,
+            outer=outer_rule(self._run.outer, self._run.rounds),
             node=node,
             blobs=BlobExchange(node, lambda peer, reason: self._events.emit(Refused(peer=peer, reason=reason))),
             events=self._events,
@@ -634,10 +634,6 @@ class Peer:
     def _values(self, slice_id: SliceId) -> Float32:
         replica = self._swarm.replica(slice_id)
         return replica.owned.anchor if replica.owned else replica.published.values
-
-    def _outer_rule(self, anchor: Float32, momentum: Float32, gradient: Float32) -> tuple[Float32, Float32]:
-        state = outer_step(OuterState(anchor, momentum), gradient, self._run.outer)
-        return state.anchor, state.momentum
 
     def _node_options(self) -> NodeOptions:
         network = self._config.network

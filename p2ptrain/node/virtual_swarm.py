@@ -9,7 +9,6 @@ what is called a slice below is one of them, and a round has as many turns (``no
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -25,12 +24,11 @@ from p2ptrain.model.transformer import Transformer
 from p2ptrain.swarm.error_feedback import EncodedContribution, encode_contribution, keep_rounded_away
 from p2ptrain.swarm.reduce import part_bounds
 from p2ptrain.swarm.robust import combine
-from p2ptrain.swarm.state import OwnedState, PublishedState, genesis
-from p2ptrain.swarm.state import outer_step as slice_outer_step
+from p2ptrain.swarm.state import OwnedState, PublishedState, genesis, outer_step
 from p2ptrain.training.evaluation import validation_loss
 from p2ptrain.training.footing import Footing, Move, Snapshot, move
 from p2ptrain.training.inner_loop import InnerLoop
-from p2ptrain.training.outer_step import OuterState, outer_step
+from p2ptrain.training.outer_step import outer_rule
 from p2ptrain.training.pseudo_gradient import pseudo_gradient
 from p2ptrain.wire.codec import Float32, decode, encode
 
@@ -86,8 +84,10 @@ class VirtualSwarm:
         self.version: Version = GENESIS
         """Rounds committed."""
         self._corpus = corpus
-        self.outer = {slice_id: (outer or {}).get(slice_of(slice_id), run.outer) for slice_id in self.plan.slice_ids}
-        """Each slice's outer optimizer in the next round."""
+        self._rules = {
+            slice_id: outer_rule((outer or {}).get(slice_of(slice_id), run.outer), run.rounds)
+            for slice_id in self.plan.slice_ids
+        }
         self._slices: dict[SliceId, _Slice] = {}
         for slice_id, initial in initial_values(run, self.plan).items():
             owners = [peer for peer in sorted(owned) if slice_of(slice_id) in owned[peer]]
@@ -306,8 +306,7 @@ class VirtualSwarm:
         for part, (start, stop) in enumerate(bounds):
             arrived = {peer: (tokens[peer], decode(codec, c.parts[part], stop - start)) for peer, c in sent.items()}
             averages.append(encode(codec, combine(exchange.averaging, arrived).mean))
-        rule = partial(_outer_rule, self.outer[slice_id])
-        staged = slice_outer_step(state.owned, state.published, averages, bounds, codec, rule)
+        staged = outer_step(state.owned, state.published, averages, bounds, codec, self._rules[slice_id])
         for peer, contribution in sent.items():
             keep_rounded_away(state.residuals[peer], codec, contribution, bounds, range(len(bounds)))
         if self._look_back:
@@ -359,8 +358,3 @@ def dealt_slices(num_peers: int, num_slices: int) -> dict[PeerId, frozenset[Slic
         PeerId(f"virtual-{index:0{digits}}"): frozenset({COMMON, numbered[index % num_slices]})
         for index in range(num_peers)
     }
-
-
-def _outer_rule(config: OuterConfig, anchor: Float32, momentum: Float32, gradient: Float32) -> tuple[Float32, Float32]:
-    state = outer_step(OuterState(anchor, momentum), gradient, config)
-    return state.anchor, state.momentum

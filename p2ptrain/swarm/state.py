@@ -17,8 +17,8 @@ from p2ptrain.errors import BadMessage
 from p2ptrain.ids import GENESIS, Digest, Version
 from p2ptrain.wire.codec import Bf16Bits, Float32, bf16_to_float32, decode, encode, round_to_bf16
 
-OuterRule = Callable[[Float32, Float32, Float32], tuple[Float32, Float32]]
-"""(anchor, momentum, averaged pseudo-gradient), each [numel] -> the new anchor and momentum."""
+OuterRule = Callable[[Version, Float32, Float32, Float32], tuple[Float32, Float32]]
+"""(version to be made, anchor, momentum, averaged pseudo-gradient), each [numel] -> the new anchor and momentum."""
 
 _HEADER_BYTES = 8
 
@@ -150,10 +150,10 @@ def outer_step(
     gradient = np.concatenate(
         [decode(codec, data, stop - start) for data, (start, stop) in zip(averages, bounds, strict=True)]
     )
-    anchor, momentum = rule(owned.anchor, owned.momentum, gradient)
+    version = Version(owned.version + 1)
+    anchor, momentum = rule(version, owned.anchor, owned.momentum, gradient)
     if not (np.isfinite(anchor).all() and np.isfinite(momentum).all()):
         raise BadMessage("the outer step with these averages gives NaN or infinity")
-    version = Version(owned.version + 1)
     # Against what non-owners really have, so that what one update rounds away the next one carries.
     update = encode(codec, anchor - published.values)
     return StagedState(OwnedState.of(version, anchor, momentum), published.moved(update, codec), update)

@@ -1,6 +1,7 @@
 """The outer step: Nesterov SGD on a slice's anchor, with the same bits on every owner's processor."""
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Self
 
@@ -33,7 +34,7 @@ class OuterState:
         return Digest(total.hexdigest())
 
 
-def outer_step(state: OuterState, gradient: np.ndarray, config: OuterConfig) -> OuterState:
+def outer_step(state: OuterState, gradient: np.ndarray, *, lr: float, momentum: float) -> OuterState:
     """Move the anchor along the group's average.
 
     Each multiplication and addition is rounded on its own: a fused form would give other bits on processors with and
@@ -42,7 +43,8 @@ def outer_step(state: OuterState, gradient: np.ndarray, config: OuterConfig) -> 
     Args:
         state: before the step; not changed.
         gradient: average of the group's pseudo-gradients, shape [numel], float32.
-        config: learning rate and momentum.
+        lr: learning rate.
+        momentum: mu, the share of the last steps' sum that goes on.
 
     Returns:
         ``momentum' = mu momentum + g`` and ``anchor' = anchor - lr (g + mu momentum')``, new float32 arrays.
@@ -51,10 +53,37 @@ def outer_step(state: OuterState, gradient: np.ndarray, config: OuterConfig) -> 
     """
     assert gradient.shape == state.anchor.shape, f"{gradient.shape} is not the shape of the anchor {state.anchor.shape}"
     assert gradient.dtype == np.float32, f"the gradient must be float32, not {gradient.dtype}"
-    lr, mu = np.float32(config.lr), np.float32(config.momentum)
-    momentum = state.momentum * mu
-    momentum += gradient
-    step = momentum * mu
+    mu = np.float32(momentum)
+    total = state.momentum * mu
+    total += gradient
+    step = total * mu
     step += gradient
-    step *= lr
-    return OuterState(state.anchor - step, momentum)
+    step *= np.float32(lr)
+    return OuterState(state.anchor - step, total)
+
+
+def lr_of(config: OuterConfig, version: Version, rounds: int) -> float:
+    """The learning rate of the outer step that makes a version, from 1, in a run of so many rounds."""
+    if not config.last_lr:
+        return config.lr
+    return config.lr + (config.last_lr - config.lr) * min(version - 1, rounds - 1) / max(1, rounds - 1)
+
+
+def outer_rule(
+    config: OuterConfig, rounds: int
+) -> Callable[[Version, np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """A run's outer steps, as the swarm makes them for each slice.
+
+    Returns:
+        (version to be made, anchor, momentum, averaged pseudo-gradient), arrays of shape [numel], to the new anchor
+        and momentum.
+    """
+
+    def rule(
+        version: Version, anchor: np.ndarray, momentum: np.ndarray, gradient: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        lr = lr_of(config, version, rounds)
+        state = outer_step(OuterState(anchor, momentum), gradient, lr=lr, momentum=config.momentum)
+        return state.anchor, state.momentum
+
+    return rule

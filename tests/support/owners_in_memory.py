@@ -54,7 +54,7 @@ class Hand:
             identity=identity,
             exchange=EXCHANGE,
             numel={SLICE: NUMEL},
-            outer=lambda anchor, momentum, gradient: (anchor - gradient, momentum),
+            outer=lambda version, anchor, momentum, gradient: (anchor - gradient, momentum),
             node=SimpleNamespace(door=Doorkeeper(), uplink_mbps=0.0),  # type: ignore[arg-type]
             blobs=anything,
             events=EventBus(sinks=[lambda record: self.events.append(record.event)]),

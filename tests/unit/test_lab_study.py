@@ -9,7 +9,7 @@ import pytest
 from p2ptrain.config.schema import InnerConfig, ModelConfig, OuterConfig, RunConfig, SlicingConfig
 from p2ptrain.data.corpus import Corpus
 from p2ptrain.errors import UsageError
-from p2ptrain.ids import COMMON, Digest, SliceId
+from p2ptrain.ids import COMMON, Digest
 from p2ptrain.node.lab import Lab, Point, Row, Study, Trial, at_the_edge, compared
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -181,10 +181,10 @@ def test_a_trial_with_growing_rounds_sees_as_many_tokens() -> None:
 
 def test_outer_lr_may_change_during_the_run_and_be_another_for_the_common_part() -> None:
     trial = replace(TRIAL, rounds=5, outer_lr=0.2, last_outer_lr=0.6, common_lr=0.4)
-    lrs = [[trial.outer_at(r, s).lr for r in range(5)] for s in (SliceId("0"), COMMON)]
-    assert lrs[0] == pytest.approx([0.2, 0.3, 0.4, 0.5, 0.6])
-    assert lrs[1] == pytest.approx([0.4, 0.6, 0.8, 1.0, 1.2])
-    assert TRIAL.outer_at(3, COMMON) == OuterConfig(lr=0.4, momentum=0.7)
+    assert (trial.run(BASE).outer.lr, trial.run(BASE).outer.last_lr) == pytest.approx((0.2, 0.6))
+    assert (trial.other_outer()[COMMON].lr, trial.other_outer()[COMMON].last_lr) == pytest.approx((0.4, 1.2))
+    assert TRIAL.run(BASE).outer == OuterConfig(lr=0.4, momentum=0.7)
+    assert TRIAL.other_outer() == {}
     study = replace(STUDY, common_lr_ratio=0.5, last_outer_lr_ratio=2.0)
     sliced, whole = (study.trial((n, ("mlp",)), 0.4, 0.7, 0, 3) for n in (2, 1))
     assert (sliced.common_lr, sliced.last_outer_lr) == (0.2, 0.8)

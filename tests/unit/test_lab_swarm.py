@@ -201,7 +201,7 @@ def test_one_slice_without_rounding_is_the_diloco_that_is_checked_against_plain_
         for slice_id, state in states.items():
             first, second = (pseudo_gradient(state.anchor, loop.local_values(slice_id)) for loop in loops)
             halves = first * np.float32(0.5) + second * np.float32(0.5)
-            states[slice_id] = outer_step(state, halves, run.outer)
+            states[slice_id] = outer_step(state, halves, lr=run.outer.lr, momentum=run.outer.momentum)
             for loop in loops:
                 loop.replace(slice_id, states[slice_id].anchor)
             assert lab.digest(slice_id) == states[slice_id].digest(Version(version + 1))

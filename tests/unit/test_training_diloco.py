@@ -123,7 +123,7 @@ def engine() -> dict[str, Tensor]:
                 loop.step(Version(round_number))
         for slice_id, state in states.items():
             first, second = (pseudo_gradient(state.anchor, loop.local_values(slice_id)) for loop in loops)
-            states[slice_id] = outer_step(state, (first + second) * np.float32(0.5), RUN.outer)
+            states[slice_id] = outer_step(state, (first + second) * np.float32(0.5), lr=0.7, momentum=0.9)
             for loop in loops:
                 loop.replace(slice_id, states[slice_id].anchor)
     return plan.assemble({slice_id: state.anchor for slice_id, state in states.items()})

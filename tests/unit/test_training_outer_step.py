@@ -2,6 +2,7 @@ import hashlib
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,10 +11,8 @@ import torch
 from p2ptrain.config.schema import OuterConfig
 from p2ptrain.errors import NonFiniteUpdate
 from p2ptrain.ids import Version
-from p2ptrain.training.outer_step import OuterState, outer_step
+from p2ptrain.training.outer_step import OuterState, lr_of, outer_rule, outer_step
 from p2ptrain.training.pseudo_gradient import pseudo_gradient
-
-CONFIG = OuterConfig(lr=0.7, momentum=0.9)
 
 
 def numbers(seed: int, count: int = 1000) -> np.ndarray:
@@ -41,7 +40,7 @@ def test_a_difference_that_overflows_is_withheld() -> None:
 
 def test_plain_sgd_with_lr_one_moves_the_anchor_onto_the_local_weights() -> None:
     anchor, local = numbers(1), numbers(2)
-    state = outer_step(OuterState.initial(anchor), pseudo_gradient(anchor, local), OuterConfig(lr=1.0, momentum=0.0))
+    state = outer_step(OuterState.initial(anchor), pseudo_gradient(anchor, local), lr=1.0, momentum=0.0)
     np.testing.assert_allclose(state.anchor, local, atol=1e-6)
 
 
@@ -50,7 +49,7 @@ def test_the_outer_step_is_torchs_nesterov_sgd_up_to_rounding() -> None:
     weights = torch.nn.Parameter(torch.from_numpy(numbers(1)))
     sgd = torch.optim.SGD([weights], lr=0.7, momentum=0.9, nesterov=True)
     for seed in range(2, 7):
-        state = outer_step(state, numbers(seed), CONFIG)
+        state = outer_step(state, numbers(seed), lr=0.7, momentum=0.9)
         weights.grad = torch.from_numpy(numbers(seed))
         sgd.step()
     np.testing.assert_allclose(state.anchor, weights.detach().numpy(), rtol=1e-4, atol=1e-4)
@@ -58,7 +57,7 @@ def test_the_outer_step_is_torchs_nesterov_sgd_up_to_rounding() -> None:
 
 def test_each_multiplication_and_addition_is_rounded_on_its_own() -> None:
     state, gradient = OuterState(numbers(1, 50), numbers(2, 50)), numbers(3, 50)
-    after = outer_step(state, gradient, CONFIG)
+    after = outer_step(state, gradient, lr=0.7, momentum=0.9)
     lr, mu = np.float32(0.7), np.float32(0.9)
     for i in range(50):
         momentum = mu * state.momentum[i] + gradient[i]
@@ -72,7 +71,7 @@ def test_a_step_returns_new_arrays_and_leaves_the_old_state_as_it_was() -> None:
     assert not np.shares_memory(state.anchor, anchor)
     digest, gradient = state.digest(Version(0)), numbers(2)
     before = gradient.copy()
-    after = outer_step(state, gradient, CONFIG)
+    after = outer_step(state, gradient, lr=0.7, momentum=0.9)
     assert state.digest(Version(0)) == digest
     assert np.array_equal(gradient, before)
     for array in (after.anchor, after.momentum):
@@ -86,6 +85,25 @@ def test_the_digest_covers_version_anchor_and_momentum() -> None:
     assert state.digest(Version(5)) != expected
     assert OuterState(numbers(3), numbers(2)).digest(Version(4)) != expected
     assert OuterState(numbers(1), numbers(3)).digest(Version(4)) != expected
+
+
+def test_the_learning_rate_goes_evenly_from_the_first_version_to_the_last_and_then_stays() -> None:
+    rising = OuterConfig(lr=0.2, momentum=0.9, last_lr=0.6)
+    lrs = [lr_of(rising, Version(number), rounds=5) for number in range(1, 8)]
+    assert lrs == pytest.approx([0.2, 0.3, 0.4, 0.5, 0.6, 0.6, 0.6])
+    assert lr_of(replace(rising, last_lr=0.1), Version(5), rounds=5) == pytest.approx(0.1)
+    assert lr_of(rising, Version(1), rounds=1) == 0.2
+    assert {lr_of(replace(rising, last_lr=0.0), Version(number), rounds=5) for number in range(1, 8)} == {0.2}
+
+
+def test_the_rule_of_a_run_takes_the_learning_rate_of_the_version() -> None:
+    rule = outer_rule(OuterConfig(lr=0.2, momentum=0.9, last_lr=0.6), rounds=5)
+    before = OuterState(numbers(1), numbers(2))
+    for version, lr in ((1, 0.2), (3, 0.4)):
+        anchor, momentum = rule(Version(version), before.anchor, before.momentum, numbers(3))
+        expected = outer_step(before, numbers(3), lr=lr, momentum=0.9)
+        np.testing.assert_allclose(anchor, expected.anchor, rtol=1e-6)
+        assert np.array_equal(momentum, expected.momentum)
 
 
 PROGRAM = """
@@ -111,7 +129,7 @@ for slice_id in sorted(values):
     state = OuterState.initial(values[slice_id])
     for step in range(5):
         gradient = np.roll(state.anchor, step + 1) * np.float32(0.37) + np.float32(0.001)
-        state = outer_step(state, gradient, run.outer)
+        state = outer_step(state, gradient, lr=0.7, momentum=0.9)
     print(slice_id, state.digest(Version(5)))
 """
 
