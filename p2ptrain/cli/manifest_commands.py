@@ -151,9 +151,11 @@ def new(
     typer.echo(f"wrote {out}: run {run.name}, id {run_id(run)}")
     usual = parse_run(preset_text(preset), preset)
     if run.slicing.slices != usual.slicing.slices:
+        outer = run.outer
+        last = f" and outer.last_lr = {outer.last_lr}" if outer.last_lr else ""
         typer.echo(
-            f"note: outer.lr = {run.outer.lr} was chosen for {usual.slicing.slices} slices, and this run has"
-            f" {run.slicing.slices}; the comment above it in {out} says what to choose"
+            f"note: outer.lr = {outer.lr}{last} {'were' if last else 'was'} chosen for {usual.slicing.slices} slices,"
+            f" and this run has {run.slicing.slices}; the comment above in {out} says what to choose"
         )
     if changes.bootstraps:
         typer.echo(f"next: p2ptrain peer --run {out} --home peer-home")

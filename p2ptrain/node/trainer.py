@@ -468,7 +468,8 @@ class Trainer:
     def _give_up_progress(self) -> None:
         """Back to what is on its way to the others, or to the anchor."""
         for slice_id, footing in self._footings.items():
-            if slice_id in self._in_flight:
+            # Where it was committed and the anchor has it already, the anchor is what there is to go back to.
+            if slice_id in self._in_flight and footing.snapshots:
                 sent = footing.snapshots[-1]
                 self._footings[slice_id] = footing.trained(sent.tokens - footing.tokens)
                 self._inner.replace(slice_id, sent.values)

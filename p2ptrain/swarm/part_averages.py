@@ -80,7 +80,7 @@ class PartAverages:
         context = self._context
         start, stop = context.bounds(self._slice)[part]
         ref = contribution.parts[part]
-        if ref.size_bytes != encoded_bytes(self._codec, stop - start):
+        if not self._has_size(ref, stop - start):
             reason = f"its part {part} of slice {self._slice} has {ref.size_bytes} bytes"
             context.events.emit(Refused(peer=contribution.peer, reason=reason))
             return None
@@ -107,6 +107,8 @@ class PartAverages:
         """A part of a contribution, from whoever made it, or from the reducer; None if neither delivers it."""
         start, stop = self._context.bounds(self._slice)[part]
         what = f"part {part} of slice {self._slice}, to check its average"
+        if part >= len(contribution.parts) or not self._has_size(contribution.parts[part], stop - start):
+            return None  # a blob of any announced size would be made room for
         try:
             async with asyncio.timeout(within_s):
                 holders = [peer for peer in (contribution.peer, reducer) if peer != self._context.me]
@@ -119,6 +121,8 @@ class PartAverages:
     async def _is_near(self, result: PartResult, mean: Float32, reducer: PeerId) -> bool:
         """Whether a reducer's average is ours but for rounding."""
         timeout_s = self._context.exchange.reduce_timeout_s
+        if not self._has_size(result.average, len(mean)):
+            return False
         try:
             data, _ = await self._context.blobs.fetch(
                 result.average, [reducer], silence_timeout_s=timeout_s, what=f"average {result.part}"
@@ -127,6 +131,9 @@ class PartAverages:
         except (BadMessage, BlobUnavailable):
             return False
         return bool(np.abs(theirs - mean).max() <= _ROUNDING_SHARE * np.abs(mean).max())
+
+    def _has_size(self, ref: BlobRef, numel: int) -> bool:
+        return ref.size_bytes == encoded_bytes(self._codec, numel)
 
     def _leave_out(self, peer: PeerId, part: int, reason: str) -> None:
         self._context.events.emit(PartLeftOut(peer=peer, slice=self._slice, part=part, reason=reason))

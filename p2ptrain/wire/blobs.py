@@ -38,6 +38,9 @@ WRONG_HASH_STRIKES = 4
 """Bytes with a wrong hash weigh as much as so many malformed messages: they were made up, or the memory is broken."""
 _DIAL_AGAIN_S = 1.0
 """After a donor that libp2p did not even dial."""
+_PATIENCE = 2.0
+"""Silence timeouts that one piece may take while another donor could be asked: who sends a byte now and then is not
+silent, and would hold the blob up for ever."""
 _MAX_STREAMS = 32
 """Fetched at once: a holder's p2pd refuses streams when more than 100 wait to be accepted (seen with 300 at once)."""
 
@@ -316,6 +319,9 @@ class _Transfer:
                 async with self._streams:
                     await self._take_pieces(donor, asked)
                 self._donors.appendleft(donor)  # it works: good for what another one fails to send
+            except _Slow as error:
+                self._failures.append(f"{short(donor)} {error}")
+                self._donors.append(donor)  # the line may be slow, and the others' no faster
             except _Interrupted as error:
                 self._failures.append(f"{short(donor)} {error}")
             except TimeoutError:
@@ -365,6 +371,7 @@ class _Transfer:
                 if size != self._ref.size_bytes:
                     raise _Interrupted("does not have it" if size == _NOT_HERE else f"offers {size} bytes")
                 begin = at = asked[0].start
+                patient_until_s = now_s() + _PATIENCE * self._silence_timeout_s
                 try:
                     while at < asked[0].stop:
                         chunk = await reader.read(min(_CHUNK_BYTES, asked[0].stop - at))
@@ -374,6 +381,8 @@ class _Transfer:
                         at += len(chunk)
                         self._node.traffic.received_bytes += len(chunk)
                         silence.reschedule(now_s() + self._silence_timeout_s)
+                        if now_s() > patient_until_s and any(other != donor for other in self._donors):
+                            raise _Slow(f"sent {at - begin} bytes in {_PATIENCE * self._silence_timeout_s:.1f} s")
                 finally:
                     if at > begin:
                         self._came_from.append((_Piece(begin, at), donor))
@@ -389,6 +398,10 @@ class _Transfer:
         if stop < piece.stop:
             self._missing.appendleft(_Piece(stop, piece.stop))
         return _Piece(piece.start, stop)
+
+
+class _Slow(Exception):
+    """A holder takes long; another one goes on, and this one is asked again after all others."""
 
 
 class _Interrupted(Exception):

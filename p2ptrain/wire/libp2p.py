@@ -205,13 +205,13 @@ class Libp2pNode:
         try:
             with closes_its_sockets():
                 await self._p2p._client.connect(hivemind_id(PeerId(addresses[0].rpartition("/p2p/")[2])), transports)
-        except CALL_FAILED:
+        except (*CALL_FAILED, PeerUnreachable):
             return False
         return True
 
     async def hang_up(self, *peers: PeerId) -> None:
         """Close every connection to these peers, or to everybody; the next call dials anew."""
-        with contextlib.suppress(*CALL_FAILED), closes_its_sockets():
+        with contextlib.suppress(*CALL_FAILED, PeerUnreachable), closes_its_sockets():
             named = [hivemind_id(peer) for peer in peers]
             for peer in named or [info.peer_id for info in await self._p2p.list_peers()]:
                 await self._p2p._client.disconnect(peer)
@@ -358,7 +358,11 @@ class Libp2pNode:
 
     async def ping(self, peer: PeerId) -> bool:
         """Whether a peer's DHT answers; if so the DHT knows it from now on, else it forgets it."""
-        return await self._dht.protocol.call_ping(hivemind_id(peer)) is not None
+        try:
+            named = hivemind_id(peer)
+        except PeerUnreachable:
+            return False
+        return await self._dht.protocol.call_ping(named) is not None
 
     async def is_there(self, address: str, timeout_s: float = 4.0) -> bool:
         """Whether the node at an address answers; puts it back into the DHT's table if so."""
@@ -376,9 +380,9 @@ class Libp2pNode:
         async def handle(data: bytes, sender: Any) -> bytes:
             peer = PeerId(sender.to_base58())
             self.heard_s = clock.monotonic_s()
-            self._count_received(len(data))
             if not self.door.admits_call(peer):
                 raise BadMessage("you are not listened to for a while: too many calls, or too many bad ones")
+            self._count_received(len(data))  # what was turned away must not use up what our cap lets through
             try:
                 request = _parse(request_type, data)
             except BadMessage as error:

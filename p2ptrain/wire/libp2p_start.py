@@ -22,7 +22,7 @@ from hivemind.utils.multiaddr import Multiaddr
 
 from p2ptrain import clock
 from p2ptrain.config.schema import ReachWish, RelayLimits
-from p2ptrain.errors import BadMessage, NetworkSetupError, WireError
+from p2ptrain.errors import BadMessage, NetworkSetupError, PeerUnreachable, WireError
 from p2ptrain.ids import PeerId
 from p2ptrain.wire import callback
 from p2ptrain.wire.daemon_options import daemon_environment, daemon_options, tcp_address
@@ -370,8 +370,15 @@ class _Validator(RecordValidatorBase):  # type: ignore[misc]  # hivemind has no 
 
 
 def hivemind_id(peer: PeerId) -> Any:
-    """The id in hivemind's form."""
-    return PeerID.from_base58(peer)
+    """The id in hivemind's form.
+
+    Raises:
+        PeerUnreachable: it is none; others may write anything into a message that names peers.
+    """
+    try:
+        return PeerID.from_base58(peer)
+    except ValueError as error:
+        raise PeerUnreachable(f"{peer!a} is not a peer id: {error}") from error
 
 
 def parsed_address(text: str) -> Multiaddr:

@@ -131,7 +131,7 @@ class Value:
             digest=bytes.fromhex(self.digest),
             published_digest=bytes.fromhex(self.published_digest),
             update=_blob_to_pb(self.update),
-            results=[_numbered_to_pb(r, self.contributions) for r in self.results],
+            results=_numbered_to_pb(self.results, self.contributions),
             contributions=[_contribution_to_pb(c) for c in self.contributions],
             owners=self.owners,
             tokens=self.tokens,
@@ -164,7 +164,7 @@ class Value:
             digest=_digest(m.digest),
             published_digest=_digest(m.published_digest),
             update=_blob_from_pb(m.update),
-            results=tuple(_numbered_from_pb(r, contributions) for r in m.results),
+            results=_numbered_from_pb(m.results, contributions),
             contributions=contributions,
             owners=tuple(map(_peer, m.owners)),
             tokens=m.tokens,
@@ -422,29 +422,43 @@ def _result_from_pb(m: pb.PartResult) -> PartResult:
     return PartResult(m.part, _blob_from_pb(m.average), tuple(map(_peer, m.contributors)))
 
 
-def _numbered_to_pb(r: PartResult, contributions: tuple[Contribution, ...]) -> pb.PartResult:
-    """A result in a value, where contributors are numbers, or nothing when all contributions are in it.
+def _numbered_to_pb(results: Iterable[PartResult], contributions: tuple[Contribution, ...]) -> list[pb.PartResult]:
+    """Results in a value, where contributors are numbers, or nothing when all contributions are in it.
 
     A part is then 42 bytes and more, however many owners there are: names are 52 bytes each, and a certificate with
-    thousands of parts must fit into a message.
+    thousands of parts must fit into a message. Anybody may send a full one, and it is encoded again before a signature
+    of it is checked, so what is the same for all results is looked up once.
     """
     peers = tuple(c.peer for c in contributions)
-    if r.contributors == peers and peers:
-        return pb.PartResult(part=r.part, average=_blob_to_pb(r.average))
-    if set(r.contributors) <= set(peers):
-        numbers = [peers.index(peer) for peer in r.contributors]
-        return pb.PartResult(part=r.part, average=_blob_to_pb(r.average), contributor_numbers=numbers)
-    return _result_to_pb(r)
+    number: dict[PeerId, int] = {}
+    for i, peer in enumerate(peers):
+        number.setdefault(peer, i)
+
+    def numbered(r: PartResult) -> pb.PartResult:
+        if r.contributors == peers and peers:
+            return pb.PartResult(part=r.part, average=_blob_to_pb(r.average))
+        if all(peer in number for peer in r.contributors):
+            numbers = [number[peer] for peer in r.contributors]
+            return pb.PartResult(part=r.part, average=_blob_to_pb(r.average), contributor_numbers=numbers)
+        return _result_to_pb(r)
+
+    return [numbered(r) for r in results]
 
 
-def _numbered_from_pb(m: pb.PartResult, contributions: tuple[Contribution, ...]) -> PartResult:
+def _numbered_from_pb(
+    results: Iterable[pb.PartResult], contributions: tuple[Contribution, ...]
+) -> tuple[PartResult, ...]:
     peers = tuple(c.peer for c in contributions)
-    if m.contributors:
-        return _result_from_pb(m)
-    if m.part >= MAX_PARTS or len(m.contributor_numbers) > MAX_MEMBERS:
-        raise BadMessage(f"average of part {m.part} from {len(m.contributor_numbers)} contributors")
-    contributors = _named(m.contributor_numbers, peers) if m.contributor_numbers else peers
-    return PartResult(m.part, _blob_from_pb(m.average), contributors)
+
+    def named(m: pb.PartResult) -> PartResult:
+        if m.contributors:
+            return _result_from_pb(m)
+        if m.part >= MAX_PARTS or len(m.contributor_numbers) > MAX_MEMBERS:
+            raise BadMessage(f"average of part {m.part} from {len(m.contributor_numbers)} contributors")
+        contributors = _named(m.contributor_numbers, peers) if m.contributor_numbers else peers
+        return PartResult(m.part, _blob_from_pb(m.average), contributors)
+
+    return tuple(map(named, results))
 
 
 def _numbers(peers: tuple[PeerId, ...], among: tuple[PeerId, ...]) -> list[int]:

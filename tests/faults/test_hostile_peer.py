@@ -3,6 +3,7 @@
 import asyncio
 import random
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,14 +12,17 @@ from hivemind.p2p import PeerID
 from hivemind.p2p.p2p_daemon_bindings.utils import P2PDaemonError, P2PHandlerError
 
 from p2ptrain.config.load import load_run, run_id
-from p2ptrain.events import Refused
-from p2ptrain.ids import COMMON, PeerId
+from p2ptrain.events import CatchUpFailed, Refused
+from p2ptrain.ids import COMMON, Digest, PeerId, RunId, SliceId, Version
 from p2ptrain.swarm.answers import HEADS, STATUS
+from p2ptrain.swarm.certificates import sign_vote
+from p2ptrain.swarm.head import Head
 from p2ptrain.swarm.swarm import ROUND
 from p2ptrain.wire.blobs import STREAM
+from p2ptrain.wire.messages import Ballot, BlobRef, Certificate, Committed, RoundMessage
 from p2ptrain.wire.v1 import peer_pb2 as pb
 from tests.support.hostile_messages import Hostile
-from tests.support.live_swarm import LivePeer, LiveSwarm
+from tests.support.live_swarm import LivePeer, LiveSwarm, eventually
 from tests.swarm.test_wire_over_libp2p import Party, parties, soon
 
 pytestmark = pytest.mark.faults
@@ -106,3 +110,48 @@ def test_peers_under_attack_go_on_and_cut_the_attacker_off(tmp_path: Path) -> No
         assert all(event.peer == hostile for peer in peers for event in peer.events(Refused))
         for peer, mib in zip(peers, before, strict=True):
             assert resident_mib(peer) < mib + GROWTH_MIB
+
+
+async def takeover(hostile: Party, victim: PeerId, run: str, slice_id: SliceId) -> None:
+    """Announce the next version of a slice as decided by us alone, with owners whose ids are none."""
+    request = pb.HeadsRequest(run=run, have={str(slice_id): 0})
+    reply = await hostile.node.call(victim, HEADS, request, pb.HeadsReply, timeout_s=60.0)
+    found = [Certificate.decode(one.SerializeToString()) for one in reply.certificates]
+    newest = max((c for c in found if c.value.slice == slice_id), key=lambda c: c.value.version)
+    tokens, weight = Head.of(newest).sums_with(newest.value.contributions)
+    value = replace(
+        newest.value,
+        tokens=tokens,
+        weight=weight,
+        version=Version(newest.value.version + 1),
+        previous=newest.value.value_hash,
+        update=BlobRef(Digest("5a" * 32), newest.value.update.size_bytes),
+        owners=(PeerId("!!!"), PeerId("é")),
+    )
+    ballot = Ballot(newest.ballot.epoch + 1, 0, (hostile.peer,))
+    certificate = Certificate(value, ballot, (sign_vote(hostile.identity, ballot, value),))
+    message = RoundMessage(RunId(run), slice_id, value.version, ballot, Committed(certificate))
+    ack = await hostile.node.call(victim, ROUND, message.to_pb(), pb.Ack, timeout_s=60.0)
+    assert not ack.refusal, "or it was not tried"
+
+
+def test_a_certificate_that_names_owners_who_cannot_exist_ends_nobody(tmp_path: Path) -> None:
+    with LiveSwarm(tmp_path, rounds=10_000) as swarm:
+        peers = [swarm.start_peer("a", "0"), swarm.start_peer("b", "1")]
+        for peer in peers:
+            peer.wait_for_version(COMMON, 5)
+        run, victim = run_id(load_run(swarm.manifest)), peers[0]
+
+        async def hostile_node() -> None:
+            async with parties(tmp_path / "hostile", 1, bootstraps=[swarm.address]) as (hostile,):
+                await soon(lambda: hostile.node.ping(victim.id), "the victim is found")
+                for slice_id in (COMMON, SliceId("0"), SliceId("1")):  # owned by all, by the victim, and by the other
+                    await takeover(hostile, victim.id, run, slice_id)
+
+        (tmp_path / "hostile").mkdir()
+        asyncio.run(hostile_node())
+        eventually(lambda: bool(victim.events(CatchUpFailed)), what="the victim tries in vain")
+        versions = len(victim.committed(COMMON))
+        for peer in peers:
+            peer.wait_for_version(COMMON, versions + 5)
+        swarm.assert_same_digests()

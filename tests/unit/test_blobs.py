@@ -109,3 +109,68 @@ async def test_a_donor_that_is_not_dialled_is_waited_for_as_long_as_a_silent_one
     asked = await why_not(donors, monkeypatch, 5.0)
     assert asked[:4] == ["later", "gone", "later", "gone"], "nobody waits while there are others to ask"
     assert 2 <= asked.count("pause") <= 5
+
+
+class SteadyDonors:
+    """A node whose donors send what they have, in chunks with pauses in between."""
+
+    peer = PeerId("me")
+    door = SimpleNamespace(is_out=lambda peer: False, accuse=lambda *args, **kwargs: None)
+    traffic = SimpleNamespace(received_bytes=0)
+
+    def __init__(self, data: bytes, **pace: tuple[int, float]) -> None:
+        """``pace``: of each donor its bytes in a chunk and the seconds before each."""
+        self._data = data
+        self._pace = pace
+        self.sent: dict[str, int] = dict.fromkeys(pace, 0)
+        self.download = SimpleNamespace(admit=self._admit, chunk_bytes=lambda most: most)
+
+    async def _admit(self, num_bytes: int) -> None:
+        pass
+
+    @contextlib.asynccontextmanager
+    async def open_stream(self, donor: PeerId, name: str, **_: object) -> AsyncIterator[tuple[object, object]]:
+        chunk_bytes, pause_s = self._pace[donor]
+        wanted: list[tuple[int, int]] = []
+
+        def write(request: bytes) -> None:
+            wanted.append((int.from_bytes(request[32:40], "big"), int.from_bytes(request[40:48], "big")))
+
+        async def readexactly(_: int) -> bytes:
+            return len(self._data).to_bytes(8, "big")
+
+        async def read(most: int) -> bytes:
+            await asyncio.sleep(pause_s)
+            start, length = wanted[0]
+            chunk = self._data[start : start + min(most, chunk_bytes)]
+            wanted[0] = (start + len(chunk), length - len(chunk))
+            if not wanted[0][1]:
+                del wanted[0]
+            self.sent[donor] += len(chunk)
+            return chunk
+
+        async def drain() -> None:
+            pass
+
+        yield SimpleNamespace(readexactly=readexactly, read=read), SimpleNamespace(write=write, drain=drain)
+
+
+async def fetched(donors: SteadyDonors, data: bytes, **options: float) -> bytes:
+    exchange = BlobExchange(cast(Libp2pNode, donors), lambda peer, reason: None)
+    ref, holders = BlobRef(Digest(hashlib.sha256(data).hexdigest()), len(data)), [PeerId(d) for d in donors.sent]
+    async with asyncio.timeout(20):
+        return bytes((await exchange.fetch(ref, holders, what="data", silence_timeout_s=0.2))[0])
+
+
+async def test_a_donor_that_sends_a_byte_now_and_then_does_not_hold_a_blob_up() -> None:
+    data = bytes(range(256)) * 40
+    donors = SteadyDonors(data, dripping=(1, 0.05), good=(1000, 0.0))
+    assert await fetched(donors, data) == data
+    assert donors.sent["dripping"] < 20
+    assert donors.sent["good"] == len(data) - donors.sent["dripping"], "what the slow one sent is not sent again"
+
+
+async def test_the_only_donor_may_be_as_slow_as_it_is() -> None:
+    data = bytes(30)
+    donors = SteadyDonors(data, slow=(1, 0.03))
+    assert await fetched(donors, data) == data

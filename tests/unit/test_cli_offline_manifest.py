@@ -45,7 +45,8 @@ def test_options_are_in_the_manifest_and_its_comments_stay(tmp_path: Path, capsy
     assert (run.name, run.seed, run.rounds) == ("mine", 5, 9)
     assert (run.slicing.slices, run.slicing.parts) == (4, ("mlp", "heads"))
     assert out.read_text().count("#") == preset_text("tiny").count("#")
-    assert "outer.lr = 0.5 was chosen for 2 slices, and this run has 4" in capsys.readouterr().out
+    note = "outer.lr = 0.4 and outer.last_lr = 0.8 were chosen for 2 slices, and this run has 4"
+    assert note in capsys.readouterr().out
 
 
 def test_seed_is_drawn_unless_given(tmp_path: Path):

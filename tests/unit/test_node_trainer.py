@@ -250,6 +250,38 @@ def test_step_that_gives_nan_throws_the_round_away_and_contributes_nothing(monke
     drive(test)
 
 
+def test_step_that_gives_nan_between_a_commit_and_its_end_goes_back_to_what_was_committed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole_step, is_held, goes_on = InnerLoop.step, threading.Event(), threading.Event()
+
+    def step(self: InnerLoop, round: Version, **options: Any) -> StepReport:
+        if (self.round, self.inner_step) == (1, 1) and not is_held.is_set():
+            is_held.set()
+            assert goes_on.wait(50)
+        elif is_held.is_set() and (self.round, self.inner_step) == (1, 2):
+            self.inner_step += 1
+            raise NonFiniteUpdate("as the test wants it")
+        return whole_step(self, round, **options)
+
+    monkeypatch.setattr(InnerLoop, "step", step)
+
+    async def test(bench: Bench) -> None:
+        await until(is_held.is_set)
+        sent = bench.trained[0].slices
+        for slice_id, one in sent.items():
+            to = Move(anchor=one.local, version=Version(1), tokens=one.tokens, contained=((0, one.local.size),))
+            bench.trainer.send(Advance(slice_id, to))
+        goes_on.set()
+        await until(lambda: any(isinstance(event, TrainingFailed) for event in bench.events))
+        for slice_id in sent:
+            bench.trainer.send(Settled(slice_id))
+        await until(lambda: len(bench.trained) == 2)
+        assert all(one.anchor is sent[slice_id].local for slice_id, one in bench.trained[1].slices.items())
+
+    drive(test)
+
+
 def test_time_of_a_round_is_all_accounted_for() -> None:
     async def test(bench: Bench) -> None:
         began_s = clock.monotonic_s()

@@ -1,0 +1,59 @@
+"""What a member computes of one part, whoever announced its contributions."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from p2ptrain.ids import Digest, PeerId
+from p2ptrain.swarm.context import Context
+from p2ptrain.swarm.part_averages import PartAverages
+from p2ptrain.wire.codec import encode
+from p2ptrain.wire.messages import BlobRef, Contribution, PartResult
+from tests.support.owners_in_memory import EXCHANGE, SLICE, OwnersInMemory
+
+ONE = np.linspace(-1, 1, EXCHANGE.part_elements, dtype=np.float32)
+ENCODED = encode(EXCHANGE.codec, ONE)
+
+
+def averages(fetched: list[BlobRef], averaging: str = "mean") -> PartAverages:
+    async def fetch(ref: BlobRef, *_: object, **__: object) -> tuple[memoryview, PeerId]:
+        fetched.append(ref)
+        return memoryview(ENCODED), PeerId("them")
+
+    hand = next(iter(OwnersInMemory(1).hands.values()))
+    blobs: Any = SimpleNamespace(fetch=fetch, store=hand.store)
+    exchange = replace(EXCHANGE, averaging=averaging)  # type: ignore[arg-type]
+    context: Context = replace(hand.context, blobs=blobs, exchange=exchange)
+    return PartAverages(context, SLICE, "round")
+
+
+def contribution(size_bytes: int, parts: int = 3) -> Contribution:
+    return Contribution(PeerId("them"), 10, 1.0, (BlobRef(Digest("11" * 32), size_bytes),) * parts)
+
+
+RESULT = PartResult(0, BlobRef.of(ENCODED), (PeerId("them"),))
+
+
+async def test_no_room_is_made_for_a_part_of_another_size_than_the_slice_has() -> None:
+    fetched: list[BlobRef] = []
+    checker = averages(fetched)
+    for wrong in (contribution(2**62), contribution(len(ENCODED) + 1), contribution(len(ENCODED), parts=0)):
+        assert await checker.check(RESULT, [wrong], PeerId("them"), 1.0) is None
+    assert await checker.reduce(0, [contribution(2**62)], 1.0) is None
+    assert fetched == []
+    checked = await checker.check(RESULT, [contribution(len(ENCODED))], PeerId("them"), 1.0)
+    assert checked is not None
+    assert checked.data == ENCODED
+
+
+@pytest.mark.parametrize("size_bytes", [2**62, 0])
+async def test_an_average_of_another_size_is_not_near_ours(size_bytes: int) -> None:
+    fetched: list[BlobRef] = []
+    lie = replace(RESULT, average=BlobRef(Digest("22" * 32), size_bytes))
+    checked = await averages(fetched, "trimmed").check(lie, [contribution(len(ENCODED))], PeerId("them"), 1.0)
+    assert checked is not None
+    assert checked.reducers is None
+    assert [ref.size_bytes for ref in fetched] == [len(ENCODED)]
