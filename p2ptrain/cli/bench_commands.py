@@ -27,7 +27,7 @@ _JSON_HELP = "Print one JSON object instead of a table."
 @bench_app.command()
 def memory(
     model: Annotated[str, typer.Option(help=_MODEL_HELP)] = "1.3b",
-    slices: Annotated[str, typer.Option(help="Each N to count, separated by commas; 1 is DiLoCo.")] = "1,4,8",
+    slices: Annotated[str, typer.Option(help="Each N to count, separated by commas, beside 1, DiLoCo.")] = "4,8",
     parts: Annotated[str, typer.Option(help=_PARTS_HELP)] = "mlp,heads",
     micro_batch: Annotated[int, typer.Option(min=1, help="Windows in the step.")] = 8,
     recompute: Annotated[
@@ -78,7 +78,7 @@ def step(
     parts: Annotated[str, typer.Option(help=_PARTS_HELP)] = "mlp,heads",
     batch: Annotated[int, typer.Option(min=1, help="Windows in the step.")] = 4,
     repeats: Annotated[int, typer.Option("-n", min=1, help="Measured steps of each variant, in turns.")] = 7,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")] = "cpu",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
     precision: Annotated[str, typer.Option(help="bfloat16 or float32.")] = "float32",
     threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 leaves torch's default.")] = 0,
     compiled: Annotated[bool, typer.Option("--compile", help="Compile both variants with torch.compile.")] = False,
@@ -93,10 +93,12 @@ def step(
     from p2ptrain.config.schema import EngineConfig
     from p2ptrain.training.benchmark_models import named_model
     from p2ptrain.training.benchmark_step import step_rows
+    from p2ptrain.training.device import find_device
 
     if threads:
         torch.set_num_threads(threads)
     sizes = named_model(model)
+    device = find_device(device).name
     engine = EngineConfig(device=device, precision=_precision(precision), lean=True, compile=compiled)
     numbers, cut = _numbers(slices), _parts(parts)
     with working("timing") as report:
@@ -123,7 +125,7 @@ def fit_command(
     slices: Annotated[int, typer.Option(min=1, help="N of the run.")] = 8,
     parts: Annotated[str, typer.Option(help=_PARTS_HELP)] = "mlp,heads",
     batch: Annotated[int, typer.Option(min=1, help="Windows of an inner step.")] = 8,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")] = "cpu",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
     precision: Annotated[str, typer.Option(help="bfloat16 or float32.")] = "bfloat16",
     as_json: Annotated[bool, typer.Option("--json", help=_JSON_HELP)] = False,
 ) -> None:
@@ -134,11 +136,14 @@ def fit_command(
     from p2ptrain.config.schema import EngineConfig, SlicingConfig
     from p2ptrain.training.benchmark_memory import GIB
     from p2ptrain.training.benchmark_models import named_model
-    from p2ptrain.training.device import device_memory_bytes
+    from p2ptrain.training.device import device_memory_bytes, find_device
     from p2ptrain.training.fit import fit
 
-    budget = parse_bytes(memory) if memory else device_memory_bytes(device)
-    engine = EngineConfig(device=device, precision=_precision(precision), lean=True)
+    # With a budget it may be a question about another machine's device.
+    is_elsewhere = memory and device.partition(":")[0] in ("cpu", "cuda", "mps")
+    name = device if is_elsewhere else find_device(device).name
+    budget = parse_bytes(memory) if memory else device_memory_bytes(name)
+    engine = EngineConfig(device=name, precision=_precision(precision), lean=True)
     cut = SlicingConfig(slices=slices, parts=_parts(parts))
     with working("looking for what fits"):
         found = fit(named_model(model), cut, batch=batch, budget_bytes=budget, engine=engine)

@@ -45,11 +45,17 @@ def quality(
     inner_steps: Annotated[int, typer.Option(min=1, help="Inner steps of a round, H.")] = 20,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds of each run.")] = 50,
     seeds: Annotated[str, typer.Option(help="Each seed to train with.")] = "0",
-    outer_lr: Annotated[str, typer.Option(help="Outer learning rates; several are tried with every N.")] = "0.5",
-    outer_momentum: Annotated[str, typer.Option(help="Outer momenta; several are tried with every N.")] = "0.7",
+    outer_lr: Annotated[
+        str, typer.Option(help="Outer learning rates to choose from, for each N and the baseline alike.")
+    ] = "0.4,0.6,0.9",
+    outer_momentum: Annotated[str, typer.Option(help="Outer momenta to choose from.")] = "0.5",
     tune: Annotated[
-        bool, typer.Option("--tune", help="Choose lr and momentum for each N by shorter runs with the first seed.")
-    ] = False,
+        bool,
+        typer.Option(
+            "--tune/--no-tune",
+            help="Choose by shorter runs with the first seed; or else train every combination to its end.",
+        ),
+    ] = True,
     tune_rounds: Annotated[int | None, typer.Option(min=1, help="Rounds of those runs  [default: a third]")] = None,
     common_lr_ratio: Annotated[
         float | None, typer.Option(help="Outer lr of the common part, as a multiple of the slices'.")
@@ -78,7 +84,8 @@ def quality(
 ) -> None:
     """Train the same model with other numbers of slices, and compare losses at equal tokens.
 
-    Every virtual peer owns one slice, dealt round robin, and the common part. The baseline, N = 1, is plain DiLoCo.
+    Every virtual peer owns one slice, dealt round robin, and the common part. The baseline, N = 1, is plain DiLoCo,
+    tuned over the same learning rates. One of them and nothing is tuned.
 
     Example: p2ptrain lab quality --peers 4 --slices 1,2,4 --rounds 24 --out lab
     """
@@ -132,7 +139,11 @@ def quality(
     for sentence in at_the_edge(study, tuning):
         typer.echo(f"note: {sentence}", err=True)
     if plot:
-        plot.write_text(curves_svg(*_picture(base.name, study, rows)), encoding="utf-8")
+        title, below, curves = _picture(base.name, study, rows)
+        if curves:
+            plot.write_text(curves_svg(title, below, curves), encoding="utf-8")
+        else:
+            typer.echo(f"note: every run has diverged, so there is nothing to draw in {plot}", err=True)
     if as_json:
         config = {"base": dataclasses.asdict(base), "study": dataclasses.asdict(study), "threads": threads}
         config |= {"text": corpus.fingerprint, **_versions()}

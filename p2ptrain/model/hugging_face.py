@@ -43,7 +43,12 @@ class SlicedProjection(nn.Module):
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.rows_are_inputs = rows_are_inputs
         self._sliced, self._sliced_bias = weight, bias
-        self._whole_bias = linear.bias if bias is None else None
+        self.bias: Tensor | None
+        """Shape [out_features], or None."""
+        if bias is None:
+            self.register_parameter("bias", linear.bias)  # of the common part, under the name that it has in the plan
+        else:
+            self.bias = bias.full
         self._leaves = nn.ParameterList([*weight.owned, *(bias.owned if bias else ())])
 
     @property
@@ -51,17 +56,12 @@ class SlicedProjection(nn.Module):
         """As ``nn.Linear`` has it, shape [out_features, in_features], without gradient."""
         return self._sliced.full.t() if self.rows_are_inputs else self._sliced.full
 
-    @property
-    def bias(self) -> Tensor | None:
-        """Shape [out_features], or None."""
-        return self._whole_bias if self._sliced_bias is None else self._sliced_bias.full
-
     def forward(self, x: Tensor) -> Tensor:
         """``x Wᵀ + b``; x has shape [..., in_features]."""
         y = rows_as_inputs(x, self._sliced) if self.rows_are_inputs else rows_as_outputs(x, self._sliced)
-        if self._whole_bias is not None:
-            return y + self._whole_bias
-        return y if self._sliced_bias is None else y + _assembled(self._sliced_bias)
+        if self._sliced_bias is not None:
+            return y + _assembled(self._sliced_bias)
+        return y if self.bias is None else y + self.bias
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +120,7 @@ def slice_model(model: nn.Module, slicing: SlicingConfig, owned: frozenset[Slice
             f"{type(model).__name__} has no {' or '.join(_named(slicing))} made of nn.Linear, so nothing can be cut;"
             " models named as in Llama, Mistral, Qwen2 and Qwen3 can be"
         )
+    _check_complete(model, found)
     _check_rows(model, slicing, found)
     plan = _plan(model, slicing, found)
     parts: dict[str, SlicedTensor] = {}
@@ -164,6 +165,19 @@ def _projections(model: nn.Module, slicing: SlicingConfig) -> Iterator[tuple[str
                 " wrapped"
             )
         yield path, module
+
+
+def _check_complete(model: nn.Module, found: list[tuple[str, nn.Linear]]) -> None:
+    """Every attention and MLP of which something is cut has all projections of its kind."""
+    for kind in (_MLP, _ATTENTION):
+        parents = {path.rpartition(".")[0] for path, _ in found if path.rpartition(".")[2] in kind}
+        for parent in sorted(parents):
+            missing = [name for name in kind if not hasattr(model.get_submodule(parent), name)]
+            if missing:
+                raise SlicingError(
+                    f"{parent} of {type(model).__name__} has no {' and no '.join(missing)}, so it would be cut in part;"
+                    " models named as in Llama, Mistral, Qwen2 and Qwen3 can be cut"
+                )
 
 
 def _check_rows(model: nn.Module, slicing: SlicingConfig, found: list[tuple[str, nn.Linear]]) -> None:

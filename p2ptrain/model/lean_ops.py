@@ -162,7 +162,8 @@ def linear_cross_entropy(x: Tensor, weight: SlicedTensor, targets: Tensor, tied:
     Returns:
         Scalar, nats, float32 (float64 if ``x`` is).
     """
-    loss: Tensor = _LinearCrossEntropy.apply(x, targets, tied, weight.full, *weight.owned)  # type: ignore[no-untyped-call]
+    owned = weight.owned if torch.is_grad_enabled() else ()  # or an evaluation would make the head's gradient, too
+    loss: Tensor = _LinearCrossEntropy.apply(x, targets, tied, weight.full, *owned)  # type: ignore[no-untyped-call]
     return loss
 
 

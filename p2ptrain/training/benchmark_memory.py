@@ -133,26 +133,26 @@ def memory_rows(
     engine: EngineConfig,
     report: Callable[[int, int], None] = lambda done, of: None,
 ) -> list[MemoryRow]:
-    """The plain step and, for each N, the step of a peer that owns the common part and one slice.
+    """The two baselines, plain and N = 1, and for each N the step of a peer that owns the common part and one slice.
 
     ``report`` is told how many of the rows are done.
 
     Raises:
         SlicingError: the model cannot be cut so.
     """
+    slices = sorted({1, *slices})
     num_rows = 1 + len(slices) * len(recomputes)
     report(0, num_rows)
     plain = plain_cost(model, batch=batch, engine=engine)
-    rows = [_row(plain, plain, variant="plain", slices=1, parts=parts, batch=batch, recompute="nothing")]
+    rows = [_row(plain, plain, variant="plain", slices=1, parts=(), batch=batch, recompute="nothing")]
     for number in slices:
         slicing = SlicingConfig(slices=number, parts=tuple(parts))
         owned = frozenset({COMMON, numbered_slices(number)[0]})
         for recompute in recomputes:
             report(len(rows), num_rows)
             cost = sliced_cost(model, slicing, owned, batch=batch, engine=replace(engine, recompute=recompute))
-            rows.append(
-                _row(cost, plain, variant="sliced", slices=number, parts=parts, batch=batch, recompute=recompute)
-            )
+            cut = parts if number > 1 else ()
+            rows.append(_row(cost, plain, variant="sliced", slices=number, parts=cut, batch=batch, recompute=recompute))
     return rows
 
 

@@ -73,13 +73,21 @@ def step_rows(
         for step, measured in zip(steps, seconds, strict=True):
             started_s = clock.monotonic_s()
             step()
-            if engine.device.startswith("cuda"):
-                torch.cuda.synchronize()
+            _wait_for(engine.device)
             if turn >= _WARM_UP:
                 measured.append(clock.monotonic_s() - started_s)
-    rows = [_row("plain", 1, parts, seconds[0], seconds[0])]
-    rows += [_row("sliced", n, parts, own, seconds[0]) for n, own in zip(slices, seconds[1:], strict=True)]
+    rows = [_row("plain", 1, (), seconds[0], seconds[0])]
+    for number, own in zip(slices, seconds[1:], strict=True):
+        rows.append(_row("sliced", number, parts if number > 1 else (), own, seconds[0]))
     return rows
+
+
+def _wait_for(device: str) -> None:
+    """Until what was given to a device is computed."""
+    if device.startswith("cuda"):
+        torch.cuda.synchronize(device)
+    elif device == "mps":
+        torch.mps.synchronize()
 
 
 def _row(

@@ -76,7 +76,7 @@ def choose_engine(
     )
     limits = {"batch": batch, "budget_bytes": budget, "reserved_bytes": reserved}
     planned = fit(run.model, run.slicing, **limits, engine=bare, fixed=fixed)
-    engine, trial, lightened = _tried(planned.engine, batch, budget - reserved, try_step)
+    engine, trial, lightened = _tried(planned.engine, batch, budget, reserved, try_step)
     room = slices_that_fit(run.model, run.slicing, **limits, engine=engine)
     measured = "not measurable here" if trial.peak_bytes is None else _amount(trial.peak_bytes)
     reason = (
@@ -98,23 +98,27 @@ def swarm_bytes(run: RunConfig, owned: frozenset[SliceId]) -> int:
 
 
 def _tried(
-    engine: EngineConfig, batch: int, budget: int, try_step: Callable[[EngineConfig], Trial | None]
+    engine: EngineConfig, batch: int, budget: int, reserved: int, try_step: Callable[[EngineConfig], Trial | None]
 ) -> tuple[EngineConfig, Trial, str]:
     """The first engine whose trial step stays within the budget, its trial, and what was given up for it."""
     refused: list[str] = []
-    largest = budget
     while True:
         trial = try_step(engine)
-        if trial is not None and (trial.peak_bytes or 0) <= budget:
+        took_bytes = (trial.peak_bytes or 0) if trial else None
+        if trial is not None and took_bytes is not None and took_bytes <= budget - reserved:
             return engine, trial, "".join(f"; {sentence}" for sentence in refused)
-        took = "ran out of memory" if trial is None else f"took {_amount(trial.peak_bytes or 0)}"
+        took = "ran out of memory" if took_bytes is None else f"took {_amount(took_bytes)}"
         refused.append(f"{describe(engine)} {took}")
-        largest = max(budget, trial.peak_bytes or 0) if trial else largest
         lighter = lighter_engine(engine, batch)
         if lighter is None:
+            enough = (
+                f"more than {_amount(budget)}"
+                if took_bytes is None
+                else f"at least {smallest_budget_gib(took_bytes + reserved):.1f} GiB"
+            )
             raise DoesNotFit(
                 f"{_amount(budget)} were predicted to do, but {refused[-1]} in a trial step, and nothing is lighter;"
-                f" give at least {smallest_budget_gib(largest):.1f} GiB, or own fewer slices"
+                f" give {enough}, or own fewer slices"
             )
         engine = lighter
 

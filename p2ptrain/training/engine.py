@@ -61,5 +61,7 @@ def describe(engine: EngineConfig) -> str:
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether memory ran out; for the CPU torch has no type of its own for that, only a sentence."""
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+    """Whether memory ran out; only for CUDA's allocator torch has a type of its own for that, else a sentence."""
+    sentence = str(error)
+    said = any(word in sentence for word in ("DefaultCPUAllocator", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED"))
+    return isinstance(error, torch.OutOfMemoryError) or said

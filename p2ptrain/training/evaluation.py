@@ -6,17 +6,17 @@ from p2ptrain.data.corpus import Corpus
 from p2ptrain.data.sampler import validation_windows
 from p2ptrain.model.transformer import Transformer
 
-_BATCH = 16
-"""Windows in one forward pass: small enough that its logits stay below those of a training step."""
+_AT_ONCE = 16
 
 
-def validation_loss(model: Transformer, corpus: Corpus, num_windows: int) -> float:
+def validation_loss(model: Transformer, corpus: Corpus, num_windows: int, *, at_once: int = _AT_ONCE) -> float:
     """Mean cross entropy over held-out windows, the same ones each time.
 
     Args:
         model: sees windows of its full context.
         corpus: its validation part is read.
         num_windows: more are slower and steadier; the spread falls with the square root.
+        at_once: windows in one forward pass, 16 at most; no more than a training step has, and it takes no more memory.
 
     Returns:
         Nats per token.
@@ -31,6 +31,6 @@ def validation_loss(model: Transformer, corpus: Corpus, num_windows: int) -> flo
     device = model.tensors()["embedding"].device
     total = 0.0
     with torch.no_grad():
-        for batch in torch.split(windows, _BATCH):
+        for batch in torch.split(windows, min(at_once, _AT_ONCE)):
             total += float(model.loss(batch.to(device))) * len(batch)
     return total / num_windows

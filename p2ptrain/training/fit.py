@@ -82,13 +82,13 @@ def fit(
     refused = ""
     reserved = f" less {_gib(reserved_bytes)}" if reserved_bytes else ""
     fewest = fixed.slices or 1
-    least_windows = fixed.micro_batch or 1
     recomputes = (fixed.recompute,) if fixed.recompute else _RECOMPUTES
     for recompute in recomputes:
         task = _Task(model, slicing, batch, replace(wanted, recompute=recompute), fixed)
         chosen = _most(task, usable_bytes)
         if chosen is None:
-            refused = f"; {_slices(fewest)} with {_TWICE[recompute]} needs {_gib(task.estimate(fewest, least_windows))}"
+            needed_bytes = task.estimate(fewest, task.lightest(fewest))
+            refused = f"; {_slices(fewest)} with {_TWICE[recompute]} needs {_gib(needed_bytes)}"
             continue
         slices, micro_batch, peak_bytes = chosen
         limits = [
@@ -105,10 +105,11 @@ def fit(
             reason=f"{slices} of {slicing.slices} slices, {describe(task.engine_for(micro_batch))}: {_gib(peak_bytes)}"
             f" of {_gib(usable_bytes)} usable ({USABLE:.0%} of {_gib(budget_bytes)}{reserved}){against}{refused}",
         )
-    least = _Task(model, slicing, batch, replace(wanted, recompute=recomputes[-1]), fixed).count(fewest, least_windows)
-    smallest_gib = smallest_budget_gib(least + reserved_bytes)
+    last = _Task(model, slicing, batch, replace(wanted, recompute=recomputes[-1]), fixed)
+    windows = last.lightest(fewest)
+    smallest_gib = smallest_budget_gib(last.count(fewest, windows) + reserved_bytes)
     raise DoesNotFit(
-        f"{_gib(budget_bytes)} are too little for {_slices(fewest)} of {slicing.slices}, {_windows(least_windows)} and"
+        f"{_gib(budget_bytes)} are too little for {_slices(fewest)} of {slicing.slices}, {_windows(windows)} and"
         f" {_TWICE[recomputes[-1]]}; the smallest budget that would do is {smallest_gib:.1f} GiB."
         " More slices in the run make each smaller"
     )
@@ -185,6 +186,10 @@ class _Task:
             return [min(self.fixed.micro_batch, self.batch)]
         return sorted({*(1 << i for i in range(self.batch.bit_length())), self.batch})
 
+    def lightest(self, slices: int) -> int:
+        """The micro-batch with the least memory: one window, unless the sums over micro-batches outweigh the others."""
+        return min(self.micro_batches[0], self.micro_batches[-1], key=lambda size: self.estimate(slices, size))
+
     def engine_for(self, micro_batch: int) -> EngineConfig:
         return replace(self.engine, micro_batch=0 if micro_batch >= self.batch else micro_batch)
 
@@ -214,19 +219,16 @@ def _peak_bytes(model: ModelConfig, slicing: SlicingConfig, slices: int, windows
 def _most(task: _Task, usable_bytes: int) -> tuple[int, int, int] | None:
     """The most slices, then the largest micro-batch that fit, and the exact peak in bytes; None if nothing fits."""
     sizes, counts = task.micro_batches, task.slice_counts
-    slices = _largest(counts, lambda k: task.estimate(k, sizes[0]) <= usable_bytes)
-    if slices is None:
-        return None
-    micro_batch = _largest(sizes, lambda size: task.estimate(slices, size) <= usable_bytes) or sizes[0]
-    # The estimate is of shallower models; where it was too low, the count at full depth decides.
-    while (peak_bytes := task.count(slices, micro_batch)) > usable_bytes:
-        if micro_batch > sizes[0]:
-            micro_batch = max(size for size in sizes if size < micro_batch)
-        elif slices > counts[0]:
-            slices -= 1
-        else:
-            return None
-    return slices, micro_batch, peak_bytes
+    least = task.lightest(counts[0])
+    most = _largest(counts, lambda k: task.estimate(k, least) <= usable_bytes)
+    for slices in range(most or 0, counts[0] - 1, -1):
+        for micro_batch in reversed(sizes):
+            # The estimate is of shallower models; where it is too low, the count at full depth decides.
+            if task.estimate(slices, micro_batch) <= usable_bytes:
+                peak_bytes = task.count(slices, micro_batch)
+                if peak_bytes <= usable_bytes:
+                    return slices, micro_batch, peak_bytes
+    return None
 
 
 def _larger(task: _Task, slices: int, micro_batch: int) -> dict[str, tuple[int, int]]:

@@ -18,7 +18,7 @@ from p2ptrain.ids import PeerId, SliceId, Version
 from p2ptrain.model.slicing import SlicePlan
 from p2ptrain.training import evaluation
 from p2ptrain.training.backward import batch_gradients, clip_scale, gradient_norm
-from p2ptrain.training.engine import describe, engine_transformer, is_out_of_memory, lighter_engine
+from p2ptrain.training.engine import describe, engine_transformer, is_lean, is_out_of_memory, lighter_engine
 from p2ptrain.training.moments import SliceMoments, fill_moments, slice_moments
 from p2ptrain.training.optimizer import inner_optimizer
 
@@ -107,7 +107,8 @@ class InnerLoop:
         Raises:
             StepBrokenOff: it is not wanted any more; as if it had not begun.
             NonFiniteUpdate: the loss or a gradient is NaN or infinite; weights, optimizer and counter are as before.
-            OutOfMemory: even the lightest way to compute the step needs more than there is; nothing has changed.
+            OutOfMemory: even the lightest way to compute the step needs more than there is, or the optimizer does,
+                which may have changed some weights by then: this loop is not to be used any more.
         """
         started_s = clock.monotonic_s()
         self.begin_round(round)
@@ -130,7 +131,7 @@ class InnerLoop:
         if not math.isfinite(grad_norm):
             raise NonFiniteUpdate(self._sentence(f"the gradient's norm is {grad_norm}"))
         lr = learning_rate(self.run, round * inner.steps + self.inner_step if position is None else position)
-        self._optimizer.update(gradients, lr, clip_scale(norm, inner.clip))
+        self._update(gradients, lr, clip_scale(norm, inner.clip))
         report = StepReport(
             round=round,
             inner_step=self.inner_step,
@@ -199,7 +200,8 @@ class InnerLoop:
 
     def validation_loss(self, num_windows: int) -> float:
         """Loss of the model as it is now on held-out text, nats per token."""
-        return evaluation.validation_loss(self._model, self._corpus, num_windows)
+        at_once = self.engine.micro_batch or self.run.inner.batch
+        return evaluation.validation_loss(self._model, self._corpus, num_windows, at_once=at_once)
 
     def _gradients(self, windows: Tensor, is_wanted: Callable[[], bool]) -> tuple[Tensor, list[Tensor]]:
         while True:
@@ -212,6 +214,19 @@ class InnerLoop:
             # Outside the except block, whose traceback keeps the tensors of the failed pass alive.
             self._lighten(len(windows), reason)
 
+    def _update(self, gradients: list[Tensor], lr: float, scale: Tensor) -> None:
+        try:
+            self._optimizer.update(gradients, lr, scale)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            reason = str(error).partition("\n")[0]
+            raise OutOfMemory(
+                f"round {self.round} inner step {self.inner_step}: memory ran out in the optimizer's update ({reason}),"
+                " which no lighter step makes smaller. Start again, from the last committed version, with fewer slices,"
+                " or see what fits with: p2ptrain bench fit"
+            ) from error
+
     def _lighten(self, batch: int, reason: str) -> None:
         lighter = lighter_engine(self.engine, batch)
         if lighter is None:
@@ -221,7 +236,7 @@ class InnerLoop:
             )
         logger.warning("memory ran out (%s); going on with %s", reason, describe(lighter))
         self.engine = lighter
-        self._model.lean, self._model.recompute = lighter.lean, lighter.recompute
+        self._model.lean, self._model.recompute = is_lean(lighter), lighter.recompute
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 

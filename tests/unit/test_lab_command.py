@@ -1,6 +1,7 @@
 """``p2ptrain lab quality``: options, table, JSON and picture."""
 
 import json
+import math
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 
 from p2ptrain.cli import main as cli
 from p2ptrain.cli.lab_plot import curves_svg
+from p2ptrain.node.virtual_swarm import VirtualSwarm
 
 KEYS = {
     "slices",
@@ -87,24 +89,43 @@ def test_json_has_a_row_for_each_run_and_two_commands_print_the_same(manifest: P
 
 def test_folder_keeps_what_was_trained_and_the_table_and_picture_show_it(manifest: Path, capsys) -> None:
     out, picture = manifest.parent / "out", manifest.parent / "curves.svg"
-    assert lab(manifest, "--out", str(out), "--plot", str(picture)) == 0
+    one = ("--outer-lr", "0.5", "--outer-momentum", "0.7")
+    assert lab(manifest, "--out", str(out), "--plot", str(picture), *one) == 0
     said = capsys.readouterr()
     assert "% at equal tokens" in said.out
     assert "n2-mlp-h2-lr0.5-m0.7-s1: 3 of 3 rounds" in said.err
     assert len(list(out.glob("*.json"))) == 4
     root = ElementTree.parse(picture).getroot()
     assert len([e for e in root.iter() if e.get("stroke-width") == "1.5"]) == 4
-    assert lab(manifest, "--out", str(out)) == 0
+    assert lab(manifest, "--out", str(out), *one) == 0
     again = capsys.readouterr()
     assert (again.out, again.err) == (said.out, "")
 
 
-def test_tuned_rows_say_what_was_tried(manifest: Path, capsys) -> None:
-    assert lab(manifest, "--json", "--outer-lr", "0.3,0.6", "--tune") == 0
+def test_every_number_of_slices_is_tuned_over_the_same_values_unless_that_is_not_wanted(manifest: Path, capsys) -> None:
+    assert lab(manifest, "--json", "--outer-lr", "0.3,0.6") == 0
     report = json.loads(capsys.readouterr().out)
     assert len(report["tuning"]) == 4
     assert {row["rounds"] for row in report["tuning"]} == {1}
     assert len(report["rows"]) == 4
+    assert lab(manifest, "--json", "--outer-lr", "0.3,0.6", "--no-tune") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (len(report["tuning"]), len(report["rows"])) == (0, 8)
+
+
+def test_where_every_run_has_diverged_there_is_no_picture_and_the_table_says_why(
+    manifest: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def diverges(self: VirtualSwarm, num_windows: int) -> float:
+        return math.nan
+
+    monkeypatch.setattr(VirtualSwarm, "validation_loss", diverges)
+    picture = manifest.parent / "curves.svg"
+    assert lab(manifest, "--outer-lr", "0.5", "--plot", str(picture)) == 0
+    said = capsys.readouterr()
+    assert "every run has diverged, so there is nothing to draw" in said.err
+    assert "2 diverged" in said.out
+    assert not picture.exists()
 
 
 @pytest.mark.parametrize(

@@ -55,12 +55,17 @@ class Layer(nn.Module):
 
 
 class TinyQwen(nn.Module):
-    def __init__(self) -> None:
+    """Biases where Qwen2 has them; ``biased`` puts them everywhere, as Llama's attention_bias and mlp_bias do."""
+
+    def __init__(self, *, biased: bool = False) -> None:
         super().__init__()
         torch.manual_seed(0)
         self.embed_tokens = nn.Embedding(11, 16)
         self.layers = nn.ModuleList([Layer(), Layer()])
         self.lm_head = nn.Linear(16, 11, bias=False)
+        for module in list(self.modules()) if biased else ():
+            if isinstance(module, nn.Linear) and module.bias is None:
+                module.bias = nn.Parameter(torch.randn(module.out_features))
         self.double()
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -77,10 +82,11 @@ def loss(model: nn.Module) -> Tensor:
 
 @pytest.mark.parametrize("owned", [frozenset({ONE}), frozenset({COMMON}), frozenset({COMMON, ONE})])
 @pytest.mark.parametrize("parts", [("mlp",), ("mlp", "heads")])
+@pytest.mark.parametrize("biased", [False, True])
 def test_gradients_are_the_whole_models_for_what_is_owned_and_there_are_no_others(
-    parts: tuple[SlicedParts, ...], owned: frozenset[SliceId]
+    biased: bool, parts: tuple[SlicedParts, ...], owned: frozenset[SliceId]
 ) -> None:
-    whole, cut = TinyQwen(), TinyQwen()
+    whole, cut = TinyQwen(biased=biased), TinyQwen(biased=biased)
     sliced = slice_model(cut, SlicingConfig(slices=4, parts=parts), owned)
     expected, found = loss(whole), loss(cut)
     assert found.item() == pytest.approx(expected.item(), rel=1e-14)
@@ -104,8 +110,9 @@ def test_gradients_are_the_whole_models_for_what_is_owned_and_there_are_no_other
             torch.testing.assert_close(parameter.grad, gradients[name], rtol=1e-10, atol=1e-12)
 
 
-def test_an_optimizer_moves_the_owned_slice_alone_and_restore_gives_an_ordinary_model_back() -> None:
-    cut = TinyQwen()
+@pytest.mark.parametrize("biased", [False, True])
+def test_an_optimizer_moves_the_owned_slice_alone_and_restore_gives_an_ordinary_model_back(biased: bool) -> None:
+    cut = TinyQwen(biased=biased)
     sliced = slice_model(cut, SlicingConfig(slices=2, parts=("mlp", "heads")), frozenset({ONE}))
     before = {slice_id: sliced.plan.gather(sliced.tensors(), slice_id) for slice_id in sliced.plan.slice_ids}
     optimizer = torch.optim.AdamW(sliced.owned_parameters(), lr=0.01)
@@ -119,7 +126,7 @@ def test_an_optimizer_moves_the_owned_slice_alone_and_restore_gives_an_ordinary_
     for slice_id, values in before.items():
         assert np.array_equal(sliced.plan.gather(sliced.tensors(), slice_id), values) == (slice_id != ONE)
     restored = sliced.restore()
-    assert restored.state_dict().keys() == TinyQwen().state_dict().keys()
+    assert restored.state_dict().keys() == TinyQwen(biased=biased).state_dict().keys()
     assert loss(restored).item() == pytest.approx(trained.item(), rel=1e-12)
 
 
@@ -133,7 +140,9 @@ def test_a_swapped_in_slice_changes_the_model() -> None:
 
 
 def test_what_cannot_be_cut_is_refused_with_the_reason_and_left_as_it_was() -> None:
-    fused, experts, quantised = TinyQwen(), TinyQwen(), TinyQwen()
+    fused, experts, quantised, partly = TinyQwen(), TinyQwen(), TinyQwen(), TinyQwen()
+    partly.layers[1].mlp.fc2 = partly.layers[1].mlp.down_proj
+    del partly.layers[1].mlp.down_proj
     fused.layers[0].self_attn.add_module("qkv_proj", nn.Linear(16, 64))
     experts.layers[0].mlp.add_module("experts", nn.ModuleList())
     quantised.layers[1].mlp.up_proj = nn.Identity()
@@ -141,6 +150,7 @@ def test_what_cannot_be_cut_is_refused_with_the_reason_and_left_as_it_was() -> N
         (fused, r"layers\.0\.self_attn\.qkv_proj of TinyQwen holds several projections in one matrix"),
         (experts, r"layers\.0\.mlp\.experts of TinyQwen are experts"),
         (quantised, r"layers\.1\.mlp\.up_proj is a Identity and not nn\.Linear"),
+        (partly, r"layers\.1\.mlp of TinyQwen has no down_proj, so it would be cut in part"),
         (nn.Sequential(nn.Linear(2, 2)), "Sequential has no gate_proj .* nothing can be cut"),
     ):
         with pytest.raises(SlicingError, match=message):

@@ -11,11 +11,12 @@ from p2ptrain.errors import DoesNotFit
 from p2ptrain.ids import COMMON, SliceId
 from p2ptrain.training.benchmark_memory import GIB, memory_rows, sliced_cost
 from p2ptrain.training.benchmark_models import named_model
-from p2ptrain.training.fit import fit
+from p2ptrain.training.fit import USABLE, Fixed, fit
 
 BF16 = EngineConfig(precision="bfloat16")
 SMALL = ModelConfig(layers=2, width=64, heads=8, kv_heads=8, mlp_hidden=192, vocabulary=64, context=256)
 CUT = SlicingConfig(slices=8, parts=("mlp", "heads"))
+CUT_IN_TWO = SlicingConfig(slices=2)
 MIB = 1 << 20
 
 
@@ -30,7 +31,9 @@ def test_flops_and_memory_of_the_1_3b_step_stay_as_published() -> None:
         recomputes=("nothing",),
         engine=BF16,
     )
-    plain, four, eight = rows
+    plain, whole, four, eight = rows
+    assert whole.flops_ratio == pytest.approx(1.0, abs=0.001)
+    assert whole.memory_ratio < 0.72
     assert plain.tflop == pytest.approx(18.142, abs=0.001)
     assert plain.peak_gib == pytest.approx(11.324, rel=0.02)
     assert (four.flops_ratio, eight.flops_ratio) == (pytest.approx(0.794, abs=0.001), pytest.approx(0.760, abs=0.001))
@@ -47,7 +50,7 @@ def test_recomputation_costs_flops_and_saves_memory() -> None:
     rows = memory_rows(
         SMALL, slices=(8,), parts=("mlp",), batch=8, recomputes=("nothing", "mlp", "blocks"), engine=BF16
     )
-    nothing, mlp, blocks = rows[1:]
+    nothing, mlp, blocks = (row for row in rows if row.slices == 8)
     assert nothing.tflop < mlp.tflop < blocks.tflop
     assert nothing.peak_gib > mlp.peak_gib > blocks.peak_gib
 
@@ -67,6 +70,21 @@ def needs() -> dict[int, int]:
         engine = EngineConfig(precision="bfloat16", micro_batch=1)
         counted[slices] = sliced_cost(SMALL, CUT, owned, batch=2, engine=engine).peak_bytes
     return counted
+
+
+def test_where_sums_of_gradients_outweigh_a_window_the_whole_batch_is_the_lightest() -> None:
+    model = ModelConfig(layers=2, width=256, heads=4, kv_heads=4, mlp_hidden=1024, vocabulary=64, context=8)
+    owned = frozenset({COMMON, SliceId("0")})
+    whole, windows = (
+        sliced_cost(model, CUT_IN_TWO, owned, batch=2, engine=replace(BF16, micro_batch=size)).peak_bytes
+        for size in (0, 1)
+    )
+    assert whole < windows
+    fixed = Fixed(slices=1)
+    found = fit(model, CUT_IN_TWO, batch=2, budget_bytes=int((whole + windows) / 2 / USABLE), fixed=fixed)
+    assert (found.engine.micro_batch, found.accumulation) == (0, 1)
+    with pytest.raises(DoesNotFit, match="too little for one slice of 2, 2 windows at a time"):
+        fit(model, CUT_IN_TWO, batch=2, budget_bytes=MIB, fixed=fixed)
 
 
 def test_a_large_budget_takes_every_slice_and_the_whole_batch() -> None:
@@ -106,7 +124,8 @@ def test_bench_memory_prints_json_for_programs(
     keys = {"variant", "slices", "sliced_parts", "micro_batch", "recompute", "tflop", "peak_gib"}
     for row in report["rows"]:
         assert keys | {"flops_ratio", "memory_ratio"} <= row.keys()
-    assert [row["variant"] for row in report["rows"]] == ["plain", "sliced"]
+    listed = [(row["variant"], row["slices"], row["sliced_parts"]) for row in report["rows"]]
+    assert listed == [("plain", 1, []), ("sliced", 1, []), ("sliced", 8, ["mlp", "heads"])], "with both baselines"
 
 
 def test_bench_step_prints_json_for_programs(

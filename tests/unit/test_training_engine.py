@@ -139,6 +139,57 @@ def test_memory_that_runs_out_steps_down_and_the_step_is_done(
     np.testing.assert_allclose(found.local_values(ONE), expected.local_values(ONE), atol=2e-4)
 
 
+def test_a_step_that_keeps_little_anyhow_goes_on_so_when_memory_runs_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = Transformer.loss
+
+    def too_large(self: Transformer, windows: Tensor) -> Tensor:
+        assert self.lean, "or it would keep all that plain autograd keeps"
+        if len(windows) > 1:
+            raise torch.OutOfMemoryError("injected")
+        return whole(self, windows)
+
+    monkeypatch.setattr(Transformer, "loss", too_large)
+    found = loop(EngineConfig(precision="bfloat16"))
+    found.step(Version(0))
+    assert found.engine.micro_batch == 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("injected"),
+        RuntimeError("MPS backend out of memory"),
+        RuntimeError("CUBLAS_STATUS_ALLOC_FAILED"),
+    ],
+)
+def test_memory_that_runs_out_in_the_optimizer_ends_with_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, error: RuntimeError
+) -> None:
+    trained = loop(EngineConfig())
+
+    def full(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(trained._optimizer, "update", full)
+    with pytest.raises(OutOfMemory, match=r"in the optimizer's update .* with fewer slices, .* p2ptrain bench fit"):
+        trained.step(Version(0))
+
+
+def test_an_evaluation_takes_no_more_windows_at_once_than_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, seen = Transformer.loss, []
+
+    def noting(self: Transformer, windows: Tensor) -> Tensor:
+        seen.append(len(windows))
+        return whole(self, windows)
+
+    monkeypatch.setattr(Transformer, "loss", noting)
+    expected = loop(EngineConfig()).validation_loss(20)
+    assert max(seen) == RUN.inner.batch
+    del seen[:]
+    assert loop(EngineConfig(micro_batch=2, lean=True)).validation_loss(20) == pytest.approx(expected, rel=1e-5)
+    assert seen == [2] * 10
+
+
 def test_memory_too_small_for_anything_says_what_to_do_and_changes_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
