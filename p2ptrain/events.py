@@ -277,6 +277,8 @@ class ComputeUsed(Event):
     """Copying and merging slices, evaluating, everything else."""
     loop_lag_s: float
     """Longest that the event loop was late for a timer since the last report."""
+    training_lag_s: float = 0.0
+    """Longest that news, a new version of a slice for example, waited for the training thread's inner step to end."""
 
     @property
     def utilisation_percent(self) -> float:
@@ -289,7 +291,7 @@ class ComputeUsed(Event):
         return (
             f"round {self.round}: {self.utilisation_percent:.1f} % of the time in inner steps ({self.training_s:.1f} s;"
             f" waiting {self.waiting_s:.1f} s, other {self.other_s:.1f} s), event loop late by up to"
-            f" {self.loop_lag_s:.2f} s"
+            f" {self.loop_lag_s:.2f} s, training by up to {self.training_lag_s:.2f} s"
         )
 
 
@@ -337,7 +339,8 @@ class RoundStage(Event):
 
     def line(self) -> str:
         """The event as one sentence for people."""
-        return f"slice {self.slice} v{self.version} {self.stage}: {self.detail}"
+        at_most = f"; at most {self.deadline_s:.1f} s, {self.deadline_reason}" if self.deadline_s is not None else ""
+        return f"slice {self.slice} v{self.version} {self.stage}: {self.detail}{at_most}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

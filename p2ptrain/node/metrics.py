@@ -94,6 +94,9 @@ COMPUTE = Metric(
 LOOP_LAG = Metric(
     name="event_loop_lag_seconds", kind="gauge", help="Longest that the event loop was late in the last round."
 )
+TRAINING_LAG = Metric(
+    name="training_lag_seconds", kind="gauge", help="Longest that news waited for an inner step in the last round."
+)
 OWNED = Metric(name="slice_owned", kind="gauge", help="1 while this peer owns the slice.", labels=("slice",))
 VERSION = Metric(name="slice_version", kind="gauge", help="Newest version of the slice here.", labels=("slice",))
 OWNERS = Metric(
@@ -167,6 +170,7 @@ def changes(record: Record) -> Iterator[Change]:
             yield Change(COMPUTE, used.waiting_s, ("waiting",))
             yield Change(COMPUTE, used.other_s, ("other",))
             yield Change(LOOP_LAG, used.loop_lag_s, how="set")
+            yield Change(TRAINING_LAG, used.training_lag_s, how="set")
         case Traffic(sent_bytes=sent, received_bytes=received):
             yield Change(SENT, sent, how="total")
             yield Change(RECEIVED, received, how="total")

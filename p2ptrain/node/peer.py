@@ -362,6 +362,7 @@ class Peer:
             waiting_s=trained.waiting_s,
             other_s=trained.other_s,
             loop_lag_s=self._loop_lag_s,
+            training_lag_s=trained.lag_s,
         )
         self._utilisation_percent, self._loop_lag_s = used.utilisation_percent, 0.0
         self._events.emit(used)

@@ -142,6 +142,8 @@ class RoundTrained:
     training_s: float
     waiting_s: float
     other_s: float
+    lag_s: float
+    """Longest that something the thread was told waited for the inner step in hand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +194,10 @@ class Trainer:
         self._on_slices = listener.slices
         self._emit = listener.event
         self._threads = threads
-        self._inbox: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[tuple[float, Message | None]] = queue.SimpleQueue()
+        """With the monotonic time at which each was sent."""
+        self._lag_s = 0.0
+        """Longest that a message lay there since the last cut-off."""
         self._in_flight: dict[SliceId, int] = {}
         """Slices that are being averaged, with the inner steps done since their cut-off."""
         self._cut_at: dict[SliceId, Version] = {}
@@ -221,7 +226,7 @@ class Trainer:
         """Hand a message to the thread."""
         if isinstance(message, Rest):
             self._is_step_wanted = not message.is_resting
-        self._inbox.put(message)
+        self._inbox.put((clock.monotonic_s(), message))
 
     async def remember(self) -> Memory:
         """What training remembers; answered between two inner steps, and not at all once the thread has ended."""
@@ -238,7 +243,7 @@ class Trainer:
         """End the thread after the inner step it is in, if it was started."""
         self._stopping.set()
         self._is_step_wanted = False
-        self._inbox.put(None)
+        self._inbox.put((clock.monotonic_s(), None))
         if self._thread.is_alive():
             await asyncio.to_thread(self._thread.join)
         await asyncio.to_thread(self._give_back)  # what is saved afterwards takes its time
@@ -295,7 +300,7 @@ class Trainer:
         while self._round >= self._inner.run.rounds and not self._stopping.is_set():
             if self._in_flight:
                 self._show(Phase(self._round, tuple(sorted(self._in_flight))))
-            self._take(self._meter.waiting(self._inbox.get))
+            self._take(self._received(self._meter.waiting(self._inbox.get)))
         return not self._stopping.is_set()
 
     def _train(self) -> None:
@@ -352,7 +357,7 @@ class Trainer:
             ending: the turn whose inner steps are done; None while there are more.
         """
         while not self._inbox.empty():
-            self._take(self._inbox.get())
+            self._take(self._received(self._inbox.get()))
         while late := self._late(ending):
             if self._stopping.is_set():
                 return False
@@ -395,15 +400,15 @@ class Trainer:
         """
         due_s = min((ask.by_s for ask in self._askers()), default=None)
         try:
-            message = self._inbox.get(timeout=None if due_s is None else max(0.0, due_s - clock.monotonic_s()))
+            sent = self._inbox.get(timeout=None if due_s is None else max(0.0, due_s - clock.monotonic_s()))
         except queue.Empty:
             return
-        self._take(message)
+        self._take(self._received(sent))
 
     def _rest(self) -> None:
         """While resting: nothing, until somebody waits for our contribution or rest is over."""
         while self._is_resting and not self._stopping.is_set() and not self._asked():
-            self._take(self._meter.waiting(self._inbox.get))
+            self._take(self._received(self._meter.waiting(self._inbox.get)))
         if not self._is_resting:
             self._move_to(self._device)
 
@@ -462,7 +467,9 @@ class Trainer:
             training_s=training_s,
             waiting_s=waiting_s,
             other_s=other_s,
+            lag_s=self._lag_s,
         )
+        self._lag_s = 0.0
         self._in_loop(self._on_trained, trained)
 
     def _give_up_progress(self) -> None:
@@ -478,6 +485,11 @@ class Trainer:
                 self._inner.replace(slice_id, footing.anchor)
 
     # Messages.
+
+    def _received(self, sent: tuple[float, Message | None]) -> Message | None:
+        sent_s, message = sent
+        self._lag_s = max(self._lag_s, clock.monotonic_s() - sent_s)
+        return message
 
     def _take(self, message: Message | None) -> None:
         match message:

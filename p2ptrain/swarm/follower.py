@@ -41,7 +41,7 @@ class SliceFollower:
 
     def _serve_published(self) -> None:
         published = self.replica.published
-        self._served.serve(published.version, [published.blob], clock.monotonic_s())
+        self._served.serve(published.version, [published], clock.monotonic_s())
 
     def stop_serving(self) -> None:
         """Others ask this peer's owner side from now on."""

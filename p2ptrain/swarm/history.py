@@ -43,8 +43,9 @@ class History:
         self._decided[certificate.value.version] = certificate.value.value_hash
         if len(self._decided) > _REMEMBERED:
             del self._decided[next(iter(self._decided))]
-        for blob in blobs:
-            self._store.hold(self._label(certificate), blob)
+        names = [*(result.average.sha256 for result in certificate.value.results), certificate.value.update.sha256]
+        for blob, sha256 in zip(blobs, names[-len(blobs) :], strict=True) if blobs else ():
+            self._store.hold(self._label(certificate), blob, sha256=sha256)
         while len(self._certificates) > self._length:
             self._store.release(self._label(self._certificates.popleft()))
 

@@ -393,8 +393,9 @@ class SliceOwner:
             return
         if self.replica is not replica:
             return
-        for data in averages:  # others may come to us for what its reducer can no longer give
-            context.blobs.store.hold(self._round_label, data)
+        for result, data in zip(results, averages, strict=True):
+            # Others may come to us for what its reducer can no longer give.
+            context.blobs.store.hold(self._round_label, data, sha256=result.average.sha256)
         update = context.blobs.store.hold(self._round_label, staged.update)
         self._computed[results] = (results, staged, averages)
         self._queue.put_nowait(rounds.Staged(results, staged.owned.digest, staged.published.digest, update))
@@ -504,7 +505,7 @@ class SliceOwner:
     def _serve_state(self) -> None:
         owned, published = self.replica.owned, self.replica.published
         assert owned is not None
-        self._served.serve(published.version, [owned.blob, published.blob], clock.monotonic_s())
+        self._served.serve(published.version, [owned, published], clock.monotonic_s())
 
     def stop_serving(self) -> None:
         """This peer's follower side serves the published weights from now on."""

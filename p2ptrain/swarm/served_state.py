@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from p2ptrain.ids import SliceId, Version
+from p2ptrain.swarm.state import OwnedState, PublishedState
 from p2ptrain.wire.blobs import BlobStore
 
 _KEPT_S = 30.0
@@ -24,7 +25,7 @@ class ServedState:
         self._labels: list[str] = []
         """Oldest first; the last one is the present state."""
 
-    def serve(self, version: Version, blobs: Sequence[bytes | memoryview], now_s: float) -> None:
+    def serve(self, version: Version, states: Sequence[OwnedState | PublishedState], now_s: float) -> None:
         """Serve these as the present state from now on; monotonic time."""
         fetched = [label for label in self._labels if self._is_being_fetched(label, now_s)]
         # The oldest first: whoever fetches it is the closest to having all of it.
@@ -33,8 +34,8 @@ class ServedState:
         for old in self._labels:
             if old not in kept and old != label:
                 self._store.release(old)
-        for blob in blobs:
-            self._store.hold(label, blob, is_patient=True)
+        for state in states:
+            self._store.hold(label, state.blob, sha256=state.digest, is_patient=True)
         self._labels = [*(old for old in kept if old != label), label]
 
     def stop(self) -> None:

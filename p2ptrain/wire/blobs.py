@@ -54,15 +54,19 @@ class BlobStore:
     _patient: set[Digest] = field(default_factory=set)
     _served_s: dict[Digest, float] = field(default_factory=dict)
 
-    def hold(self, label: str, data: bytes | memoryview, *, is_patient: bool = False) -> BlobRef:
+    def hold(
+        self, label: str, data: bytes | memoryview, *, sha256: Digest | None = None, is_patient: bool = False
+    ) -> BlobRef:
         """Serve ``data``, which must not change any more, until ``label`` is released.
 
         Args:
             label: what to release it by.
             data: the bytes.
+            sha256: their hash, where it has been computed or checked already: a GB takes nearly a second, and all
+                else waits meanwhile.
             is_patient: whoever wants it can wait while rounds need the line: states.
         """
-        ref = BlobRef.of(data)
+        ref = BlobRef(sha256, memoryview(data).nbytes) if sha256 else BlobRef.of(data)
         if is_patient:
             self._patient.add(ref.sha256)
         self._data.setdefault(ref.sha256, memoryview(data).cast("B"))

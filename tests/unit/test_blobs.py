@@ -22,6 +22,19 @@ def test_a_blob_is_named_by_its_hash_and_length() -> None:
     assert BlobStore().hold("state", b"abc") == BlobRef(hashlib.sha256(b"abc").hexdigest(), 3)  # type: ignore[arg-type]
 
 
+def test_a_blob_whose_hash_is_known_is_not_hashed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = b"abc"
+    ref = BlobRef.of(data)
+
+    def again(data: bytes) -> BlobRef:
+        raise AssertionError("hashing a large slice would hold everything else up")
+
+    monkeypatch.setattr(BlobRef, "of", again)
+    store = BlobStore()
+    assert store.hold("state", data, sha256=ref.sha256) == ref
+    assert store.get(ref.sha256) == data
+
+
 def test_a_blob_stays_until_its_last_label_is_released() -> None:
     store = BlobStore()
     ref = store.hold("state", b"abc")

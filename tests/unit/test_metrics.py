@@ -132,11 +132,13 @@ def test_slices_have_versions_owners_and_times_and_a_new_session_owns_afresh() -
 
 
 def test_time_of_the_training_thread_is_told_by_use() -> None:
-    used = ComputeUsed(round=Version(1), training_s=9.0, waiting_s=0.5, other_s=0.25, loop_lag_s=0.125)
+    times = {"training_s": 9.0, "waiting_s": 0.5, "other_s": 0.25}
+    used = ComputeUsed(round=Version(1), **times, loop_lag_s=0.125, training_lag_s=0.5)
     found = folded(used, used)
     assert found["compute_seconds_total{use=training}"] == 18
     assert found["compute_seconds_total{use=waiting}"] == 1
     assert found["event_loop_lag_seconds"] == 0.125
+    assert found["training_lag_seconds"] == 0.5
 
 
 def test_promtool_has_nothing_to_say() -> None:

@@ -282,6 +282,29 @@ def test_step_that_gives_nan_between_a_commit_and_its_end_goes_back_to_what_was_
     drive(test)
 
 
+def test_how_long_news_waited_for_an_inner_step_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole_step, is_held, goes_on = InnerLoop.step, threading.Event(), threading.Event()
+
+    def step(self: InnerLoop, round: Version, **options: Any) -> StepReport:
+        if (self.round, self.inner_step) == (0, 2):
+            is_held.set()
+            assert goes_on.wait(50)
+        return whole_step(self, round, **options)
+
+    monkeypatch.setattr(InnerLoop, "step", step)
+
+    async def test(bench: Bench) -> None:
+        await until(is_held.is_set)
+        bench.trainer.send(UseThreads(0))
+        sent_s = clock.monotonic_s()
+        await asyncio.sleep(0.2)  # what is to be found as lag
+        goes_on.set()
+        await until(lambda: len(bench.trained) == 1)
+        assert 0.2 <= bench.trained[0].lag_s <= clock.monotonic_s() - sent_s + 0.01
+
+    drive(test)
+
+
 def test_time_of_a_round_is_all_accounted_for() -> None:
     async def test(bench: Bench) -> None:
         began_s = clock.monotonic_s()
