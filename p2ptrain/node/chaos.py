@@ -1,5 +1,6 @@
 """A swarm of real processes of which one is killed every few seconds and replaced: ``p2ptrain lab chaos``."""
 
+import math
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -45,8 +46,9 @@ class ChaosReport:
     val_loss_last: float
 
     def to_json(self) -> dict[str, Any]:
-        """The report with the names of its fields."""
-        return asdict(self)
+        """The report with the names of its fields; None for what there was nothing to measure of."""
+        fields = asdict(self).items()
+        return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in fields}
 
 
 @dataclass(slots=True)

@@ -1,7 +1,11 @@
 """Counting slice rounds from journals: started, committed, void, interrupted."""
 
+import json
+import math
+
 from p2ptrain.events import BranchLost, Evaluated, Event, Record, RoundCommitted, RoundStage, RoundVoid
 from p2ptrain.ids import Digest, SliceId, Version
+from p2ptrain.node.chaos import ChaosReport
 from p2ptrain.node.chaos_count import RoundCounts, count_rounds, diverged_owners, first_and_last_loss, tries_of
 
 SLICE = SliceId("0")
@@ -98,3 +102,12 @@ def test_losses_are_the_earliest_measured_and_the_survivors_median() -> None:
         for name, at, first, last in [("a", 2.0, 5.1, 3.0), ("b", 1.0, 5.2, 2.0), ("c", 3.0, 5.3, 4.0)]
     }
     assert first_and_last_loss(journals, ["a", "c"]) == (5.2, 3.5)
+
+
+def test_what_could_not_be_measured_is_null_in_json() -> None:
+    counts = {"slice_rounds_started": 0, "slice_rounds_committed": 0, "slice_rounds_void": 0, "diverged_owners": 0}
+    losses = {"val_loss_first": math.nan, "val_loss_last": 2.0}
+    plan = {"peers": 8, "kill_every_s": 15.0, "minutes": 0.1, "kills": 0}
+    report = ChaosReport(**plan, **counts, committed_percent=math.nan, **losses)  # type: ignore[arg-type]
+    read = json.loads(json.dumps(report.to_json(), allow_nan=False))
+    assert (read["committed_percent"], read["val_loss_first"], read["val_loss_last"]) == (None, None, 2.0)
