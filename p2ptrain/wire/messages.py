@@ -430,9 +430,7 @@ def _numbered_to_pb(results: Iterable[PartResult], contributions: tuple[Contribu
     of it is checked, so what is the same for all results is looked up once.
     """
     peers = tuple(c.peer for c in contributions)
-    number: dict[PeerId, int] = {}
-    for i, peer in enumerate(peers):
-        number.setdefault(peer, i)
+    number = {peer: i for i, peer in enumerate(peers)}
 
     def numbered(r: PartResult) -> pb.PartResult:
         if r.contributors == peers and peers:

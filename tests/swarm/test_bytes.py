@@ -65,13 +65,17 @@ def test_bytes_of_a_round_are_those_of_the_formula_within_five_percent(tmp_path:
             assert 0.95 * expected < count < 1.05 * expected + beside(seconds), f"in {seconds:.1f} s"
 
 
-def test_averages_that_nobody_checks_are_fetched_by_nobody_else(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("is_checked", "commons"), [(False, 2 * (1 - 1 / 4)), (True, 3 - 4 / 4)])
+def test_four_owners_fetch_what_they_average_and_what_they_check_and_no_more(
+    tmp_path: Path, is_checked: bool, commons: float
+) -> None:
     with LiveSwarm(tmp_path, preset="tiny", lease_s=60, rounds=1000, inner_steps=6) as swarm:
-        swarm.change_manifest("gather_timeout_s = 20", "gather_timeout_s = 20\ncheck_averages = false")
+        checks = f"check_averages = {str(is_checked).lower()}"
+        swarm.change_manifest("gather_timeout_s = 20", f"gather_timeout_s = 20\n{checks}")
         sizes, versions, seconds, counts = counted_rounds(swarm, ["0", "1", "0", "1"])
-        # Sent and received: 2 (1 - 1/4) of the common part by each; of a slice 1 by each owner, 1 to each other peer.
-        # With checks it would be 2 of the common part.
-        expected = sum(versions[s] * size * (12 if s == COMMON else 8) for s, size in sizes.items())
+        # Sent and received by all four: so many of the common part each; of a slice 1 by each of its two owners, with
+        # checks or without, and 1 to each other peer.
+        expected = sum(versions[s] * size * (8 * commons if s == COMMON else 8) for s, size in sizes.items())
         assert 0.95 * expected < sum(counts) < 1.05 * expected + 4 * beside(seconds), f"in {seconds:.1f} s"
 
 

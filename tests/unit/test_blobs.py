@@ -136,6 +136,7 @@ class SteadyDonors:
         self._data = data
         self._pace = pace
         self.sent: dict[str, int] = dict.fromkeys(pace, 0)
+        self.streams = 0
         self.download = SimpleNamespace(admit=self._admit, chunk_bytes=lambda most: most)
 
     async def _admit(self, num_bytes: int) -> None:
@@ -144,6 +145,7 @@ class SteadyDonors:
     @contextlib.asynccontextmanager
     async def open_stream(self, donor: PeerId, name: str, **_: object) -> AsyncIterator[tuple[object, object]]:
         chunk_bytes, pause_s = self._pace[donor]
+        self.streams += 1
         wanted: list[tuple[int, int]] = []
 
         def write(request: bytes) -> None:
@@ -187,3 +189,4 @@ async def test_the_only_donor_may_be_as_slow_as_it_is() -> None:
     data = bytes(30)
     donors = SteadyDonors(data, slow=(1, 0.03))
     assert await fetched(donors, data) == data
+    assert donors.streams == 1

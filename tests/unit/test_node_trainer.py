@@ -301,6 +301,9 @@ def test_how_long_news_waited_for_an_inner_step_is_told(monkeypatch: pytest.Monk
         goes_on.set()
         await until(lambda: len(bench.trained) == 1)
         assert 0.2 <= bench.trained[0].lag_s <= clock.monotonic_s() - sent_s + 0.01
+        bench.commit(0)
+        await until(lambda: len(bench.trained) == 2)
+        assert bench.trained[1].lag_s < bench.trained[0].lag_s, "each round begins anew"
 
     drive(test)
 

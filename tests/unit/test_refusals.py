@@ -84,6 +84,8 @@ def _folder(manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         ("bench memory --model 99z", "choose from step"),
         ("bench fit --model 1.3b --memory abc", "write for example 8GiB"),
         ("bench step --slices a", "write for example 1,4,8"),
+        ("bench step --device tpu", "choose auto, cpu, cuda"),
+        ("bench fit --device tpu --memory 8GiB", "choose auto, cpu, cuda"),
         ("lab quality --slices 1,x", "write for example --slices 1,2"),
         ("lab quality --preset nosuch", "choose from nano, tiny"),
         ("lab quality --out absent/lab", "make it first"),

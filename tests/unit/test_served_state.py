@@ -1,11 +1,13 @@
 """A state that somebody is fetching outlives the rounds that follow it; nobody's old states are dropped."""
 
 import numpy as np
+import pytest
 
 from p2ptrain.ids import SliceId, Version
 from p2ptrain.swarm.served_state import ServedState
 from p2ptrain.swarm.state import PublishedState
 from p2ptrain.wire.blobs import BlobStore
+from p2ptrain.wire.messages import BlobRef
 
 STATES = [PublishedState.of(Version(version), np.full(50, version, np.uint16)) for version in range(10)]
 
@@ -28,6 +30,16 @@ def test_only_the_newest_state_and_those_being_fetched_are_kept() -> None:
     assert (here(store, 2), here(store, 3), here(store, 4)) == (True, False, True)
     served.serve(Version(5), [STATES[5]], 61.0)
     assert (here(store, 2), here(store, 4), here(store, 5)) == (False, False, True)
+
+
+def test_a_state_is_not_hashed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    def again(data: bytes) -> BlobRef:
+        raise AssertionError("the slice's digest is the blob's hash")
+
+    monkeypatch.setattr(BlobRef, "of", again)
+    store = BlobStore()
+    ServedState(store, SliceId("0")).serve(Version(1), [STATES[1]], 0.0)
+    assert here(store, 1)
 
 
 def test_newcomers_that_never_end_cost_two_old_states_at_most() -> None:

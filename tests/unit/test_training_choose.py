@@ -1,6 +1,5 @@
 """The engine a peer starts with: chosen for the device by prediction and a trial step, in words."""
 
-import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -123,9 +122,8 @@ def test_nothing_that_fits_is_an_error_with_the_smallest_budget_before_anything_
     with pytest.raises(DoesNotFit, match=r"blocks computed twice ran out of memory in a trial.*give more than 7 MiB"):
         choose_engine(EngineWish(memory_bytes=budget), CPU, RUN, OWNED, lambda _: None)
     # What was measured and what the swarm needs beside it, on a CPU the same memory, of which 8 % are kept free.
-    took = Trial(peak_bytes=GIB, seconds=0.1)
-    enough = math.ceil((GIB + swarm_bytes(RUN, OWNED)) / USABLE / GIB * 10) / 10
-    with pytest.raises(DoesNotFit, match=rf"took 1\.0 GiB in a trial step.*give at least {enough} GiB"):
+    took = Trial(peak_bytes=int(USABLE * GIB), seconds=0.1)
+    with pytest.raises(DoesNotFit, match=r"took 942 MiB in a trial step.*give at least 1\.1 GiB"):
         choose_engine(EngineWish(memory_bytes=budget), CPU, RUN, OWNED, lambda _: took)
 
 
