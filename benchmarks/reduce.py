@@ -256,7 +256,7 @@ async def work_p2ptrain(
     from p2ptrain.ids import PeerId, RunId, SliceId, Version
     from p2ptrain.node.child_processes import die_with_parent_prefix
     from p2ptrain.swarm.directory import is_valid_record
-    from p2ptrain.swarm.error_feedback import encode_contribution
+    from p2ptrain.swarm.error_feedback import encode_contribution, no_residual
     from p2ptrain.swarm.reduce import part_bounds, share_parts
     from p2ptrain.swarm.robust import combine
     from p2ptrain.training.device import keep_freed_memory
@@ -296,7 +296,7 @@ async def work_p2ptrain(
     await node.serve("round", pb.RoundMessage, hear)
     (folder / f"{index}.peer").write_text(identity.peer_id)
     bounds = part_bounds(values.size, PART_ELEMENTS)
-    residual = np.zeros_like(values)
+    residual = no_residual(bounds)
     me = identity.peer_id
     members: tuple[PeerId, ...] = ()
 

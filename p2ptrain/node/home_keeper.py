@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 
+import numpy as np
 import torch
 
 from p2ptrain import clock
@@ -177,20 +178,26 @@ class HomeKeeper:
         if not self._has_room_for_progress:
             return
         began_s = clock.monotonic_s()
-        residuals = {
-            slice_id: Residual(version=owner.replica.published.version, values=owner.residual)
-            for slice_id, owner in swarm.owners.items()
+        rounded_away = {
+            slice_id: (owner.replica.published.version, owner.residual) for slice_id, owner in swarm.owners.items()
         }
-        progress = LocalProgress(
-            run=self._home.run_id,
-            owned=memory.owned,
-            precision=self._precision,
-            round=memory.round,
-            inner_step=memory.inner_step,
-            moments=memory.moments,
-            residuals=residuals,
-        )
-        await self._saving.attempt(lambda: save_progress(self._home.progress_path, progress))
+
+        def write() -> None:
+            progress = LocalProgress(
+                run=self._home.run_id,
+                owned=memory.owned,
+                precision=self._precision,
+                round=memory.round,
+                inner_step=memory.inner_step,
+                moments=memory.moments,
+                residuals={
+                    slice_id: Residual(version=version, values=np.concatenate(parts))
+                    for slice_id, (version, parts) in rounded_away.items()
+                },
+            )
+            save_progress(self._home.progress_path, progress)
+
+        await self._saving.attempt(write)
         self._progress_saved_s = (began_s, clock.monotonic_s() - began_s)
 
     def restore_progress(self, swarm: Swarm, inner: InnerLoop) -> None:

@@ -86,7 +86,6 @@ from p2ptrain.training.inner_loop import InnerLoop
 from p2ptrain.training.outer_step import outer_rule
 from p2ptrain.training.pseudo_gradient import pseudo_gradient
 from p2ptrain.wire.blobs import BlobExchange
-from p2ptrain.wire.codec import Float32
 from p2ptrain.wire.libp2p import Libp2pNode
 from p2ptrain.wire.libp2p_start import NodeOptions
 from p2ptrain.wire.messages import Accepted
@@ -230,17 +229,16 @@ class Peer:
         owned = self._plan.fragments(chosen)
         self._enter("JOINING", "fetching what the others have")
         self._keeper.check_limit(self._config.limits, owned)
-        replicas = self._starting_replicas(owned)
+        replicas = await asyncio.to_thread(self._starting_replicas, owned)
+        if resumed := {s: replica.published.version for s, replica in replicas.items() if replica.certificate}:
+            self._events.emit(StateResumed(versions=resumed))
         histories = await self._keeper.histories(replicas)
         reporting = asyncio.create_task(self._report_traffic())
         try:
             await self._swarm.join(owned, replicas, self._keeper.pasts(owned), histories)
         finally:
             reporting.cancel()
-        values = {slice_id: self._values(slice_id) for slice_id in self._plan.slice_ids}
-        inner = InnerLoop(
-            self._run, self._plan, owned, values, self._corpus, self._identity.peer_id, engine=self._config.engine
-        )
+        inner = await asyncio.to_thread(self._inner_loop, owned)
         self._keeper.restore_progress(self._swarm, inner)
         self._trained = self._to_train = owned
         self._trainer = self._trainer_for(inner)
@@ -442,7 +440,7 @@ class Peer:
         """The training thread has gone over to these slices."""
         dropped, self._trained = self._trained - trained, trained
         for slice_id in dropped:
-            self._trainer.send(Swap(slice_id, self._swarm.replica(slice_id).published.values))
+            self._trainer.send(Swap(slice_id, self._swarm.replica(slice_id).published))
         for slice_id in self._asked - trained:
             self._contribute_nothing(slice_id)
         self._asked &= trained
@@ -454,7 +452,7 @@ class Peer:
             return
         replica = self._swarm.replica(slice_id)
         if replica.owned is None or slice_id not in self._trained | self._to_train:
-            self._trainer.send(Swap(slice_id, replica.published.values))
+            self._trainer.send(Swap(slice_id, replica.published))
         else:
             self._trainer.send(Advance(slice_id, self._move_to(slice_id, replica)))
             self._complete_if_done()
@@ -619,22 +617,23 @@ class Peer:
 
     def _starting_replicas(self, owned: frozenset[SliceId]) -> dict[SliceId, Replica]:
         """From our disk where it has what we need, else version 0."""
-        replicas, resumed = {}, {}
+        replicas = {}
         for slice_id, initial in initial_values(self._run, self._plan).items():
             saved = self._saved.get(slice_id)
             if saved and (saved.owned is not None or slice_id not in owned):
                 replicas[slice_id] = saved if slice_id in owned else replace(saved, owned=None)
-                resumed[slice_id] = saved.published.version
             else:
                 state, published = genesis(initial)
                 replicas[slice_id] = Replica(None, published, state if slice_id in owned else None)
-        if resumed:
-            self._events.emit(StateResumed(versions=resumed))
         return replicas
 
-    def _values(self, slice_id: SliceId) -> Float32:
-        replica = self._swarm.replica(slice_id)
-        return replica.owned.anchor if replica.owned else replica.published.values
+    def _inner_loop(self, owned: frozenset[SliceId]) -> InnerLoop:
+        """A model with the newest values of every slice."""
+        replicas = {slice_id: self._swarm.replica(slice_id) for slice_id in self._plan.slice_ids}
+        values = {s: one.owned.anchor if one.owned else one.published.values for s, one in replicas.items()}
+        return InnerLoop(
+            self._run, self._plan, owned, values, self._corpus, self._identity.peer_id, engine=self._config.engine
+        )
 
     def _node_options(self) -> NodeOptions:
         network = self._config.network

@@ -22,6 +22,7 @@ from p2ptrain.errors import NonFiniteUpdate, StepBrokenOff
 from p2ptrain.events import EngineLightened, Evaluated, Event, InnerStepDone, ProgressDropped, TrainingFailed
 from p2ptrain.ids import COMMON, SliceId, Version, fragment_index, slice_of
 from p2ptrain.node.meter import Meter
+from p2ptrain.swarm.state import PublishedState
 from p2ptrain.training.device import release_memory, use_threads
 from p2ptrain.training.engine import describe
 from p2ptrain.training.footing import Footing, Move, move
@@ -34,10 +35,10 @@ EVALUATION_WINDOWS = 16
 
 @dataclass(frozen=True, slots=True)
 class Swap:
-    """New values of a slice that is not owned, [numel]."""
+    """New values of a slice that is not owned."""
 
     slice: SliceId
-    values: Float32
+    to: PublishedState
 
 
 @dataclass(frozen=True, slots=True)
@@ -493,8 +494,8 @@ class Trainer:
 
     def _take(self, message: Message | None) -> None:
         match message:
-            case Swap(slice_id, values):
-                self._inner.replace(slice_id, values)
+            case Swap(slice_id, published):
+                self._inner.replace(slice_id, published.values)
             case Advance(slice_id, to):
                 self._advance(slice_id, to)
             case Settled(slice_id):

@@ -21,7 +21,14 @@ from p2ptrain.ids import COMMON, GENESIS, Digest, PeerId, SliceId, Version, frag
 from p2ptrain.model.initial_weights import initial_values
 from p2ptrain.model.slicing import SlicePlan
 from p2ptrain.model.transformer import Transformer
-from p2ptrain.swarm.error_feedback import EncodedContribution, encode_contribution, keep_rounded_away
+from p2ptrain.swarm.error_feedback import (
+    EncodedContribution,
+    Residual,
+    encode_contribution,
+    keep_rounded_away,
+    no_residual,
+    split,
+)
 from p2ptrain.swarm.reduce import part_bounds
 from p2ptrain.swarm.robust import combine
 from p2ptrain.swarm.state import OwnedState, PublishedState, genesis, outer_step
@@ -49,7 +56,7 @@ class _Slice:
 
     owned: OwnedState
     published: PublishedState
-    residuals: dict[PeerId, Float32]
+    residuals: dict[PeerId, Residual]
     """Per owner what was rounded away from its contributions so far."""
     before: PublishedState | None = None
     """The published weights one version earlier, for those who look back."""
@@ -93,7 +100,7 @@ class VirtualSwarm:
             owners = [peer for peer in sorted(owned) if slice_of(slice_id) in owned[peer]]
             assert owners, f"slice {slice_id} has no owner"
             state, published = genesis(initial)
-            self._slices[slice_id] = _Slice(state, published, {peer: np.zeros_like(initial) for peer in owners})
+            self._slices[slice_id] = _Slice(state, published, dict.fromkeys(owners, self._no_residual(initial.size)))
         self._inner = {
             peer: InnerLoop(run, self.plan, slices, self.values(slices), corpus, peer)
             for peer, slices in ((peer, self.plan.fragments(owned[peer])) for peer in sorted(owned))
@@ -177,7 +184,7 @@ class VirtualSwarm:
                 del self._slices[slice_id].residuals[peer]
             for slice_id in owned - before[peer].owned:
                 state = self._slices[slice_id]
-                state.residuals[peer] = np.zeros(state.owned.numel, np.float32)
+                state.residuals[peer] = self._no_residual(state.owned.numel)
                 if carry == "nothing" and len(state.residuals) == 1:
                     # Its only owner left, and the new one starts from what everybody has, as after a crash.
                     values = state.published.values
@@ -243,7 +250,7 @@ class VirtualSwarm:
                 if published is not None:
                     tensors[f"slice.{slice_id}.{name}"] = torch.from_numpy(published.bits.view(np.int16).copy())
             for peer, residual in state.residuals.items():
-                tensors[f"residual.{slice_id}.{peer}"] = torch.from_numpy(residual)
+                tensors[f"residual.{slice_id}.{peer}"] = torch.from_numpy(np.concatenate(residual))
         for peer, inner in self._inner.items():
             for name, value in inner.optimizer_state().items():
                 tensors[f"adamw.{peer}.{name}"] = value
@@ -270,7 +277,8 @@ class VirtualSwarm:
             if (earlier := tensors.get(f"slice.{slice_id}.before")) is not None:
                 state.before = PublishedState.of(Version(self.version - 1), earlier.numpy().view(np.uint16))
             for peer in state.residuals:
-                state.residuals[peer] = tensors[f"residual.{slice_id}.{peer}"].numpy()
+                residual = tensors[f"residual.{slice_id}.{peer}"].numpy()
+                state.residuals[peer] = split(residual, part_bounds(residual.size, self.run.exchange.part_elements))
         for peer, inner in self._inner.items():
             prefix = f"adamw.{peer}."
             inner.restore_optimizer(
@@ -308,10 +316,13 @@ class VirtualSwarm:
             averages.append(encode(codec, combine(exchange.averaging, arrived).mean))
         staged = outer_step(state.owned, state.published, averages, bounds, codec, self._rules[slice_id])
         for peer, contribution in sent.items():
-            keep_rounded_away(state.residuals[peer], codec, contribution, bounds, range(len(bounds)))
+            state.residuals[peer] = keep_rounded_away(state.residuals[peer], contribution, range(len(bounds)))
         if self._look_back:
             state.before = state.published
         state.owned, state.published = staged.owned, staged.published
+
+    def _no_residual(self, numel: int) -> Residual:
+        return no_residual(part_bounds(numel, self.run.exchange.part_elements))
 
     def _restored(self, peer: PeerId, slice_id: SliceId, tensors: Mapping[str, torch.Tensor]) -> Footing:
         """Between two rounds: on the anchor, or with a snapshot that the anchor contains."""

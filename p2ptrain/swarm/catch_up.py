@@ -235,7 +235,8 @@ class _Task:
         """The state itself: for newcomers, and for whoever missed more than the history keeps."""
         started_s = clock.monotonic_s()
         blob, donor = await self._fetch(BlobRef(self._value.published_digest, 2 * self._numel), "published weights")
-        published = PublishedState.of(self._value.version, np.frombuffer(blob, "<u2").astype(np.uint16))
+        bits = np.frombuffer(blob, "<u2").astype(np.uint16)
+        published = await asyncio.to_thread(PublishedState.of, self._value.version, bits)
         self._report("published", len(blob), donor, started_s)
         owned = await self.fetch_owned() if self._replica.owned is not None else None
         return Advance(self._certificate, Replica(self._certificate, published, owned), [])
@@ -244,7 +245,7 @@ class _Task:
         """The owners' state alone."""
         started_s = clock.monotonic_s()
         blob, donor = await self._fetch(BlobRef(self._value.digest, owned_blob_bytes(self._numel)), "anchor")
-        owned = OwnedState.from_blob(blob)
+        owned = await asyncio.to_thread(OwnedState.from_blob, blob)
         if owned.version != self._value.version:
             raise BadMessage(f"the state blob says version {owned.version}")
         self._report("anchor", len(blob), donor, started_s)

@@ -42,7 +42,7 @@ class Listener(Protocol):
         """What this peer last promised and voted for as an owner of the slice, from its disk."""
 
     def initial_state(self, slice_id: SliceId) -> OwnedState:
-        """Version 0 of a slice, computed from the run's seed."""
+        """Version 0 of a slice, computed from the run's seed; called in a thread."""
 
     def save_promise(self, slice_id: SliceId, promise: Promise) -> None:
         """Put the ballot that we take part in on disk before we say so."""

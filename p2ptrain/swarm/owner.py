@@ -11,8 +11,6 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
 from p2ptrain import clock
 from p2ptrain.errors import (
     AveragesUnavailable,
@@ -30,17 +28,25 @@ from p2ptrain.swarm.beside import begin_beside
 from p2ptrain.swarm.catch_up import catch_up, fetch_owned, fetch_results, head_of
 from p2ptrain.swarm.certificates import check_certificate, check_vote, sign_vote
 from p2ptrain.swarm.context import Context, Past, Replica
-from p2ptrain.swarm.error_feedback import EncodedContribution, encode_contribution, keep_rounded_away
+from p2ptrain.swarm.error_feedback import (
+    EncodedContribution,
+    Residual,
+    encode_contribution,
+    keep_rounded_away,
+    no_residual,
+    split,
+)
 from p2ptrain.swarm.history import History
 from p2ptrain.swarm.part_averages import PartAverage, PartAverages
 from p2ptrain.swarm.plausible import check_plausible
 from p2ptrain.swarm.served_state import ServedState
-from p2ptrain.swarm.state import StagedState, outer_step
+from p2ptrain.swarm.state import OwnedState, StagedState, outer_step
 from p2ptrain.swarm.why import SliceSituation
 from p2ptrain.wire.codec import Float32
 from p2ptrain.wire.messages import (
     Accepted,
     Ballot,
+    BlobRef,
     CastVote,
     Certificate,
     Committed,
@@ -113,7 +119,7 @@ class SliceOwner:
         """What the machine's last ``Staged`` stands for."""
         self._computed: dict[tuple[PartResult, ...], _Outcome] = {}
         """Outcomes that the machine has not heard of yet."""
-        self._residual: Float32 = np.zeros(context.numel[slice_id], np.float32)
+        self._residual = no_residual(context.bounds(slice_id))
         """What encoding rounded away from our contributions so far; added to the next one (error feedback)."""
         self._pending: _Pending | None = None
         self._catching_up = False
@@ -144,13 +150,13 @@ class SliceOwner:
         )
 
     @property
-    def residual(self) -> Float32:
-        """What encoding rounded away from our contributions so far, [numel], copied."""
-        return self._residual.copy()
+    def residual(self) -> Residual:
+        """What encoding rounded away from our contributions so far."""
+        return self._residual
 
     def restore_residual(self, values: Float32) -> None:
-        """Go on with what ``residual`` gave before a restart at the same version."""
-        self._residual[:] = values
+        """Go on with what ``residual`` gave before a restart at the same version, all parts in one: [numel]."""
+        self._residual = split(values, self._context.bounds(self.slice))
 
     # What others call.
 
@@ -202,16 +208,14 @@ class SliceOwner:
         contribution = None
         self._pending = _Pending(clock.monotonic_s())
         if tokens > 0:
-            exchange, bounds = self._context.exchange, self._context.bounds(self.slice)
             try:
-                sent = await asyncio.to_thread(
-                    encode_contribution, exchange.codec, pseudo_gradient, self._residual, bounds
-                )
+                sent, refs = await asyncio.to_thread(self._encoded, pseudo_gradient, self._residual)
             except NonFiniteUpdate as error:
                 self._pending = None
                 self._settle_void(f"the pseudo-gradient is withheld: {error}")
                 return
-            refs = tuple(self._context.blobs.store.hold(self._contribution_label, part) for part in sent.parts)
+            for part, ref in zip(sent.parts, refs, strict=True):
+                self._context.blobs.store.hold(self._contribution_label, part, sha256=ref.sha256)
             uplink_mbps = self._context.node.uplink_mbps
             contribution = Contribution(self._context.me, tokens, loss_nats, refs, uplink_mbps)
             self._pending = _Pending(clock.monotonic_s(), sent)
@@ -364,7 +368,7 @@ class SliceOwner:
         version, ballot = self._state.version, self._state.ballot
         one = await averaging()
         if one is not None and (version, ballot) == (self._state.version, self._state.ballot):
-            ref = one.reducers or self._context.blobs.store.hold(self._round_label, one.data)
+            ref = one.reducers or self._context.blobs.store.hold(self._round_label, one.data, sha256=one.sha256)
             self._queue.put_nowait(rounds.PartReduced(PartResult(one.part, ref, one.contributors)))
 
     async def _stage(self, results: tuple[PartResult, ...]) -> None:
@@ -375,16 +379,7 @@ class SliceOwner:
         donors = [context.donors([*reducers[r.part : r.part + 1], *everybody], self.slice) for r in results]
         try:
             averages = await fetch_results(context, self.slice, self._state.version, results, donors)
-            step = functools.partial(
-                outer_step,
-                replica.owned,
-                replica.published,
-                averages,
-                context.bounds(self.slice),
-                context.exchange.codec,
-                context.outer,
-            )
-            staged = await asyncio.to_thread(step)
+            staged, update = await asyncio.to_thread(self._outer_step, replica.owned, replica, averages)
         except (BlobUnavailable, BadMessage) as error:
             missing = error.parts if isinstance(error, AveragesUnavailable) else ()
             withheld = frozenset(reducers[part] for part in missing if part < len(reducers))
@@ -396,7 +391,12 @@ class SliceOwner:
         for result, data in zip(results, averages, strict=True):
             # Others may come to us for what its reducer can no longer give.
             context.blobs.store.hold(self._round_label, data, sha256=result.average.sha256)
-        update = context.blobs.store.hold(self._round_label, staged.update)
+        self._have_staged(results, staged, update, averages)
+
+    def _have_staged(
+        self, results: tuple[PartResult, ...], staged: StagedState, update: BlobRef, averages: list[bytes | memoryview]
+    ) -> None:
+        self._context.blobs.store.hold(self._round_label, staged.update, sha256=update.sha256)
         self._computed[results] = (results, staged, averages)
         self._queue.put_nowait(rounds.Staged(results, staged.owned.digest, staged.published.digest, update))
 
@@ -417,18 +417,28 @@ class SliceOwner:
             except (BlobUnavailable, BadMessage):
                 return
         else:
-            other = replica.published.taken_over()
+            other = await asyncio.to_thread(replica.published.taken_over)
         results, _, averages = outcome
-        context = self._context
-        bounds, codec = context.bounds(self.slice), context.exchange.codec
-        staged = await asyncio.to_thread(outer_step, other, replica.published, averages, bounds, codec, context.outer)
+        staged, update = await asyncio.to_thread(self._outer_step, other, replica, averages)
         if staged.owned.digest != proposal.digest or self.replica is not replica:
             return
         self.replica = replace(replica, owned=other)
         self._serve_state()
-        update = context.blobs.store.hold(self._round_label, staged.update)
-        self._computed[results] = (results, staged, averages)
-        self._queue.put_nowait(rounds.Staged(results, staged.owned.digest, staged.published.digest, update))
+        self._have_staged(results, staged, update, averages)
+
+    # In a thread: what takes long with large slices, and would keep all messages waiting.
+
+    def _encoded(self, pseudo_gradient: Float32, residual: Residual) -> tuple[EncodedContribution, tuple[BlobRef, ...]]:
+        bounds = self._context.bounds(self.slice)
+        sent = encode_contribution(self._context.exchange.codec, pseudo_gradient, residual, bounds)
+        return sent, tuple(map(BlobRef.of, sent.parts))
+
+    def _outer_step(
+        self, owned: OwnedState, replica: Replica, averages: list[bytes | memoryview]
+    ) -> tuple[StagedState, BlobRef]:
+        context, bounds = self._context, self._context.bounds(self.slice)
+        staged = outer_step(owned, replica.published, averages, bounds, context.exchange.codec, context.outer)
+        return staged, BlobRef.of(staged.update)
 
     def _commit(self, certificate: Certificate) -> None:
         assert self._staged is not None
@@ -462,9 +472,8 @@ class SliceOwner:
         if self._pending is None or self._pending.sent is None:
             return
         results = certificate.value.results
-        used = [part for part, result in enumerate(results) if self._context.me in result.contributors]
-        codec, bounds = self._context.exchange.codec, self._context.bounds(self.slice)
-        keep_rounded_away(self._residual, codec, self._pending.sent, bounds, used)
+        used = {part for part, result in enumerate(results) if self._context.me in result.contributors}
+        self._residual = keep_rounded_away(self._residual, self._pending.sent, used)
 
     async def _catch_up(self, peer: PeerId) -> None:
         try:

@@ -1,14 +1,17 @@
-"""The average of one part of a slice, as its reducer computes it and as its checker does once more."""
+"""The average of one part of a slice, as its reducer computes it and as its checker does once more.
+
+What arrived is decoded, averaged and encoded in one visit to a thread, so that no message waits for it.
+"""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from p2ptrain.errors import BadMessage, BlobUnavailable
 from p2ptrain.events import PartLeftOut, Refused
-from p2ptrain.ids import PeerId, SliceId
+from p2ptrain.ids import Digest, PeerId, SliceId
 from p2ptrain.swarm.context import Context
 from p2ptrain.swarm.robust import average, combine
 from p2ptrain.wire.codec import Float32, decode, encode, encoded_bytes
@@ -24,10 +27,15 @@ class PartAverage:
 
     part: int
     contributors: tuple[PeerId, ...]
-    data: bytes
+    data: memoryview
     """Encoded."""
+    sha256: Digest
     reducers: BlobRef | None = None
     """The reducer's average, where this one differs from it by rounding only, and so confirms it."""
+
+
+_Arrived = Mapping[PeerId, tuple[int, memoryview]]
+"""Per owner its tokens and its part, encoded."""
 
 
 class PartAverages:
@@ -49,34 +57,72 @@ class PartAverages:
     async def reduce(self, part: int, contributions: Sequence[Contribution], within_s: float) -> PartAverage | None:
         """The average of what arrives in time and is sound, the rest is reported; None if nothing is left."""
         usable = [c for c in contributions if c.tokens > 0 and part < len(c.parts)]
-        values = await asyncio.gather(*(self._contributed(part, c, within_s) for c in usable))
-        fetched = {c.peer: (c.tokens, v) for c, v in zip(usable, values, strict=True) if v is not None}
-        if not fetched:
+        fetched = await asyncio.gather(*(self._contributed(part, c, within_s) for c in usable))
+        arrived = {c.peer: (c.tokens, data) for c, data in zip(usable, fetched, strict=True) if data is not None}
+        if not arrived:
             return None
-        combined = await asyncio.to_thread(combine, self._rule, fetched)
-        for peer, reason in combined.left_out.items():
+        one, undecodable, left_out = await asyncio.to_thread(self._reduced, part, arrived)
+        for peer, reason in undecodable.items():
+            self._context.events.emit(Refused(peer=peer, reason=reason))
+            self._context.node.door.accuse(peer, reason)
+        for peer, reason in left_out.items():
             self._leave_out(peer, part, reason)
-        if not combined.contributors:
-            return None
-        return PartAverage(part, combined.contributors, await asyncio.to_thread(encode, self._codec, combined.mean))
+        return one
 
     async def check(
         self, result: PartResult, contributions: Sequence[Contribution], reducer: PeerId, within_s: float
     ) -> PartAverage | None:
         """The average of exactly what a reducer says that it averaged; None if that cannot be had."""
         inputs = await asyncio.gather(*(self._averaged(result.part, c, reducer, within_s) for c in contributions))
-        fetched = {c.peer: (c.tokens, v) for c, v in zip(contributions, inputs, strict=True) if v is not None}
-        if len(fetched) < len(contributions):
+        arrived = {c.peer: (c.tokens, data) for c, data in zip(contributions, inputs, strict=True) if data is not None}
+        if len(arrived) < len(contributions):
             return None
-        mean = await asyncio.to_thread(average, self._rule, fetched)
-        data = await asyncio.to_thread(encode, self._codec, mean)
+        try:
+            mean, data, sha256 = await asyncio.to_thread(self._averaged_again, result.part, arrived)
+        except BadMessage:
+            return None
         # Rules other than the mean are not exact to the last bit on every processor.
-        may_differ = self._rule != "mean" and BlobRef.of(data) != result.average
+        may_differ = self._rule != "mean" and sha256 != result.average.sha256
         is_near = may_differ and await self._is_near(result, mean, reducer)
-        return PartAverage(result.part, result.contributors, data, result.average if is_near else None)
+        return PartAverage(result.part, result.contributors, data, sha256, result.average if is_near else None)
 
-    async def _contributed(self, part: int, contribution: Contribution, within_s: float) -> Float32 | None:
-        """One owner's part of the pseudo-gradient, decoded; None when it is left out, which is reported."""
+    # In a thread.
+
+    def _reduced(
+        self, part: int, arrived: _Arrived
+    ) -> tuple[PartAverage | None, Mapping[PeerId, str], Mapping[PeerId, str]]:
+        """The average of what is sound; whose part does not decode, and who else is left out, with reasons."""
+        parts, undecodable = {}, {}
+        for peer, (tokens, data) in arrived.items():
+            try:
+                parts[peer] = (tokens, self._decoded(part, data))
+            except BadMessage as error:
+                undecodable[peer] = str(error)
+        combined = combine(self._rule, parts)
+        if not combined.contributors:
+            return None, undecodable, combined.left_out
+        encoded = encode(self._codec, combined.mean)
+        one = PartAverage(part, combined.contributors, encoded, BlobRef.of(encoded).sha256)
+        return one, undecodable, combined.left_out
+
+    def _averaged_again(self, part: int, arrived: _Arrived) -> tuple[Float32, memoryview, Digest]:
+        """The average of all of it, also encoded, with its hash.
+
+        Raises:
+            BadMessage: a part does not decode.
+        """
+        mean = average(self._rule, {p: (tokens, self._decoded(part, data)) for p, (tokens, data) in arrived.items()})
+        encoded = encode(self._codec, mean)
+        return mean, encoded, BlobRef.of(encoded).sha256
+
+    def _decoded(self, part: int, data: memoryview) -> Float32:
+        start, stop = self._context.bounds(self._slice)[part]
+        return decode(self._codec, data, stop - start)
+
+    # In the event loop.
+
+    async def _contributed(self, part: int, contribution: Contribution, within_s: float) -> memoryview | None:
+        """One owner's part of the pseudo-gradient, encoded; None when it is left out, which is reported."""
         context = self._context
         start, stop = context.bounds(self._slice)[part]
         ref = contribution.parts[part]
@@ -89,22 +135,21 @@ class PartAverages:
                 data, _ = await context.blobs.fetch(
                     ref, [contribution.peer], silence_timeout_s=within_s, what=f"part {part} of slice {self._slice}"
                 )
-            if contribution.peer != context.me and context.exchange.check_averages:
-                context.blobs.store.hold(self._label, data)  # who checks may not get it there any more
-            return decode(self._codec, data, stop - start)
-        except BadMessage as error:
-            context.events.emit(Refused(peer=contribution.peer, reason=str(error)))
-            context.node.door.accuse(contribution.peer, str(error))
         except BlobUnavailable as error:
             self._leave_out(contribution.peer, part, str(error))
+            return None
         except TimeoutError:
             self._leave_out(contribution.peer, part, f"not complete after {within_s:.1f} s")
-        return None
+            return None
+        if contribution.peer != context.me and context.exchange.check_averages:
+            # Who checks may not get it there any more.
+            context.blobs.store.hold(self._label, data, sha256=ref.sha256)
+        return data
 
     async def _averaged(
         self, part: int, contribution: Contribution, reducer: PeerId, within_s: float
-    ) -> Float32 | None:
-        """A part of a contribution, from whoever made it, or from the reducer; None if neither delivers it."""
+    ) -> memoryview | None:
+        """A part of a contribution, encoded, from whoever made it, or from the reducer; None if neither delivers it."""
         start, stop = self._context.bounds(self._slice)[part]
         what = f"part {part} of slice {self._slice}, to check its average"
         if part >= len(contribution.parts) or not self._has_size(contribution.parts[part], stop - start):
@@ -114,9 +159,9 @@ class PartAverages:
                 holders = [peer for peer in (contribution.peer, reducer) if peer != self._context.me]
                 ref = contribution.parts[part]
                 data, _ = await self._context.blobs.fetch(ref, holders, silence_timeout_s=within_s / 2, what=what)
-            return decode(self._codec, data, stop - start)
-        except (BadMessage, BlobUnavailable, TimeoutError):
+        except (BlobUnavailable, TimeoutError):
             return None
+        return data
 
     async def _is_near(self, result: PartResult, mean: Float32, reducer: PeerId) -> bool:
         """Whether a reducer's average is ours but for rounding."""

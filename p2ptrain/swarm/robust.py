@@ -46,7 +46,7 @@ def combine(rule: Averaging, parts: Mapping[PeerId, tuple[int, Float32]]) -> Com
     Args:
         rule: ``mean`` weighs by tokens, as announced. ``trimmed`` and ``clipped`` weigh all contributors alike, since
             a token count is a claim, too.
-        parts: per owner its tokens (positive) and its part, shape [numel], float32; not empty.
+        parts: per owner its tokens (positive) and its part, shape [numel], float32.
     """
     left_out = _conspicuous(parts)
     kept = {peer: part for peer, part in parts.items() if peer not in left_out}

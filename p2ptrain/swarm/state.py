@@ -3,6 +3,9 @@
 Owners hold the anchor and the outer momentum in float32, one contiguous block whose SHA-256 is the slice's digest: the
 state is the blob that joiners fetch. Everybody holds the published weights in bf16. A commit moves both, with the same
 bits everywhere: owners apply the outer step to the decoded averages, and everybody adds the decoded update.
+
+Slices may have hundreds of millions of parameters, so all of it goes stretch by stretch: an array as long as the slice
+for each step of the arithmetic would cost more time, to get the memory, than the arithmetic does.
 """
 
 import hashlib
@@ -11,6 +14,7 @@ from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
+import numpy.typing as npt
 
 from p2ptrain.config.schema import Codec
 from p2ptrain.errors import BadMessage
@@ -18,9 +22,12 @@ from p2ptrain.ids import GENESIS, Digest, Version
 from p2ptrain.wire.codec import Bf16Bits, Float32, bf16_to_float32, decode, encode, round_to_bf16
 
 OuterRule = Callable[[Version, Float32, Float32, Float32], tuple[Float32, Float32]]
-"""(version to be made, anchor, momentum, averaged pseudo-gradient), each [numel] -> the new anchor and momentum."""
+"""(version to be made, anchor, momentum, averaged pseudo-gradient) of a stretch of a slice, each [elements] -> its new
+anchor and momentum; element by element, so that stretches do not matter."""
 
 _HEADER_BYTES = 8
+_STRETCH_ELEMENTS = 2**18
+"""1 MiB of float32, which stays in a core's cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,15 +39,13 @@ class OwnedState:
     """Version (8 bytes, little endian), anchor, momentum (little-endian float32)."""
     digest: Digest
 
-    @classmethod
-    def of(cls, version: Version, anchor: Float32, momentum: Float32) -> Self:
+    @staticmethod
+    def of(version: Version, anchor: Float32, momentum: Float32) -> "OwnedState":
         """The state with these arrays, each [numel]."""
-        blob = (
-            version.to_bytes(_HEADER_BYTES, "little")
-            + anchor.astype("<f4").tobytes()
-            + momentum.astype("<f4").tobytes()
-        )
-        return cls.from_blob(memoryview(blob))
+        # Not by joining bytes, which keeps all other threads of the process waiting until it is done.
+        blank = _Blank.of(anchor.size)
+        blank.anchor[:], blank.momentum[:] = anchor, momentum
+        return blank.filled(version)
 
     @classmethod
     def from_blob(cls, blob: memoryview) -> Self:
@@ -62,6 +67,31 @@ class OwnedState:
     def numel(self) -> int:
         """Parameters of the slice."""
         return (len(self.blob) - _HEADER_BYTES) // 8
+
+
+@dataclass(frozen=True, slots=True)
+class _Blank:
+    """An owners' state to be filled in."""
+
+    blob: npt.NDArray[np.uint8]
+    anchor: Float32
+    """View of the blob, [numel]."""
+    momentum: Float32
+    """View of the blob, [numel]."""
+
+    @classmethod
+    def of(cls, numel: int) -> Self:
+        """Room for a slice of so many parameters."""
+        blob = np.empty(owned_blob_bytes(numel), np.uint8)
+        values = blob[_HEADER_BYTES:].view("<f4")
+        return cls(blob, values[:numel], values[numel:])
+
+    def filled(self, version: Version) -> OwnedState:
+        """The state, which does not change any more."""
+        self.blob[:_HEADER_BYTES] = np.frombuffer(version.to_bytes(_HEADER_BYTES, "little"), np.uint8)
+        for array in (self.blob, self.anchor, self.momentum):
+            array.flags.writeable = False
+        return OwnedState.from_blob(self.blob.data)
 
 
 def owned_blob_bytes(numel: int) -> int:
@@ -103,8 +133,12 @@ class PublishedState:
         Raises:
             BadMessage: the update does not decode.
         """
-        values = self.values
-        return self.of(Version(self.version + 1), round_to_bf16(values + decode(codec, update, values.size)))
+        change = decode(codec, update, self.bits.size)
+        bits = np.empty_like(self.bits)
+        for start in range(0, bits.size, _STRETCH_ELEMENTS):
+            stretch = slice(start, start + _STRETCH_ELEMENTS)
+            bits[stretch] = round_to_bf16(bf16_to_float32(self.bits[stretch]) + change[stretch])
+        return self.of(Version(self.version + 1), bits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +147,7 @@ class StagedState:
 
     owned: OwnedState
     published: PublishedState
-    update: bytes
+    update: memoryview
 
 
 def genesis(initial: Float32) -> tuple[OwnedState, PublishedState]:
@@ -147,16 +181,20 @@ def outer_step(
     """
     if len(averages) != len(bounds):
         raise BadMessage(f"{len(averages)} averages for {len(bounds)} parts")
-    gradient = np.concatenate(
-        [decode(codec, data, stop - start) for data, (start, stop) in zip(averages, bounds, strict=True)]
-    )
     version = Version(owned.version + 1)
-    anchor, momentum = rule(version, owned.anchor, owned.momentum, gradient)
-    if not (np.isfinite(anchor).all() and np.isfinite(momentum).all()):
-        raise BadMessage("the outer step with these averages gives NaN or infinity")
-    # Against what non-owners really have, so that what one update rounds away the next one carries.
-    update = encode(codec, anchor - published.values)
-    return StagedState(OwnedState.of(version, anchor, momentum), published.moved(update, codec), update)
+    new, change = _Blank.of(owned.numel), np.empty(owned.numel, np.float32)
+    for data, (start, stop) in zip(averages, bounds, strict=True):
+        part = slice(start, stop)
+        gradient = decode(codec, data, stop - start)
+        anchor, momentum = rule(version, owned.anchor[part], owned.momentum[part], gradient)
+        if not (np.isfinite(anchor).all() and np.isfinite(momentum).all()):
+            raise BadMessage("the outer step with these averages gives NaN or infinity")
+        new.anchor[part], new.momentum[part] = anchor, momentum
+        # Against what non-owners really have, so that what one update rounds away the next one carries.
+        np.subtract(anchor, bf16_to_float32(published.bits[part]), out=change[part])
+    update = encode(codec, change)
+    del change  # before the next array of its size is made
+    return StagedState(new.filled(version), published.moved(update, codec), update)
 
 
 def _bytes_of(bits: Bf16Bits) -> memoryview:

@@ -209,14 +209,14 @@ class Swarm:
         if found.certificate and self._context.holders(slice_id) - {self._context.me}:  # one that came meanwhile
             with contextlib.suppress(BlobUnavailable, BadMessage):
                 return replace(found, owned=await fetch_owned(self._context, found))
-        return self._take_over(slice_id, found)
+        return await self._take_over(slice_id, found)
 
-    def _take_over(self, slice_id: SliceId, found: Replica) -> Replica:
+    async def _take_over(self, slice_id: SliceId, found: Replica) -> Replica:
         """A slice without living owners, from its published weights: they are the anchor from now on."""
         if found.certificate is None:
-            return replace(found, owned=self._context.listener.initial_state(slice_id))
+            return replace(found, owned=await asyncio.to_thread(self._context.listener.initial_state, slice_id))
         self._context.events.emit(SliceTakenOver(slice=slice_id, version=found.published.version))
-        return replace(found, owned=found.published.taken_over())
+        return replace(found, owned=await asyncio.to_thread(found.published.taken_over))
 
     async def run(self) -> None:
         """Keep claims fresh, rounds going and news flowing until cancelled."""
@@ -494,11 +494,11 @@ class Swarm:
         for attempt in range(_STATE_ATTEMPTS):
             current = await self._newest(slice_id, current)
             if not self._context.holders(slice_id) - {self._context.me}:
-                return self._take_over(slice_id, current)
+                return await self._take_over(slice_id, current)
             try:
                 # Owners keep the state of their present version only: a fast slice has to be caught.
                 if current.certificate is None:
-                    owned = self._context.listener.initial_state(slice_id)
+                    owned = await asyncio.to_thread(self._context.listener.initial_state, slice_id)
                 else:
                     owned = await fetch_owned(self._context, current)
             except BlobUnavailable:

@@ -103,26 +103,31 @@ def move(footing: Footing, local: np.ndarray, to: Move, rule: OverlapConfig) -> 
     if used is None:
         if footing.tokens and to.version - footing.since > rule.max_stale_rounds:
             return Moved(Footing.on(to.anchor, to.version), to.anchor, dropped_tokens=footing.tokens)
-        taken, reference, since = 0, footing.anchor, footing.since
-        later = footing.snapshots
+        sent, later = Snapshot(footing.anchor, 0), footing.snapshots
+        contained, since = (), footing.since
     else:
-        taken, since = footing.snapshots[used].tokens, footing.version
-        reference = footing.anchor.copy()
+        sent, later = footing.snapshots[used], footing.snapshots[used + 1 :]
+        since = footing.version
+
+    def on_new_anchor(values: np.ndarray) -> np.ndarray:
+        moved: np.ndarray = values - footing.anchor
         for start, stop in contained:
-            reference[start:stop] = footing.snapshots[used].values[start:stop]
-        later = footing.snapshots[used + 1 :]
-    merged = to.anchor + (local - reference)
-    if used is not None and rule.merge == "mix":
+            np.subtract(values[start:stop], sent.values[start:stop], out=moved[start:stop])
+        moved += to.anchor
+        return moved
+
+    merged = on_new_anchor(local)
+    if rule.merge == "mix":
         alpha = np.float32(rule.mixing)
         for start, stop in contained:
             merged[start:stop] = alpha * local[start:stop] + (1 - alpha) * to.anchor[start:stop]
-    left = footing.tokens - taken
+    left = footing.tokens - sent.tokens
     stands = Footing(
         anchor=to.anchor,
         version=to.version,
         since=since if left else to.version,
         tokens=left,
         # As they would be had the weights stood on the new anchor when they were taken.
-        snapshots=tuple(Snapshot(to.anchor + (s.values - reference), s.tokens - taken) for s in later),
+        snapshots=tuple(Snapshot(on_new_anchor(s.values), s.tokens - sent.tokens) for s in later),
     )
     return Moved(stands, merged)

@@ -56,8 +56,8 @@ def encoded_bytes(codec: Codec, numel: int) -> int:
             assert_never(codec)
 
 
-def encode(codec: Codec, values: Float32) -> bytes:
-    """``values`` [numel] as bytes.
+def encode(codec: Codec, values: Float32) -> memoryview:
+    """``values`` [numel] as bytes, which are not copied once more: other threads would wait for that.
 
     Raises:
         NonFiniteUpdate: an element is NaN or infinite.
@@ -65,7 +65,7 @@ def encode(codec: Codec, values: Float32) -> bytes:
     match codec:
         case "float32":
             _check_finite(values, np.isfinite(values).all())
-            return bytes(values.astype("<f4", copy=False).tobytes())
+            return _read_only(values.astype("<f4").view(np.uint8))
         case "int8":
             return _encode_int8(values)
         case "int4":
@@ -106,16 +106,22 @@ def decode(codec: Codec, data: bytes | memoryview, numel: int) -> Float32:
 def round_to_bf16(values: Float32) -> Bf16Bits:
     """Bit patterns [numel] of the bf16 numbers nearest to finite ``values``, ties to even."""
     bits = values.view(np.uint32)
-    lowest_kept = (bits >> np.uint32(16)) & np.uint32(1)
-    return ((bits + np.uint32(0x7FFF) + lowest_kept) >> np.uint32(16)).astype(np.uint16)
+    rounded = bits >> np.uint32(16)
+    rounded &= np.uint32(1)  # the lowest bit that is kept
+    rounded += np.uint32(0x7FFF)
+    rounded += bits
+    rounded >>= np.uint32(16)
+    return rounded.astype(np.uint16)
 
 
 def bf16_to_float32(bits: Bf16Bits) -> Float32:
     """The float32 numbers [numel] that bf16 bit patterns stand for, exactly."""
-    return (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    wide = bits.astype(np.uint32)
+    wide <<= np.uint32(16)
+    return wide.view(np.float32)
 
 
-def _encode_int8(values: Float32) -> bytes:
+def _encode_int8(values: Float32) -> memoryview:
     num_blocks = _num_blocks(values.size, INT8_BLOCK)
     encoded = np.empty(num_blocks * (4 + INT8_BLOCK), np.uint8)
     scales, elements = encoded[: 4 * num_blocks].view("<f4"), encoded[4 * num_blocks :].view(np.int8)
@@ -129,10 +135,10 @@ def _encode_int8(values: Float32) -> bytes:
         np.divide(x_BE, _divisors(scales[chunk])[:, None], out=work_BE)
         np.rint(work_BE, out=work_BE)
         np.copyto(elements_BE[chunk], work_BE, casting="unsafe")
-    return bytes(encoded[: encoded_bytes("int8", values.size)].tobytes())
+    return _read_only(encoded[: encoded_bytes("int8", values.size)])
 
 
-def _encode_int4(values: Float32) -> bytes:
+def _encode_int4(values: Float32) -> memoryview:
     num_blocks = _num_blocks(values.size, INT4_BLOCK)
     encoded = np.empty(num_blocks * (2 + INT4_BLOCK // 2), np.uint8)
     scales, elements = encoded[: 2 * num_blocks].view("<u2"), encoded[2 * num_blocks :]
@@ -147,7 +153,7 @@ def _encode_int4(values: Float32) -> bytes:
         work_BE += _ROUND + np.float32(8)
         np.minimum(work_BE, _ROUND + np.float32(15), out=work_BE)
         np.copyto(elements_BE[chunk], _packed(work_BE.view("<u4").astype(np.uint8)))
-    return bytes(encoded[: encoded_bytes("int4", values.size)].tobytes())
+    return _read_only(encoded[: encoded_bytes("int4", values.size)])
 
 
 def _decode_int8(elements: npt.NDArray[np.int8], scales: Float32) -> Float32:
@@ -230,6 +236,11 @@ def _divisors(scales: Float32) -> Float32:
 def _check_finite(values: Float32, is_finite: object) -> None:
     if not is_finite:
         raise NonFiniteUpdate(f"{np.count_nonzero(~np.isfinite(values))} of {values.size} elements are NaN or infinite")
+
+
+def _read_only(encoded: _Bytes) -> memoryview:
+    encoded.flags.writeable = False
+    return encoded.data
 
 
 def _num_blocks(numel: int, block: int) -> int:

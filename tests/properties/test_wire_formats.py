@@ -84,7 +84,7 @@ def test_what_is_not_finite_is_not_encoded(bad: float) -> None:
 
 
 def test_other_lengths_and_values_that_are_not_finite_are_refused() -> None:
-    data = encode("int8", np.ones(300, np.float32))
+    data = bytes(encode("int8", np.ones(300, np.float32)))
     for wrong in (data[:-1], data + b"\0", b""):
         with pytest.raises(BadMessage, match="are 308 bytes"):
             decode("int8", wrong, 300)

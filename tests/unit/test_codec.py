@@ -76,7 +76,7 @@ for codec in ("int8", "int4"):
         values = np.random.default_rng(numel).standard_normal(numel).astype(np.float32)
         values[::3] = np.ldexp(values[::3], (values[::3] * 20).astype(np.int32))
         data = encode(codec, values)
-        print(codec, hashlib.sha256(data + decode(codec, data, numel).tobytes()).hexdigest())
+        print(codec, hashlib.sha256(bytes(data) + decode(codec, data, numel).tobytes()).hexdigest())
 """
 
 

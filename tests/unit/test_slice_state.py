@@ -4,7 +4,7 @@ import numpy as np
 
 from p2ptrain.ids import Version
 from p2ptrain.swarm.state import OwnedState, PublishedState, outer_step
-from p2ptrain.wire.codec import Float32, encode, round_to_bf16
+from p2ptrain.wire.codec import Float32, decode, encode, round_to_bf16
 
 ONES = np.ones(4, np.float32)
 
@@ -22,3 +22,29 @@ def test_the_run_s_rule_is_told_which_version_it_makes() -> None:
     assert made == [7]
     assert (staged.owned.version, staged.published.version) == (7, 7)
     assert np.array_equal(staged.owned.anchor, ONES / 2)
+
+
+def test_a_long_slice_moves_as_it_would_in_one_stretch() -> None:
+    numel = 600_001
+    random = np.random.default_rng(1)
+    anchor, momentum, gradient = (random.standard_normal(numel).astype(np.float32) for _ in range(3))
+    owned = OwnedState.of(Version(0), anchor, momentum)
+    published = PublishedState.of(Version(0), round_to_bf16(anchor))
+
+    def rule(version: Version, anchor: Float32, momentum: Float32, gradient: Float32) -> tuple[Float32, Float32]:
+        return anchor - gradient, momentum + gradient
+
+    bounds = [(0, 250_112), (250_112, 500_224), (500_224, numel)]
+    parts = [encode("int8", gradient[start:stop]) for start, stop in bounds]
+    staged = outer_step(owned, published, parts, bounds, "int8", rule)
+    whole = np.concatenate(
+        [decode("int8", part, stop - start) for part, (start, stop) in zip(parts, bounds, strict=True)]
+    )
+    expected = OwnedState.of(Version(1), anchor - whole, momentum + whole)
+    assert staged.owned.digest == expected.digest
+    assert bytes(staged.owned.blob[:8]) == (1).to_bytes(8, "little")
+    update = encode("int8", expected.anchor - published.values)
+    assert staged.update == update
+    bits = round_to_bf16(published.values + decode("int8", update, numel))
+    assert staged.published.digest == PublishedState.of(Version(1), bits).digest
+    assert not staged.owned.anchor.flags.writeable
