@@ -8,7 +8,7 @@ from typing import Protocol
 from p2ptrain.config.schema import ExchangeConfig
 from p2ptrain.events import EventBus
 from p2ptrain.identity.keys import Identity
-from p2ptrain.ids import PeerId, RunId, SliceId, slice_of
+from p2ptrain.ids import PeerId, RunId, SliceId, fragment_index, slice_of
 from p2ptrain.swarm.address_book import AddressBook
 from p2ptrain.swarm.directory import Claim
 from p2ptrain.swarm.head import Head
@@ -110,6 +110,17 @@ class Context:
     def bounds(self, slice_id: SliceId) -> list[tuple[int, int]]:
         """Start and stop of the slice's parts."""
         return part_bounds(self.numel[slice_id], self.exchange.part_elements)
+
+    def line_mbps(self, slice_id: SliceId) -> tuple[float, float]:
+        """What of our line, up and down, a slice gets while all that is due at once is on its way; 0 is not known.
+
+        As its parameters' share: up of what we own, down of the whole model, since the others' updates come as well.
+        """
+        together = [one for one in self.numel if fragment_index(one) == fragment_index(slice_id)]
+        owned = self.claims[self.me].ready if self.me in self.claims else ()
+        due = sum(self.numel[one] for one in together if slice_of(one) in owned or one == slice_id)
+        share, share_of_all = (self.numel[slice_id] / all_of for all_of in (due, sum(self.numel[o] for o in together)))
+        return self.node.uplink_mbps * share, self.node.downlink_mbps * share_of_all
 
     def holders(self, slice_id: SliceId) -> frozenset[PeerId]:
         """Peers with a live claim that hold the slice's state as owners.

@@ -3,7 +3,8 @@
 A deadline is median + k·MAD of the stage's durations in the rounds that committed, plus room for what has not been
 seen yet. So a member that freezes costs the others about as long as a round of theirs usually takes. The members need
 not agree on deadlines; each has its own. If one was too short, rounds fail, and each failure doubles the next ones up
-to the manifest's: whatever made rounds slower, the deadlines follow.
+to the manifest's: whatever made rounds slower, the deadlines follow. What a member says of its line is planned with
+before anything was measured: all stages wait for it, since it trains, reduces and votes as late as its bytes come.
 """
 
 import statistics
@@ -16,6 +17,8 @@ MIN_MEASURED = 5
 """Fewer rounds say too little, and the manifest's value holds."""
 NUM_MADS = 8.0
 """Of a normal distribution, 8 MAD are 5.4 standard deviations: one false alarm in millions of rounds."""
+PLANNED_ROOM = 2.0
+"""Over what a round's transfers take by plan: for latency, and for averages that wait for parts."""
 MIN_ROOM_S = 1.0
 """For what no calm round shows: a lost packet's retransmission, a pause of the process, a busy machine."""
 
@@ -45,14 +48,24 @@ class StageDurations:
         )
 
 
-def adaptive_deadline(measured_s: Sequence[float], ceiling_s: float, num_failures: int) -> Deadline:
+def adaptive_deadline(
+    measured_s: Sequence[float], ceiling_s: float, num_failures: int, planned_s: float = 0.0
+) -> Deadline:
     """How long to wait in a stage.
 
     Args:
         measured_s: durations of this stage in committed rounds.
-        ceiling_s: the manifest's value, which holds at first and is never exceeded.
+        ceiling_s: the manifest's value, which holds at first; only ``planned_s`` exceeds it.
         num_failures: attempts that came to nothing since the last commit; each doubles the wait.
+        planned_s: what the transfers of a plan take, over the lines that its members announce.
     """
+    usual = _by_what_was_measured(measured_s, ceiling_s, num_failures)
+    if usual.seconds >= PLANNED_ROOM * planned_s:
+        return usual
+    return Deadline(PLANNED_ROOM * planned_s, f"{planned_s:.1f} s of transfers over the announced lines")
+
+
+def _by_what_was_measured(measured_s: Sequence[float], ceiling_s: float, num_failures: int) -> Deadline:
     if len(measured_s) < MIN_MEASURED:
         return Deadline(ceiling_s, f"as in the manifest: {len(measured_s)} of {MIN_MEASURED} rounds measured")
     median_s = statistics.median(measured_s)

@@ -216,8 +216,8 @@ class SliceOwner:
                 return
             for part, ref in zip(sent.parts, refs, strict=True):
                 self._context.blobs.store.hold(self._contribution_label, part, sha256=ref.sha256)
-            uplink_mbps = self._context.node.uplink_mbps
-            contribution = Contribution(self._context.me, tokens, loss_nats, refs, uplink_mbps)
+            up_mbps, down_mbps = self._context.line_mbps(self.slice)
+            contribution = Contribution(self._context.me, tokens, loss_nats, refs, up_mbps, down_mbps)
             self._pending = _Pending(clock.monotonic_s(), sent)
         self._queue.put_nowait(rounds.CutOff(contribution))
 

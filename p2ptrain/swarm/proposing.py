@@ -6,15 +6,12 @@ from dataclasses import replace
 
 from p2ptrain.ids import PeerId
 from p2ptrain.swarm.confirming import result_of
-from p2ptrain.swarm.deadlines import Deadline
 from p2ptrain.swarm.electorate import drawn
-from p2ptrain.swarm.reduce import planned_transfer_s, share_parts
+from p2ptrain.swarm.reduce import line_mbps, planned_transfer_s, share_parts
 from p2ptrain.swarm.round_events import Staged
 from p2ptrain.swarm.round_state import RoundState
 from p2ptrain.wire.messages import Offer, Plan, Ready, RoundMessage, Value
 
-_PLANNED_ROOM = 2.0
-"""Deadline of a round over what its transfers take by plan: for latency, and for averages that wait for parts."""
 _MAX_PLANNED = 4
 """Deadlines of reducing that a slow uplink may add to a round; who announces a slower one is left out."""
 
@@ -51,9 +48,11 @@ def first_plan(s: RoundState) -> Plan | None:
     num_parts = Counter(len(c.parts) for c in contributions).most_common(1)[0][0]
     contributions = tuple(c for c in contributions if len(c.parts) == num_parts)
     reducers = _able(s)
-    uplinks = {c.peer: c.uplink_mbps for c in contributions}
-    shares = share_parts(num_parts, {peer: uplinks.get(peer, 0.0) for peer in reducers})
-    return Plan(0, contributions, shares, _checkers(shares, reducers) if s.rules.check_averages else ())
+    lines = {c.peer: line_mbps(c) for c in contributions}
+    shares = share_parts(num_parts, {peer: lines.get(peer, 0.0) for peer in reducers})
+    # Whose line is too slow to reduce anything is not asked to check anything either.
+    able = sorted(set(shares)) if len(set(shares)) > 1 else reducers
+    return Plan(0, contributions, shares, _checkers(shares, able) if s.rules.check_averages else ())
 
 
 def _able(s: RoundState) -> list[PeerId]:
@@ -102,24 +101,22 @@ def plan_without(s: RoundState, missing: Collection[int], late: Collection[PeerI
     return Plan(s.plan.revision + 1, s.plan.contributions, tuple(reducers), tuple(checkers))
 
 
-def reducing_limit(s: RoundState, plan: Plan) -> Deadline:
-    """How long a plan may take to be reduced: what is usual, or what its transfers need where that is more."""
-    planned_s = planned_transfer_s(
+def transfers_s(s: RoundState, plan: Plan) -> float:
+    """What a plan's transfers take over the lines that its members announce."""
+    return planned_transfer_s(
         plan.contributions,
         plan.reducers,
         len(s.ballot.members),
         checkers=plan.checkers,
         at_most_s=_MAX_PLANNED * s.rules.reduce_s,
     )
-    if s.reduce_limit.seconds >= _PLANNED_ROOM * planned_s:
-        return s.reduce_limit
-    return Deadline(_PLANNED_ROOM * planned_s, f"{planned_s:.1f} s of transfers at the announced uplinks")
 
 
 def value_of(s: RoundState, staged: Staged, plan: Plan) -> Value:
     """What the members are asked to vote for: the outer step that we have computed, and who owns its version."""
     included = {peer for result in staged.results for peer in result.contributors}
-    contributions = tuple(replace(c, parts=(), uplink_mbps=0.0) for c in plan.contributions if c.peer in included)
+    bare = (replace(c, parts=(), uplink_mbps=0.0, downlink_mbps=0.0) for c in plan.contributions)
+    contributions = tuple(c for c in bare if c.peer in included)
     # Whoever holds the slice and has a claim is an owner from the next version on, or takes part in the draw: that is
     # how peers join.
     present = {m for m in s.ballot.members if m in s.ready} - s.suspects

@@ -11,9 +11,9 @@ from p2ptrain.wire.codec import Float32
 from p2ptrain.wire.messages import Contribution
 
 _SLOWEST_MBPS, _FASTEST_MBPS = 1e-3, 1e6
-"""Between these an announced uplink is believed; numbers far outside would leave no finite shares."""
-_MOST_UPLINK_RATIO = 64.0
-"""Between the fastest and the slowest uplink that is planned with: announcements are believed, within reason."""
+"""Between these an announced line is believed; numbers far outside would leave no finite shares."""
+_MOST_LINE_RATIO = 64.0
+"""Between the fastest and the slowest line that is planned with: announcements are believed, within reason."""
 
 
 def part_bounds(numel: int, part_elements: int) -> list[tuple[int, int]]:
@@ -40,30 +40,34 @@ def weighted_mean(parts: Mapping[PeerId, tuple[int, Float32]]) -> Float32:
     return mean
 
 
-def share_parts(num_parts: int, uplinks: Mapping[PeerId, float]) -> tuple[PeerId, ...]:
-    """Who reduces which part, so that all uplinks are done at the same time.
+def line_mbps(contribution: Contribution) -> float:
+    """What bounds a member's share of the reducing, which takes as many bytes up as down; 0 is not known."""
+    return min((mbps for mbps in (contribution.uplink_mbps, contribution.downlink_mbps) if mbps), default=0.0)
+
+
+def share_parts(num_parts: int, lines: Mapping[PeerId, float]) -> tuple[PeerId, ...]:
+    """Who reduces which part, so that all lines are done at the same time.
 
     A member that reduces the share s of a slice, among G of them, sends its contribution to the other reducers and its
-    averages to the other members: (1 - s) + s (G - 1) slices. With two members that is one slice whatever s is, and
-    the parts are shared evenly; with more, a slow one reduces less, or nothing.
+    averages to the other members: (1 - s) + s (G - 1) slices. It receives as much: the others' averages, and their
+    contributions to its share. With two members that is one slice whatever s is, and the parts are shared evenly; with
+    more, a slow one reduces less, or nothing.
 
     Args:
         num_parts: parts of the slice.
-        uplinks: Mbit/s of each reducer; 0 is not known, and counts as the median of the known ones.
+        lines: Mbit/s of each reducer; 0 is not known, and counts as the median of the known ones.
 
     Returns:
         One peer a part, each peer's spread over the slice.
     """
-    peers = sorted(uplinks)
-    uplinks = {
-        peer: min(max(uplink, _SLOWEST_MBPS), _FASTEST_MBPS) if uplink else 0.0 for peer, uplink in uplinks.items()
-    }
-    known = [uplink for uplink in uplinks.values() if uplink]
+    peers = sorted(lines)
+    lines = {peer: min(max(mbps, _SLOWEST_MBPS), _FASTEST_MBPS) if mbps else 0.0 for peer, mbps in lines.items()}
+    known = [mbps for mbps in lines.values() if mbps]
     if not known or len(peers) <= 2:
         shares = dict.fromkeys(peers, 1 / len(peers))
     else:
         usual, fastest = statistics.median(known), max(known)
-        shares = _filled({p: max(uplinks[p] or usual, fastest / _MOST_UPLINK_RATIO) for p in peers}, len(peers) - 2)
+        shares = _filled({p: max(lines[p] or usual, fastest / _MOST_LINE_RATIO) for p in peers}, len(peers) - 2)
     counts = {peer: int(shares[peer] * num_parts) for peer in peers}
     missing = num_parts - sum(counts.values())
     for peer in sorted(peers, key=lambda p: (counts[p] - shares[p] * num_parts, p))[:missing]:
@@ -72,14 +76,14 @@ def share_parts(num_parts: int, uplinks: Mapping[PeerId, float]) -> tuple[PeerId
     return tuple(peer for _, peer in places)
 
 
-def _filled(uplinks: Mapping[PeerId, float], others: int) -> dict[PeerId, float]:
-    """Shares s with 1 + s * others = T * uplink for all that have one, T such that they add up to 1."""
-    fastest = sorted(uplinks.values(), reverse=True)
+def _filled(lines: Mapping[PeerId, float], others: int) -> dict[PeerId, float]:
+    """Shares s with 1 + s * others = T * line for all that have one, T such that they add up to 1."""
+    fastest = sorted(lines.values(), reverse=True)
     count = len(fastest)
     while count > 1 and (others + count) / sum(fastest[:count]) * fastest[count - 1] < 1:
         count -= 1  # the slowest is busy with its own contribution alone
     time = (others + count) / sum(fastest[:count])
-    return {peer: max(0.0, (uplink * time - 1) / others) for peer, uplink in uplinks.items()}
+    return {peer: max(0.0, (mbps * time - 1) / others) for peer, mbps in lines.items()}
 
 
 def planned_transfer_s(
@@ -90,10 +94,10 @@ def planned_transfer_s(
     checkers: Sequence[PeerId] = (),
     at_most_s: float,
 ) -> float:
-    """Seconds that the slowest known uplink of a plan needs, for deadlines to take into account.
+    """Seconds that the slowest known line of a plan needs, up or down, for deadlines to take into account.
 
     Args:
-        contributions: with their uplinks; one that is not known is not waited for.
+        contributions: with their lines; what is not known is not waited for.
         reducers: one peer a part.
         num_members: who wants the averages.
         checkers: one peer a part, who wants the contributions to it, too, and no average; empty if nobody checks.
@@ -102,11 +106,14 @@ def planned_transfer_s(
     parts, checked = Counter(reducers), Counter(checkers)
     longest_s = 0.0
     for contribution in contributions:
-        if contribution.uplink_mbps > 0:
-            slice_bytes = sum(ref.size_bytes for ref in contribution.parts)
-            share = parts[contribution.peer] / len(reducers)
-            upload_bytes = slice_bytes * ((1 - share) + share * (num_members - 1))
-            if checkers:
-                upload_bytes += slice_bytes * (1 - checked[contribution.peer] / len(checkers) - share)
-            longest_s = max(longest_s, upload_bytes * 8e-6 / contribution.uplink_mbps)
+        slice_megabits = 8e-6 * sum(ref.size_bytes for ref in contribution.parts)
+        share = parts[contribution.peer] / len(reducers)
+        up = down = (1 - share) + share * (num_members - 1)
+        if checkers:
+            its_checks = checked[contribution.peer] / len(checkers)
+            up += 1 - its_checks - share
+            down += its_checks * (num_members - 2)  # contributions instead of an average
+        for slices, mbps in ((up, contribution.uplink_mbps), (down, contribution.downlink_mbps)):
+            if mbps > 0:
+                longest_s = max(longest_s, slices * slice_megabits / mbps)
     return min(longest_s, at_most_s)

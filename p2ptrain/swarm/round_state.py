@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from p2ptrain.ids import Digest, PeerId, RunId, SliceId, Version
 from p2ptrain.swarm.certificates import votes_needed
-from p2ptrain.swarm.deadlines import Deadline, StageDurations, adaptive_deadline
+from p2ptrain.swarm.deadlines import PLANNED_ROOM, Deadline, StageDurations, adaptive_deadline
 from p2ptrain.swarm.electorate import drawn
 from p2ptrain.swarm.head import Head
 from p2ptrain.swarm.round_events import CutOff, Heard, Staged
@@ -99,6 +99,8 @@ class RoundState:
     early: tuple[Heard, ...] = ()
     durations: StageDurations = field(default_factory=StageDurations)
     """Of the rounds that committed while this process ran."""
+    planned_s: float = 0.0
+    """What the last plan's transfers take over the lines that its members announce."""
     failures: int = 0
     """Attempts and rounds that came to nothing since the last commit."""
     stage_began_s: float = 0.0
@@ -124,18 +126,20 @@ class RoundState:
 
     @property
     def gather_limit(self) -> Deadline:
-        """How long a ready owner waits for the others' inner steps."""
-        return adaptive_deadline(self.durations.gather, self.rules.gather_s, self.failures)
+        """How long a ready owner waits for the others' inner steps: never longer than the manifest says."""
+        planned_s = min(self.planned_s, self.rules.gather_s / PLANNED_ROOM)
+        return adaptive_deadline(self.durations.gather, self.rules.gather_s, self.failures, planned_s)
 
     @property
     def reduce_limit(self) -> Deadline:
         """How long a plan may take to be reduced."""
-        return adaptive_deadline(self.durations.reduce, self.rules.reduce_s, self.failures)
+        return adaptive_deadline(self.durations.reduce, self.rules.reduce_s, self.failures, self.planned_s)
 
     @property
     def vote_limit(self) -> Deadline:
         """How long a proposal may take to get its votes."""
-        return adaptive_deadline(self.durations.vote, self.rules.vote_s, self.failures)
+        planned_s = min(self.planned_s, PLANNED_ROOM * self.rules.vote_s)
+        return adaptive_deadline(self.durations.vote, self.rules.vote_s, self.failures, planned_s)
 
 
 def begin(

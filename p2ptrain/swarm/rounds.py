@@ -48,8 +48,8 @@ from p2ptrain.swarm.proposing import (
     is_staged,
     missing_parts,
     plan_without,
-    reducing_limit,
     stands_on_a_rival,
+    transfers_s,
     value_of,
 )
 from p2ptrain.swarm.round_commands import (
@@ -591,8 +591,9 @@ class _Turn:
         self._follow(plan)
 
     def _follow(self, plan: Plan) -> None:
+        self._set(planned_s=transfers_s(self.state, plan))
         s = self.state
-        limit = reducing_limit(s, plan)
+        limit = s.reduce_limit
         extra_s = 0 if s.proposer == s.me else s.vote_limit.seconds
         mine = frozenset(j for j, reducer in enumerate(plan.reducers) if reducer == s.me) - s.reducing
         if s.stage is not Stage.REDUCING:
@@ -689,7 +690,7 @@ class _Turn:
             head=head,
             claims=s.claims,
         )
-        self._set(early=s.early, durations=s.durations, left_out=s.suspects)
+        self._set(early=s.early, durations=s.durations, planned_s=s.planned_s, left_out=s.suspects)
         self._hear_early()
 
     def _next_attempt(self, reason: str) -> None:

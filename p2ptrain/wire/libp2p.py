@@ -403,6 +403,11 @@ class Libp2pNode:
             caps = [planned_relayed_mbps(min(caps, default=0.0))]
         return float(f"{min(caps, default=0.0):.2g}")
 
+    @property
+    def downlink_mbps(self) -> float:
+        """What others may plan with: the cap, 0 without one. What was measured is no bound: nobody had to send more."""
+        return self.download.mbps or 0.0
+
     def _count_sent(self, num_bytes: int) -> None:
         self.traffic.sent_bytes += num_bytes
         self.upload.count(num_bytes)

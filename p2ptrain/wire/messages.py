@@ -50,6 +50,8 @@ class Contribution:
     parts: tuple[BlobRef, ...] = ()
     uplink_mbps: float = 0.0
     """What its sender can upload, so that parts can be shared by it; 0 is not known. Not in a committed value."""
+    downlink_mbps: float = 0.0
+    """What its sender lets itself download; 0 is no cap. Not in a committed value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -397,6 +399,7 @@ def _contribution_to_pb(c: Contribution) -> pb.Contribution:
         loss_nats=c.loss_nats,
         parts=[_blob_to_pb(part) for part in c.parts],
         uplink_mbps=c.uplink_mbps,
+        downlink_mbps=c.downlink_mbps,
     )
 
 
@@ -405,9 +408,11 @@ def _contribution_from_pb(m: pb.Contribution) -> Contribution:
         raise BadMessage(f"contribution with {len(m.parts)} parts")
     if m.tokens > MAX_TOKENS:
         raise BadMessage(f"contribution of {m.tokens} tokens; {MAX_TOKENS} are the most")
-    if not 0 <= m.uplink_mbps < math.inf:
-        raise BadMessage(f"contribution with an uplink of {m.uplink_mbps} Mbit/s")
-    return Contribution(_peer(m.peer), m.tokens, m.loss_nats, tuple(map(_blob_from_pb, m.parts)), m.uplink_mbps)
+    if not (0 <= m.uplink_mbps < math.inf and 0 <= m.downlink_mbps < math.inf):
+        raise BadMessage(f"contribution over a line of {m.uplink_mbps} Mbit/s up and {m.downlink_mbps} down")
+    return Contribution(
+        _peer(m.peer), m.tokens, m.loss_nats, tuple(map(_blob_from_pb, m.parts)), m.uplink_mbps, m.downlink_mbps
+    )
 
 
 def _result_to_pb(r: PartResult) -> pb.PartResult:

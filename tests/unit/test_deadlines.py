@@ -42,3 +42,13 @@ def test_only_the_last_rounds_are_remembered() -> None:
         kept = kept.after_round(gather_s=float(number), reduce_s=1.0, vote_s=2.0)
     assert kept.gather == tuple(map(float, range(3, NUM_REMEMBERED + 3)))
     assert len(kept.reduce) == len(kept.vote) == NUM_REMEMBERED
+
+
+def test_what_transfers_need_by_plan_has_room_whatever_was_measured() -> None:
+    calm = [0.2] * 10
+    usual = adaptive_deadline(calm, 60, 0)
+    assert adaptive_deadline(calm, 60, 0, planned_s=0.5 * usual.seconds) == usual
+    slow = adaptive_deadline(calm, 60, 0, planned_s=5.0)
+    assert slow.seconds == 10.0
+    assert "5.0 s of transfers" in slow.reason
+    assert adaptive_deadline(calm, 60, 9, planned_s=5.0).seconds == 60

@@ -58,6 +58,22 @@ def test_who_claims_a_slice_holds_all_its_fragments_and_no_others() -> None:
     assert context.fragments([COMMON, SliceId("1")]) == {"common.0", "common.1", "1.0", "1.1"}
 
 
+def test_a_line_is_announced_by_shares_of_what_is_averaged_at_once() -> None:
+    numel = {SliceId(one): size for one, size in (("common", 20), ("0", 30), ("1", 50))}
+    node: Any = SimpleNamespace(uplink_mbps=10.0, downlink_mbps=8.0)
+    me: Any = SimpleNamespace(peer_id=A)
+    claims = {A: Claim(run=RUN, peer=A, ready=(COMMON, SliceId("0")), joining=(), expires_s=1.0)}  # type: ignore[arg-type]
+    rest: dict[str, Any] = dict.fromkeys(("exchange", "outer", "blobs", "events", "listener", "book"))
+    context = Context(run=RUN, numel=numel, node=node, identity=me, claims=claims, **rest)  # type: ignore[arg-type]
+    assert context.line_mbps(COMMON) == pytest.approx((4.0, 1.6))
+    assert context.line_mbps(SliceId("0")) == pytest.approx((6.0, 2.4))
+    context.claims = {}
+    assert context.line_mbps(SliceId("0")) == pytest.approx((10.0, 2.4))
+    context.numel = dict.fromkeys(every_fragment(2, 2), 1)
+    context.claims = claims
+    assert context.line_mbps(SliceId("0.1")) == pytest.approx((5.0, 8 / 3))
+
+
 def test_what_is_said_of_a_slice_is_shown_with_its_fragments() -> None:
     seat = Seat(mine="me")
     thin = CoverageChanged(slice=SliceId("0"), owners=1, replicas=2, is_covered=False, verdict="below quorum")

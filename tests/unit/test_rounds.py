@@ -196,6 +196,26 @@ def test_the_proposer_plans_when_all_are_ready_and_deals_the_parts_around() -> N
     assert owner.told(Reduce) == [Reduce((2,), PLAN.contributions, 6.0)]
 
 
+def test_a_slow_line_reduces_and_checks_nothing_and_is_waited_for_in_all_stages() -> None:
+    lines = {A: 0.002, B: 1.0, C: 1.0}  # Mbit/s; blobs here have a thousand bytes
+
+    def over_its_line(peer: PeerId) -> Ready:
+        return Ready(replace(contribution(peer), downlink_mbps=lines[peer]), None, HEAD.value_hash)
+
+    owner = Owner(C).does(CutOff(over_its_line(C).contribution))
+    usual = owner.state
+    owner.hears(A, over_its_line(A)).hears(B, over_its_line(B))
+    ((_, plan),) = owner.sent(Plan)
+    assert A not in {*plan.reducers, *plan.checkers}
+    assert {B, C} == {*plan.checkers}
+    planned_s = 8e-6 * sum(blob.size_bytes for blob in plan.contributions[0].parts) / lines[A]
+    assert owner.state.planned_s == pytest.approx(planned_s)
+    assert owner.state.reduce_limit.seconds == pytest.approx(2 * planned_s)
+    assert owner.state.gather_limit.seconds == RULES.gather_s, "never longer than the manifest says"
+    assert owner.state.vote_limit.seconds == pytest.approx(min(2 * planned_s, 4 * RULES.vote_s))
+    assert owner.state.vote_limit.seconds > usual.vote_limit.seconds
+
+
 def test_the_proposer_does_not_wait_for_an_owner_without_a_live_claim() -> None:
     owner = Owner(C).cuts_off().hears(A, ready(A))
     assert len(owner.does(ClaimsSeen(frozenset([A, C]))).sent(Plan)) == 1

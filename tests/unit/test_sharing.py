@@ -1,13 +1,14 @@
 """Who reduces how much, how long that may take, and who tells whom: pure decisions."""
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from p2ptrain.ids import Digest, PeerId
-from p2ptrain.swarm.reduce import planned_transfer_s, share_parts
+from p2ptrain.swarm.reduce import line_mbps, planned_transfer_s, share_parts
 from p2ptrain.swarm.spread import FAN_OUT, whom_to_tell
 from p2ptrain.wire.messages import BlobRef, Contribution
 
@@ -66,6 +67,19 @@ def test_plans_wait_for_the_slowest_line_that_is_known_up_to_a_limit() -> None:
     four = planned_transfer_s(contributions, [A, B, C, D], 4, checkers=[B, C, D, A], at_most_s=60)
     assert four == pytest.approx(4.0 * (0.75 + 0.75 + 0.25 * 2)), "contribution twice, averages to two"
     assert planned_transfer_s(contributions[1:], [B, B, B, B], 2, at_most_s=60) == 0
+
+
+def test_plans_wait_for_the_lowest_cap_on_downloads_and_give_it_less_to_reduce() -> None:
+    capped = Contribution(A, 1, 1.0, (BLOB,) * 4, uplink_mbps=80.0, downlink_mbps=8.0)
+    # 3 contributions to its part and 3 averages: 6 MB at 1 MB/s.
+    assert planned_transfer_s([capped], [A, B, C, D], 4, at_most_s=60) == pytest.approx(6.0)
+    with_checks = planned_transfer_s([capped], [A, B, C, D], 4, checkers=[B, C, D, A], at_most_s=60)
+    assert with_checks == pytest.approx(8.0), "3 contributions to its part, 3 to the one that it checks, 2 averages"
+    assert planned_transfer_s([replace(capped, downlink_mbps=0.0)], [A, B, C, D], 4, at_most_s=60) == pytest.approx(0.6)
+    assert line_mbps(capped) == 8.0
+    assert line_mbps(replace(capped, uplink_mbps=0.0)) == 8.0
+    assert line_mbps(replace(capped, downlink_mbps=0.0)) == 80.0
+    assert line_mbps(replace(capped, uplink_mbps=0.0, downlink_mbps=0.0)) == 0.0
 
 
 @pytest.mark.parametrize(("num_peers", "num_voters"), [(2, 2), (3, 2), (10, 1), (200, 3), (1000, 4)])

@@ -75,18 +75,20 @@ class BlobRef(_message.Message):
     def __init__(self, sha256: _Optional[bytes] = ..., size_bytes: _Optional[int] = ...) -> None: ...
 
 class Contribution(_message.Message):
-    __slots__ = ("peer", "tokens", "loss_nats", "parts", "uplink_mbps")
+    __slots__ = ("peer", "tokens", "loss_nats", "parts", "uplink_mbps", "downlink_mbps")
     PEER_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     LOSS_NATS_FIELD_NUMBER: _ClassVar[int]
     PARTS_FIELD_NUMBER: _ClassVar[int]
     UPLINK_MBPS_FIELD_NUMBER: _ClassVar[int]
+    DOWNLINK_MBPS_FIELD_NUMBER: _ClassVar[int]
     peer: str
     tokens: int
     loss_nats: float
     parts: _containers.RepeatedCompositeFieldContainer[BlobRef]
     uplink_mbps: float
-    def __init__(self, peer: _Optional[str] = ..., tokens: _Optional[int] = ..., loss_nats: _Optional[float] = ..., parts: _Optional[_Iterable[_Union[BlobRef, _Mapping]]] = ..., uplink_mbps: _Optional[float] = ...) -> None: ...
+    downlink_mbps: float
+    def __init__(self, peer: _Optional[str] = ..., tokens: _Optional[int] = ..., loss_nats: _Optional[float] = ..., parts: _Optional[_Iterable[_Union[BlobRef, _Mapping]]] = ..., uplink_mbps: _Optional[float] = ..., downlink_mbps: _Optional[float] = ...) -> None: ...
 
 class PartResult(_message.Message):
     __slots__ = ("part", "average", "contributors", "contributor_numbers")
