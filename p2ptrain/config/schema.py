@@ -96,7 +96,7 @@ class InnerConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OuterConfig:
-    """Outer steps: Nesterov SGD on each slice's anchor."""
+    """Outer steps: SGD with momentum on each slice's anchor."""
 
     lr: float
     """Of the run's first outer step."""
@@ -104,6 +104,8 @@ class OuterConfig:
     last_lr: float = 0.0
     """Of its last one; it changes evenly in between. 0 leaves it at ``lr``. 1.5 to 2 times ``lr`` took 1 to 2 % off the
     loss (docs/results/quality.md): the inner lr falls meanwhile, so that later averages bear larger steps."""
+    nesterov: bool = True
+    """Whether momentum looks ahead. Without, it is a heavy ball, which bears twice the overshoot and more."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

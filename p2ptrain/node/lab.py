@@ -59,7 +59,7 @@ class Trial:
             rounds=self.rounds,
             slicing=SlicingConfig(slices=self.slices, parts=self.sliced_parts, fragments=base.slicing.fragments),
             inner=replace(base.inner, steps=self.inner_steps),
-            outer=self._outer(self.outer_lr),
+            outer=self._outer(self.outer_lr, base),
         )
 
     def steps_before(self, round: int) -> int:
@@ -70,13 +70,13 @@ class Trial:
         growth = 2 * (self.inner_steps - self.first_inner_steps) / last
         return int(self.first_inner_steps * round + growth * round * (round - 1) / 2 + 0.5)
 
-    def other_outer(self) -> dict[SliceId, OuterConfig]:
+    def other_outer(self, base: RunConfig) -> dict[SliceId, OuterConfig]:
         """The common part's outer optimizer, where it is another."""
-        return {} if self.common_lr is None else {COMMON: self._outer(self.common_lr)}
+        return {} if self.common_lr is None else {COMMON: self._outer(self.common_lr, base)}
 
-    def _outer(self, lr: float) -> OuterConfig:
+    def _outer(self, lr: float, base: RunConfig) -> OuterConfig:
         growth = 0.0 if self.last_outer_lr is None else self.last_outer_lr / self.outer_lr
-        return OuterConfig(lr=lr, momentum=self.outer_momentum, last_lr=lr * growth)
+        return replace(base.outer, lr=lr, momentum=self.outer_momentum, last_lr=lr * growth)
 
     @property
     def name(self) -> str:
@@ -249,7 +249,7 @@ class Lab:
             return Row(trial=trial, curve=tuple(curve))
         run = trial.run(self.base)
         owned = dealt_slices(trial.peers, trial.slices)
-        swarm = VirtualSwarm(run, self.corpus, owned, trial.other_outer(), look_back=trial.look_back)
+        swarm = VirtualSwarm(run, self.corpus, owned, trial.other_outer(self.base), look_back=trial.look_back)
         if saved is not None:
             swarm.restore(saved)
         tokens = curve[-1].tokens if curve else 0

@@ -1,4 +1,4 @@
-"""The outer step: Nesterov SGD on a slice's anchor, with the same bits on every owner's processor."""
+"""The outer step: SGD with momentum on a slice's anchor, with the same bits on every owner's processor."""
 
 import hashlib
 from collections.abc import Callable
@@ -34,7 +34,9 @@ class OuterState:
         return Digest(total.hexdigest())
 
 
-def outer_step(state: OuterState, gradient: np.ndarray, *, lr: float, momentum: float) -> OuterState:
+def outer_step(
+    state: OuterState, gradient: np.ndarray, *, lr: float, momentum: float, nesterov: bool = True
+) -> OuterState:
     """Move the anchor along the group's average.
 
     Each multiplication and addition is rounded on its own: a fused form would give other bits on processors with and
@@ -45,20 +47,27 @@ def outer_step(state: OuterState, gradient: np.ndarray, *, lr: float, momentum: 
         gradient: average of the group's pseudo-gradients, shape [numel], float32.
         lr: learning rate.
         momentum: mu, the share of the last steps' sum that goes on.
+        nesterov: look ahead, or roll as a heavy ball.
 
     Returns:
-        ``momentum' = mu momentum + g`` and ``anchor' = anchor - lr (g + mu momentum')``, new float32 arrays.
+        ``momentum' = mu momentum + g`` and ``anchor' = anchor - lr (g + mu momentum')``, or with a heavy ball
+        ``anchor - lr momentum'``; new float32 arrays. On a quadratic with curvature h the first is stable for
+        lr h < 2 (1 + mu) / (1 + 2 mu), the second for lr h < 2 (1 + mu).
 
-    Source: torch.optim.SGD(nesterov=True, dampening=0), the outer optimizer of DiLoCo (arXiv:2311.08105).
+    Source: torch.optim.SGD(dampening=0); with nesterov=True it is the outer optimizer of DiLoCo (arXiv:2311.08105),
+    without that of Polyak, "Some methods of speeding up the convergence of iteration methods" (1964).
     """
     assert gradient.shape == state.anchor.shape, f"{gradient.shape} is not the shape of the anchor {state.anchor.shape}"
     assert gradient.dtype == np.float32, f"the gradient must be float32, not {gradient.dtype}"
     mu = np.float32(momentum)
     total = state.momentum * mu
     total += gradient
-    step = total * mu
-    step += gradient
-    step *= np.float32(lr)
+    if nesterov:
+        step = total * mu
+        step += gradient
+        step *= np.float32(lr)
+    else:
+        step = total * np.float32(lr)
     return OuterState(state.anchor - step, total)
 
 
@@ -83,7 +92,9 @@ def outer_rule(
         version: Version, anchor: np.ndarray, momentum: np.ndarray, gradient: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         lr = lr_of(config, version, rounds)
-        state = outer_step(OuterState(anchor, momentum), gradient, lr=lr, momentum=config.momentum)
+        state = outer_step(
+            OuterState(anchor, momentum), gradient, lr=lr, momentum=config.momentum, nesterov=config.nesterov
+        )
         return state.anchor, state.momentum
 
     return rule

@@ -69,7 +69,7 @@ def _real_run(folder: Path, owned: Mapping[str, str], rounds: int, fragments: in
     for limit in ("gather_timeout_s = 6", "reduce_timeout_s = 4", "vote_timeout_s = 3"):
         swarm.change_manifest(limit, f"{limit}0")
     swarm.change_manifest("[slicing]\n", f"[slicing]\nfragments = {fragments}\n")
-    swarm.change_manifest("[outer]\n", "[outer]\nlast_lr = 0.8\n")
+    swarm.change_manifest("[outer]\n", "[outer]\nlast_lr = 0.8\nnesterov = false\n")
     with swarm:
         peers = [swarm.start_peer(name, slices) for name, slices in owned.items()]
 

@@ -182,9 +182,9 @@ def test_a_trial_with_growing_rounds_sees_as_many_tokens() -> None:
 def test_outer_lr_may_change_during_the_run_and_be_another_for_the_common_part() -> None:
     trial = replace(TRIAL, rounds=5, outer_lr=0.2, last_outer_lr=0.6, common_lr=0.4)
     assert (trial.run(BASE).outer.lr, trial.run(BASE).outer.last_lr) == pytest.approx((0.2, 0.6))
-    assert (trial.other_outer()[COMMON].lr, trial.other_outer()[COMMON].last_lr) == pytest.approx((0.4, 1.2))
+    assert (trial.other_outer(BASE)[COMMON].lr, trial.other_outer(BASE)[COMMON].last_lr) == pytest.approx((0.4, 1.2))
     assert TRIAL.run(BASE).outer == OuterConfig(lr=0.4, momentum=0.7)
-    assert TRIAL.other_outer() == {}
+    assert TRIAL.other_outer(BASE) == {}
     study = replace(STUDY, common_lr_ratio=0.5, last_outer_lr_ratio=2.0)
     sliced, whole = (study.trial((n, ("mlp",)), 0.4, 0.7, 0, 3) for n in (2, 1))
     assert (sliced.common_lr, sliced.last_outer_lr) == (0.2, 0.8)

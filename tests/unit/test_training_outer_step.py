@@ -44,12 +44,13 @@ def test_plain_sgd_with_lr_one_moves_the_anchor_onto_the_local_weights() -> None
     np.testing.assert_allclose(state.anchor, local, atol=1e-6)
 
 
-def test_the_outer_step_is_torchs_nesterov_sgd_up_to_rounding() -> None:
+@pytest.mark.parametrize("nesterov", [True, False])
+def test_the_outer_step_is_torchs_sgd_up_to_rounding(nesterov: bool) -> None:
     state = OuterState.initial(numbers(1))
     weights = torch.nn.Parameter(torch.from_numpy(numbers(1)))
-    sgd = torch.optim.SGD([weights], lr=0.7, momentum=0.9, nesterov=True)
+    sgd = torch.optim.SGD([weights], lr=0.7, momentum=0.9, nesterov=nesterov)
     for seed in range(2, 7):
-        state = outer_step(state, numbers(seed), lr=0.7, momentum=0.9)
+        state = outer_step(state, numbers(seed), lr=0.7, momentum=0.9, nesterov=nesterov)
         weights.grad = torch.from_numpy(numbers(seed))
         sgd.step()
     np.testing.assert_allclose(state.anchor, weights.detach().numpy(), rtol=1e-4, atol=1e-4)
@@ -63,6 +64,22 @@ def test_each_multiplication_and_addition_is_rounded_on_its_own() -> None:
         momentum = mu * state.momentum[i] + gradient[i]
         assert after.momentum[i] == momentum
         assert after.anchor[i] == state.anchor[i] - lr * (gradient[i] + mu * momentum)
+    heavy = outer_step(state, gradient, lr=0.7, momentum=0.9, nesterov=False)
+    assert np.array_equal(heavy.momentum, after.momentum)
+    assert np.array_equal(heavy.anchor, state.anchor - lr * after.momentum)
+
+
+@pytest.mark.parametrize(("nesterov", "bears"), [(True, 1.5), (False, 3.0)])
+def test_a_heavy_ball_bears_twice_the_overshoot(nesterov: bool, bears: float) -> None:
+    """On a quadratic whose pseudo-gradient is ``overshoot`` times the way to its minimum, with momentum 0.5."""
+    for overshoot, converges in ((0.95 * bears, True), (1.05 * bears, False)):
+        state = OuterState.initial(np.ones(1, np.float32))
+        for _ in range(400):
+            gradient = state.anchor * np.float32(overshoot)
+            state = outer_step(state, gradient, lr=1.0, momentum=0.5, nesterov=nesterov)
+            if not abs(state.anchor[0]) < 1e6:
+                break
+        assert (abs(state.anchor[0]) < 1e-3) == converges
 
 
 def test_a_step_returns_new_arrays_and_leaves_the_old_state_as_it_was() -> None:
@@ -97,11 +114,11 @@ def test_the_learning_rate_goes_evenly_from_the_first_version_to_the_last_and_th
 
 
 def test_the_rule_of_a_run_takes_the_learning_rate_of_the_version() -> None:
-    rule = outer_rule(OuterConfig(lr=0.2, momentum=0.9, last_lr=0.6), rounds=5)
     before = OuterState(numbers(1), numbers(2))
-    for version, lr in ((1, 0.2), (3, 0.4)):
+    for version, lr, nesterov in ((1, 0.2, True), (3, 0.4, True), (3, 0.4, False)):
+        rule = outer_rule(OuterConfig(lr=0.2, momentum=0.9, last_lr=0.6, nesterov=nesterov), rounds=5)
         anchor, momentum = rule(Version(version), before.anchor, before.momentum, numbers(3))
-        expected = outer_step(before, numbers(3), lr=lr, momentum=0.9)
+        expected = outer_step(before, numbers(3), lr=lr, momentum=0.9, nesterov=nesterov)
         np.testing.assert_allclose(anchor, expected.anchor, rtol=1e-6)
         assert np.array_equal(momentum, expected.momentum)
 
