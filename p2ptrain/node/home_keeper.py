@@ -13,7 +13,7 @@ from p2ptrain.ids import SliceId
 from p2ptrain.model.slicing import SlicePlan
 from p2ptrain.node.disk_budget import Worth, check_budget, checkpoint_bytes, keep_within
 from p2ptrain.node.home import Home
-from p2ptrain.node.local_progress import LocalProgress, Residual, is_due, load_progress, save_progress
+from p2ptrain.node.local_progress import LocalProgress, SavedResidual, is_due, load_progress, save_progress
 from p2ptrain.node.rounds_on_disk import drop_files, load_rounds, round_files, save_rounds
 from p2ptrain.node.saved_state import load_past, save_accepted, save_known_peers, save_promise, save_replicas
 from p2ptrain.node.saving import Saving, retry_after_s
@@ -191,7 +191,7 @@ class HomeKeeper:
                 inner_step=memory.inner_step,
                 moments=memory.moments,
                 residuals={
-                    slice_id: Residual(version=version, values=np.concatenate(parts))
+                    slice_id: SavedResidual(version=version, values=np.concatenate(parts))
                     for slice_id, (version, parts) in rounded_away.items()
                 },
             )

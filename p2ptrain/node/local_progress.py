@@ -23,7 +23,7 @@ _SHARE_OF_TIME = 0.05
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Residual:
+class SavedResidual:
     """What encoding rounded away from this peer's contributions to a slice, up to a version."""
 
     version: Version
@@ -45,7 +45,7 @@ class LocalProgress:
     """Inner steps done in ``round``: with it, the position in the data."""
     moments: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
     """AdamW's memory by name, float32."""
-    residuals: Mapping[SliceId, Residual] = field(default_factory=dict)
+    residuals: Mapping[SliceId, SavedResidual] = field(default_factory=dict)
 
 
 def save_progress(path: Path, progress: LocalProgress) -> None:
@@ -89,7 +89,9 @@ def load_progress(path: Path, run: RunId) -> LocalProgress | None:
         inner_step=int(metadata["inner_step"]),
         moments=by_kind["moment"],
         residuals={
-            SliceId(slice_id): Residual(version=Version(int(metadata[f"residual/{slice_id}.version"])), values=values)
+            SliceId(slice_id): SavedResidual(
+                version=Version(int(metadata[f"residual/{slice_id}.version"])), values=values
+            )
             for slice_id, values in by_kind["residual"].items()
         },
     )

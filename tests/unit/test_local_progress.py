@@ -13,7 +13,7 @@ from p2ptrain.ids import COMMON, PeerId, RunId, SliceId, Version
 from p2ptrain.model.initial_weights import initial_values
 from p2ptrain.model.slicing import SlicePlan
 from p2ptrain.node import atomic_file
-from p2ptrain.node.local_progress import LocalProgress, Residual, is_due, load_progress, save_progress
+from p2ptrain.node.local_progress import LocalProgress, SavedResidual, is_due, load_progress, save_progress
 from p2ptrain.node.trainer import Memory
 from p2ptrain.training.inner_loop import InnerLoop
 
@@ -29,7 +29,7 @@ def progress(inner: InnerLoop) -> LocalProgress:
         round=memory.round,
         inner_step=memory.inner_step,
         moments=memory.moments,
-        residuals={COMMON: Residual(version=Version(3), values=np.arange(5, dtype=np.float32))},
+        residuals={COMMON: SavedResidual(version=Version(3), values=np.arange(5, dtype=np.float32))},
     )
 
 
