@@ -24,6 +24,7 @@ class Rule:
 _COUNT = Rule(lambda value: value >= 1, "a whole number of at least 1")
 _COUNT_FROM_0 = Rule(lambda value: value >= 0, "0 or more")
 _POSITIVE = Rule(lambda value: value > 0, "a number above 0")
+_LR = Rule(lambda value: 0 < value <= 100, "a number above 0, at most 100")
 _SECONDS = Rule(lambda value: 0 < value <= 86400, "seconds above 0, at most 86400")
 _DECAY = Rule(lambda value: 0 <= value < 1, "a number from 0 up to, but not including, 1")
 _SEED = Rule(lambda value: 0 <= value < 2**63, "a whole number from 0 to 2**63 - 1")
@@ -74,15 +75,15 @@ RULES: Mapping[str, Rule] = {
     "data.fingerprint": _FINGERPRINT,
     "inner.steps": _COUNT,
     "inner.batch": _COUNT,
-    "inner.lr": _POSITIVE,
+    "inner.lr": _LR,
     "inner.warmup_steps": _COUNT_FROM_0,
     "inner.beta1": _DECAY,
     "inner.beta2": _DECAY,
     "inner.weight_decay": _COUNT_FROM_0,
     "inner.clip": _POSITIVE,
-    "outer.lr": _POSITIVE,
+    "outer.lr": _LR,
     "outer.momentum": _DECAY,
-    "outer.last_lr": _COUNT_FROM_0,
+    "outer.last_lr": Rule(lambda value: 0 <= value <= 100, "0 for the same as outer.lr, or up to 100"),
     "overlap.delay_steps": _COUNT_FROM_0,
     "overlap.mixing": Rule(lambda value: 0 <= value <= 1, "a number from 0 to 1"),
     "overlap.max_stale_rounds": _COUNT,

@@ -102,6 +102,8 @@ def test_all_problems_are_reported_at_once():
         ("model.vocabulary", 32000, "model.vocabulary = 32000 is out of range; choose 256"),
         ("inner.lr", False, "inner.lr = false is not a number"),
         ("inner.lr", 0, "inner.lr = 0 is out of range; choose a number above 0"),
+        ("outer.lr", 1e39, "outer.lr = 1e+39 is out of range; choose a number above 0, at most 100"),
+        ("outer.last_lr", 101, "outer.last_lr = 101 is out of range; choose 0 for the same as outer.lr, or up to 100"),
         ("inner.lr", float("nan"), "inner.lr = nan is not finite"),
         ("inner.lr", 10**400, "is not finite"),
         ("inner.beta2", 1.0, "inner.beta2 = 1.0 is out of range"),
