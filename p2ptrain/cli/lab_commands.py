@@ -63,6 +63,13 @@ def quality(
     last_outer_lr_ratio: Annotated[
         float | None, typer.Option(help="Outer lr of the last round, as a multiple of the first's; it changes evenly.")
     ] = None,
+    nesterov: Annotated[
+        bool | None,
+        typer.Option(
+            "--nesterov/--no-nesterov",
+            help="Momentum that looks ahead, or a heavy ball, instead of what the manifest says.",
+        ),
+    ] = None,
     first_inner_steps: Annotated[
         int | None,
         typer.Option(min=1, help="H of the first round; it then changes evenly, with --inner-steps as mean."),
@@ -94,6 +101,8 @@ def quality(
     from p2ptrain.config.presets import preset_text
 
     base = load_run(run) if run else parse_run(preset_text(preset), preset)
+    if nesterov is not None:
+        base = dataclasses.replace(base, outer=dataclasses.replace(base.outer, nesterov=nesterov))
     for file in (plot, out):
         if file and not file.absolute().parent.is_dir():
             raise UsageError(f"{file.parent} is not a folder; make it first, or choose another")

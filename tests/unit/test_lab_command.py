@@ -113,6 +113,17 @@ def test_every_number_of_slices_is_tuned_over_the_same_values_unless_that_is_not
     assert (len(report["tuning"]), len(report["rows"])) == (0, 8)
 
 
+def test_a_heavy_ball_is_another_run_than_nesterovs_momentum_and_goes_on_by_itself(manifest: Path, capsys) -> None:
+    one = ("--json", "--outer-lr", "0.5", "--outer-momentum", "0.7", "--out", str(manifest.parent / "out"))
+    losses = []
+    for option in ("--nesterov", "--no-nesterov"):
+        assert lab(manifest, *one, option) == 0
+        report = json.loads(capsys.readouterr().out)
+        assert report["config"]["base"]["outer"]["nesterov"] == (option == "--nesterov")
+        losses.append([row["val_loss"] for row in report["rows"]])
+    assert not set(losses[0]) & set(losses[1])
+
+
 def test_where_every_run_has_diverged_there_is_no_picture_and_the_table_says_why(
     manifest: Path, capsys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
