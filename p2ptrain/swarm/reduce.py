@@ -103,6 +103,8 @@ def planned_transfer_s(
         checkers: one peer a part, who wants the contributions to it, too, and no average; empty if nobody checks.
         at_most_s: nobody is planned for longer, whatever it announces.
     """
+    if not reducers:  # contributions without parts
+        return 0.0
     parts, checked = Counter(reducers), Counter(checkers)
     longest_s = 0.0
     for contribution in contributions:

@@ -67,6 +67,7 @@ def test_plans_wait_for_the_slowest_line_that_is_known_up_to_a_limit() -> None:
     four = planned_transfer_s(contributions, [A, B, C, D], 4, checkers=[B, C, D, A], at_most_s=60)
     assert four == pytest.approx(4.0 * (0.75 + 0.75 + 0.25 * 2)), "contribution twice, averages to two"
     assert planned_transfer_s(contributions[1:], [B, B, B, B], 2, at_most_s=60) == 0
+    assert planned_transfer_s([Contribution(A, 0, 1.0)], [], 1, at_most_s=60) == 0
 
 
 def test_plans_wait_for_the_lowest_cap_on_downloads_and_give_it_less_to_reduce() -> None:
