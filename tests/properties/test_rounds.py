@@ -95,12 +95,21 @@ def assert_all_commit_twice_more(group: SimulatedGroup) -> None:
     assert done, {p: (n.disk.head.version, n.state and (n.state.stage, n.state.ballot)) for p, n in group.nodes.items()}
 
 
-@given(st.integers(0, 2**32), st.integers(1, 6), weathers, faults, st.booleans())
+slow_ones = st.sets(st.sampled_from(peer_ids(6)), max_size=3)
+
+
+@given(st.integers(0, 2**32), st.integers(1, 6), weathers, faults, st.booleans(), slow_ones)
 @settings(deadline=None, max_examples=40)
 def test_whatever_is_lost_late_or_crashed_one_member_list_decides_one_value(
-    seed: int, count: int, weather: Weather, happenings: list[tuple[str, int, float]], check_averages: bool
+    seed: int,
+    count: int,
+    weather: Weather,
+    happenings: list[tuple[str, int, float]],
+    check_averages: bool,
+    slow: set[PeerId],
 ) -> None:
     group = SimulatedGroup(peer_ids(count), seed=seed, weather=weather, lease_s=None, check_averages=check_averages)
+    group.slow = slow
     run_with_faults(group, happenings)
     group.run(60)
     assert all(len(values) == 1 for values in group.decided.values())
@@ -115,6 +124,7 @@ def test_whatever_is_lost_late_or_crashed_one_member_list_decides_one_value(
     st.sampled_from([8.0, None]),
     st.integers(1, 3),
     st.booleans(),
+    slow_ones,
 )
 @settings(deadline=None, max_examples=40)
 def test_when_faults_end_all_owners_soon_commit_again(
@@ -125,6 +135,7 @@ def test_when_faults_end_all_owners_soon_commit_again(
     lease_s: float | None,
     quorum: int,
     check_averages: bool,
+    slow: set[PeerId],
 ) -> None:
     group = SimulatedGroup(
         peer_ids(count),
@@ -134,6 +145,7 @@ def test_when_faults_end_all_owners_soon_commit_again(
         quorum=min(quorum, count),
         check_averages=check_averages,
     )
+    group.slow = slow
     run_with_faults(group, happenings)
     end_all_faults(group)
     assert_all_commit_twice_more(group)

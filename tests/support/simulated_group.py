@@ -33,6 +33,7 @@ from p2ptrain.wire.messages import (
 )
 
 RUN, SLICE = RunId("run"), SliceId("0")
+_SLOW_MBPS = 0.02
 RULES = Rules(gather_s=20, reduce_s=10, vote_s=5)
 CALL_TIMEOUT_S = 5.0
 
@@ -140,6 +141,8 @@ class SimulatedGroup:
         self.lies: set[Digest] = set()
         self.withholders: set[PeerId] = set()
         """They announce averages and give them to nobody."""
+        self.slow: set[PeerId] = set()
+        """They announce a line on which a round takes a second or two."""
         self.convicted: list[tuple[PeerId, PeerId]] = []
         """Who found out whom."""
         self.entered: list[tuple[float, PeerId, rounds.Entered]] = []
@@ -337,7 +340,9 @@ class SimulatedGroup:
             node.training = 0
             parts = tuple(blob_of("delta", node.peer, training, j) for j in range(self._num_parts))
             node.blobs |= {part.sha256 for part in parts}
-            self._feed(node, life, rounds.CutOff(Contribution(node.peer, self._random.randrange(1, 1000), 1.0, parts)))
+            mbps = _SLOW_MBPS if node.peer in self.slow else 0.0
+            contribution = Contribution(node.peer, self._random.randrange(1, 1000), 1.0, parts, downlink_mbps=mbps)
+            self._feed(node, life, rounds.CutOff(contribution))
 
         self._after(delay_s, cut_off)
 
