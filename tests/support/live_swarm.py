@@ -20,6 +20,8 @@ from p2ptrain.node.child_processes import Child, start_child, stop_children
 PATIENCE_S = 180.0
 """How long a test waits for what must happen. It takes seconds on two idle cores, and what is promised in seconds is
 measured elsewhere (docs/results): here only what never happens is a failure, however busy the machine is."""
+ENDLESS = 1_000_000
+"""Rounds: quick machines did the preset's 1000 while a test still waited for a peer."""
 _E = TypeVar("_E", bound=Event)
 
 
@@ -138,8 +140,7 @@ class LiveSwarm:
         self.peers: dict[str, LivePeer] = {}
         self.children: list[Child] = []
         self.address = ""
-        # A quick machine did the preset's 1000 rounds while a test still waited for a peer to come back.
-        write_manifest(preset, self.manifest, ManifestChanges(seed=1, **{"rounds": 1_000_000} | changes))
+        write_manifest(preset, self.manifest, ManifestChanges(seed=1, **{"rounds": ENDLESS} | changes))
         if lease_s is not None:
             (before,) = re.findall(r"^lease_s = \d+", self.manifest.read_text(), re.MULTILINE)
             self.change_manifest(before, f"lease_s = {lease_s}")

@@ -16,7 +16,7 @@ import pytest
 from p2ptrain.cli.manifest_commands import ManifestChanges, write_manifest
 from p2ptrain.events import TwinSeen
 from p2ptrain.node.child_processes import Child, start_child, stop_children
-from tests.support.live_swarm import PATIENCE_S, LivePeer, eventually, p2ptrain, stop_gently
+from tests.support.live_swarm import ENDLESS, PATIENCE_S, LivePeer, eventually, p2ptrain, stop_gently
 
 pytestmark = pytest.mark.swarm
 
@@ -61,7 +61,7 @@ def start_peer(name: str, folder: Path, run: str) -> LivePeer:
 
 
 def test_an_address_is_all_that_a_newcomer_needs_and_a_restarted_node_goes_on(tmp_path: Path) -> None:
-    write_manifest("nano", tmp_path / "run.toml", ManifestChanges(seed=1))
+    write_manifest("nano", tmp_path / "run.toml", ManifestChanges(seed=1, rounds=ENDLESS))
     children = []
     try:
         node = Node(tmp_path)
@@ -104,7 +104,7 @@ def test_a_manifest_names_the_nodes_by_which_peers_and_other_nodes_join(tmp_path
         children.append(listed.child)
         by_name = listed.address.replace("/ip4/127.0.0.1/", "/dns4/localhost/")
         assert by_name != listed.address
-        write_manifest("nano", tmp_path / "run.toml", ManifestChanges(seed=1, bootstraps=(by_name,)))
+        write_manifest("nano", tmp_path / "run.toml", ManifestChanges(seed=1, rounds=ENDLESS, bootstraps=(by_name,)))
         other = Node(tmp_path, name="other")
         children.append(other.child)
         peer = start_peer("peer", tmp_path, str(tmp_path / "run.toml"))
@@ -120,7 +120,7 @@ def test_a_manifest_names_the_nodes_by_which_peers_and_other_nodes_join(tmp_path
 
 
 def test_two_processes_with_one_identity_notice_each_other(tmp_path: Path) -> None:
-    write_manifest("nano", tmp_path / "run.toml", ManifestChanges(seed=1))
+    write_manifest("nano", tmp_path / "run.toml", ManifestChanges(seed=1, rounds=ENDLESS))
     children = []
     try:
         node = Node(tmp_path)
