@@ -51,4 +51,5 @@ def test_what_transfers_need_by_plan_has_room_whatever_was_measured() -> None:
     slow = adaptive_deadline(calm, 60, 0, planned_s=5.0)
     assert slow.seconds == 10.0
     assert "5.0 s of transfers" in slow.reason
+    assert adaptive_deadline(calm, 60, 0, planned_s=0.8 * usual.seconds).seconds == pytest.approx(1.6 * usual.seconds)
     assert adaptive_deadline(calm, 60, 9, planned_s=5.0).seconds == 60

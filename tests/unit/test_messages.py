@@ -67,6 +67,8 @@ def test_the_loss_of_a_round_is_weighted_by_tokens() -> None:
     [
         (Ready(Contribution(A, MAX_TOKENS + 1, 1.0), None), "tokens"),
         (Ready(Contribution(A, 1, 1.0, (BLOB,) * (MAX_PARTS + 1)), None), "parts"),
+        (Ready(Contribution(A, 1, 1.0, (), 1.0, float("nan")), None), "nan down"),
+        (Ready(Contribution(A, 1, 1.0, (), -1.0), None), "-1.0 Mbit/s up"),
         (Ready(None, Accepted(Ballot(1, 0, CROWD), VALUE)), "members"),
         (Plan(0, (), (A,) * (MAX_PARTS + 1)), "parts"),
         (Plan(0, (Contribution(A, 1, 1.0),) * (MAX_MEMBERS + 1), (A,)), "contributions"),
@@ -130,6 +132,11 @@ def test_a_number_that_no_peer_has_and_an_average_of_nobody_are_refused() -> Non
     value.results[0].contributor_numbers.append(2)
     with pytest.raises(BadMessage, match="none of 2"):
         Value.decode(value.SerializeToString())
+
+
+def test_a_line_is_announced_in_both_directions() -> None:
+    sent = message(Ready(Contribution(A, 1, 1.0, (BLOB,), 20.0, 50.0), None))
+    assert RoundMessage.from_pb(sent.to_pb()).body == sent.body
 
 
 def test_truncated_or_damaged_bytes_are_a_bad_message_and_nothing_else() -> None:

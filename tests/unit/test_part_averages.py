@@ -18,10 +18,10 @@ ONE = np.linspace(-1, 1, EXCHANGE.part_elements, dtype=np.float32)
 ENCODED = encode(EXCHANGE.codec, ONE)
 
 
-def averages(fetched: list[BlobRef], averaging: str = "mean") -> PartAverages:
+def averages(fetched: list[BlobRef], averaging: str = "mean", data: bytes | memoryview = ENCODED) -> PartAverages:
     async def fetch(ref: BlobRef, *_: object, **__: object) -> tuple[memoryview, PeerId]:
         fetched.append(ref)
-        return memoryview(ENCODED), PeerId("them")
+        return memoryview(data), PeerId("them")
 
     hand = next(iter(OwnersInMemory(1).hands.values()))
     blobs: Any = SimpleNamespace(fetch=fetch, store=hand.store)
@@ -57,3 +57,13 @@ async def test_an_average_of_another_size_is_not_near_ours(size_bytes: int) -> N
     assert checked is not None
     assert checked.reducers is None
     assert [ref.size_bytes for ref in fetched] == [len(ENCODED)]
+
+
+async def test_a_part_that_does_not_decode_is_left_out_and_its_sender_accused() -> None:
+    worker = averages([], data=b"\xff" * len(ENCODED))  # scales that are no numbers
+    accused: list[PeerId] = []
+    door = SimpleNamespace(accuse=lambda peer, reason: accused.append(peer))
+    worker._context.node = SimpleNamespace(door=door)  # type: ignore[assignment]
+    assert await worker.reduce(0, [contribution(len(ENCODED))], 1.0) is None
+    assert accused == [PeerId("them")]
+    assert await worker.check(RESULT, [contribution(len(ENCODED))], PeerId("them"), 1.0) is None

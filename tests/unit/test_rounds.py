@@ -7,6 +7,7 @@ import pytest
 from p2ptrain.ids import PeerId, Version
 from p2ptrain.swarm import rounds
 from p2ptrain.swarm.deadlines import StageDurations
+from p2ptrain.swarm.proposing import value_of
 from p2ptrain.swarm.rounds import (
     AskCutOff,
     CatchUp,
@@ -214,6 +215,20 @@ def test_a_slow_line_reduces_and_checks_nothing_and_is_waited_for_in_all_stages(
     assert owner.state.gather_limit.seconds == RULES.gather_s, "never longer than the manifest says"
     assert owner.state.vote_limit.seconds == pytest.approx(min(2 * planned_s, 4 * RULES.vote_s))
     assert owner.state.vote_limit.seconds > usual.vote_limit.seconds
+    bare = value_of(owner.state, staged(RESULTS), plan).contributions
+    assert [(c.peer, c.parts, c.uplink_mbps, c.downlink_mbps) for c in bare] == [(peer, (), 0, 0) for peer in MEMBERS]
+    later = replace(HEAD, version=Version(5), value_hash=digest_of("v5"), tokens=2000)
+    assert owner.does(HeadMoved(later)).state.planned_s == pytest.approx(planned_s), "the next round waits for it, too"
+
+
+def test_averages_are_checked_even_if_one_line_alone_is_fast_enough_to_reduce() -> None:
+    owner = Owner(C).cuts_off()
+    for peer, mbps in ((A, 0.002), (B, 1.0)):
+        owner.hears(peer, Ready(replace(contribution(peer), uplink_mbps=mbps), None, HEAD.value_hash))
+    ((_, plan),) = owner.sent(Plan)
+    assert set(plan.reducers) == {B}
+    assert len(plan.checkers) == len(plan.reducers)
+    assert B not in plan.checkers
 
 
 def test_the_proposer_does_not_wait_for_an_owner_without_a_live_claim() -> None:

@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,8 @@ from p2ptrain.ids import GENESIS, PeerId, Version
 from p2ptrain.swarm import error_feedback, part_averages, state
 from p2ptrain.swarm.reduce import part_bounds
 from p2ptrain.wire.codec import Float32, decode, encode
-from p2ptrain.wire.messages import BlobRef, CastVote, Committed, PartResult, Propose, RoundMessage
+from p2ptrain.wire.doorkeeper import Doorkeeper
+from p2ptrain.wire.messages import BlobRef, CastVote, Committed, PartResult, Propose, Ready, RoundMessage
 from tests.support.owners_in_memory import EXCHANGE, NUMEL, Hand, OwnersInMemory, gradient
 
 
@@ -71,6 +73,24 @@ async def test_no_message_waits_while_arrays_are_computed_with(monkeypatch: pyte
         assert [hand.version for hand in hands] == [1] * 3
     assert used == {"encode", "decode", "round_to_bf16", "of"}
     assert in_the_event_loop == set()
+
+
+async def test_a_contribution_says_what_its_line_carries() -> None:
+    group = OwnersInMemory(2)
+    announced: set[tuple[float, float]] = set()
+
+    def listen(sender: PeerId, to: PeerId, message: RoundMessage) -> bool:
+        if isinstance(message.body, Ready) and message.body.contribution:
+            announced.add((message.body.contribution.uplink_mbps, message.body.contribution.downlink_mbps))
+        return True
+
+    group.passes = listen
+    for hand in group.hands.values():
+        hand.context.node = SimpleNamespace(door=Doorkeeper(), uplink_mbps=20.0, downlink_mbps=50.0)  # type: ignore[assignment]
+    async with group.running() as hands:
+        await contribute(hands)
+        await asyncio.gather(*(hand.round_settled_here() for hand in hands))
+    assert announced == {(20.0, 50.0)}
 
 
 async def test_a_member_whose_link_was_broken_is_told_again_and_the_round_waits_for_no_deadline() -> None:

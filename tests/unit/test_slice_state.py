@@ -1,7 +1,9 @@
 """A slice's state from one version to the next."""
 
 import numpy as np
+import pytest
 
+from p2ptrain.errors import BadMessage
 from p2ptrain.ids import Version
 from p2ptrain.swarm.state import OwnedState, PublishedState, outer_step
 from p2ptrain.wire.codec import Float32, decode, encode, round_to_bf16
@@ -48,3 +50,18 @@ def test_a_long_slice_moves_as_it_would_in_one_stretch() -> None:
     bits = round_to_bf16(published.values + decode("int8", update, numel))
     assert staged.published.digest == PublishedState.of(Version(1), bits).digest
     assert not staged.owned.anchor.flags.writeable
+
+
+@pytest.mark.parametrize("broken", ["anchor", "momentum"])
+def test_a_step_that_is_not_finite_anywhere_is_refused(broken: str) -> None:
+    owned, published = OwnedState.of(Version(0), ONES, ONES), PublishedState.of(Version(0), round_to_bf16(ONES))
+    bad = np.array([1, np.inf], np.float32)
+
+    def rule(version: Version, anchor: Float32, momentum: Float32, gradient: Float32) -> tuple[Float32, Float32]:
+        if gradient[0] == 1:
+            return anchor, momentum
+        return (bad, momentum) if broken == "anchor" else (anchor, bad)
+
+    parts = [encode("float32", ONES[:2]), encode("float32", 2 * ONES[2:])]
+    with pytest.raises(BadMessage, match="NaN or infinity"):
+        outer_step(owned, published, parts, [(0, 2), (2, 4)], "float32", rule)

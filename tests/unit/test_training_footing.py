@@ -93,6 +93,10 @@ def test_mixing_is_a_mean_of_local_weights_and_new_anchor() -> None:
     rule = OverlapConfig(delay_steps=4, merge="mix", mixing=0.25)
     moved = move(footing, local, Move(anchor=at(100), version=Version(1), tokens=8, contained=WHOLE), rule)
     assert moved.local.tolist() == [0.25 * 10 + 0.75 * 100] * 4
+    other = move(footing, local, Move(anchor=at(100), version=Version(1), tokens=5, contained=WHOLE), rule)
+    assert other.local.tolist() == [110.0] * 4, (
+        "it contains a contribution of ours that we do not know: nothing is mixed"
+    )
 
 
 @settings(max_examples=200, deadline=None)
