@@ -105,7 +105,7 @@ class OuterConfig:
     """Of its last one; it changes evenly in between. 0 leaves it at ``lr``. 1.5 to 2 times ``lr`` took 1 to 2 % off the
     loss (docs/results/quality.md): the inner lr falls meanwhile, so that later averages bear larger steps."""
     nesterov: bool = True
-    """Whether momentum looks ahead. Without, it is a heavy ball, which bears twice the overshoot and more."""
+    """Whether momentum looks ahead. Without, it is a heavy ball, which bears 1 + 2 ``momentum`` times the overshoot."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

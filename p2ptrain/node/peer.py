@@ -230,6 +230,7 @@ class Peer:
         self._enter("JOINING", "fetching what the others have")
         self._keeper.check_limit(self._config.limits, owned)
         replicas = await asyncio.to_thread(self._starting_replicas, owned)
+        # What we made ourselves, version 0, has no certificate.
         if resumed := {s: replica.published.version for s, replica in replicas.items() if replica.certificate}:
             self._events.emit(StateResumed(versions=resumed))
         histories = await self._keeper.histories(replicas)

@@ -426,20 +426,6 @@ class SliceOwner:
         self._serve_state()
         self._have_staged(results, staged, update, averages)
 
-    # In a thread: what takes long with large slices, and would keep all messages waiting.
-
-    def _encoded(self, pseudo_gradient: Float32, residual: Residual) -> tuple[EncodedContribution, tuple[BlobRef, ...]]:
-        bounds = self._context.bounds(self.slice)
-        sent = encode_contribution(self._context.exchange.codec, pseudo_gradient, residual, bounds)
-        return sent, tuple(map(BlobRef.of, sent.parts))
-
-    def _outer_step(
-        self, owned: OwnedState, replica: Replica, averages: list[bytes | memoryview]
-    ) -> tuple[StagedState, BlobRef]:
-        context, bounds = self._context, self._context.bounds(self.slice)
-        staged = outer_step(owned, replica.published, averages, bounds, context.exchange.codec, context.outer)
-        return staged, BlobRef.of(staged.update)
-
     def _commit(self, certificate: Certificate) -> None:
         assert self._staged is not None
         results, staged, averages = self._staged
@@ -547,6 +533,22 @@ class SliceOwner:
     def _committed_message(self, certificate: Certificate) -> RoundMessage:
         value = certificate.value
         return RoundMessage(self._context.run, self.slice, value.version, certificate.ballot, Committed(certificate))
+
+    # What takes long with large slices, and would keep all messages waiting: called in a thread.
+
+    def _encoded(self, pseudo_gradient: Float32, residual: Residual) -> tuple[EncodedContribution, tuple[BlobRef, ...]]:
+        """Our contribution, from a pseudo-gradient [numel], and the names of its parts."""
+        bounds = self._context.bounds(self.slice)
+        sent = encode_contribution(self._context.exchange.codec, pseudo_gradient, residual, bounds)
+        return sent, tuple(map(BlobRef.of, sent.parts))
+
+    def _outer_step(
+        self, owned: OwnedState, replica: Replica, averages: list[bytes | memoryview]
+    ) -> tuple[StagedState, BlobRef]:
+        """What a state of the replica's version becomes by these averages, and the update's name."""
+        context, bounds = self._context, self._context.bounds(self.slice)
+        staged = outer_step(owned, replica.published, averages, bounds, context.exchange.codec, context.outer)
+        return staged, BlobRef.of(staged.update)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         begin_beside(self._group, work)
