@@ -11,7 +11,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.distributed._tools.mem_tracker import MemTracker
 from torch.utils.flop_counter import FlopCounterMode
 
 from p2ptrain.config.schema import EngineConfig, InnerConfig, ModelConfig, Recompute, SlicedParts, SlicingConfig
@@ -186,7 +185,10 @@ def _windows(model: ModelConfig, batch: int) -> Tensor:
 
 
 def _counted(prepare: Callable[[], Callable[[], None]], *, warm_up: bool) -> StepCost:
-    """Count one step, after another if the optimizer makes its state in the first, as torch's AdamW does."""
+    """Count one step; ``warm_up`` does another before, which makes an optimizer's state and leaves gradients behind."""
+    # Loads torch's compiler. Peers import this module and, where memory is plentiful, count nothing.
+    from torch.distributed._tools.mem_tracker import MemTracker
+
     flops = FlopCounterMode(display=False, custom_mapping=_NOT_COUNTED_BY_TORCH)
     tracker = MemTracker()
     with FakeTensorMode(), tracker:

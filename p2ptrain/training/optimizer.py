@@ -1,92 +1,165 @@
-"""The inner optimizer: AdamW on what a peer owns, for any precision."""
+"""The inner optimizer: AdamW on what a peer owns, for any precision.
 
-from collections.abc import Mapping, Sequence
-from typing import Protocol
+Both forms call the operation behind ``torch.optim.AdamW(fused=True)`` and have its numbers. That class itself loads
+torch's compiler as soon as one is made, 0.8 s and 70 MB for every peer.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import compress
 
 import torch
 from torch import Tensor, nn
 
 from p2ptrain.config.schema import InnerConfig
+from p2ptrain.model.sliced_linear import joined_master, split_master
 from p2ptrain.model.transformer import Transformer
 from p2ptrain.training.moments import LeafMoments
-from p2ptrain.training.split_adamw import SplitAdamW
+
+_CHUNK_ELEMENTS = 1 << 22
+"""Elements whose master exists as float32 at a time, 16 MiB with half a dozen temporary tensors beside it, where the
+embedding of a 7B model would take 0.5 GiB each."""
+_EPS = 1e-8
 
 
-class InnerOptimizer(Protocol):
-    """What changes the owned parameters."""
-
-    def update(self, gradients: Sequence[Tensor], lr: float, scale: Tensor) -> None:
-        """Update each parameter with its gradient times ``scale``."""
-
-    def memory(self) -> dict[str, Tensor]:
-        """What it remembers of past gradients, by name, copied."""
-
-    def restore(self, memory: Mapping[str, Tensor]) -> None:
-        """Take over what ``memory`` of an optimizer of the same parameters gave."""
-
-    def moments(self) -> list[LeafMoments]:
-        """What it remembers of each parameter; zeros before the first update. May be views: copy to keep."""
-
-    def set_moments(self, leaves: Sequence[LeafMoments]) -> None:
-        """Go on with these, one a parameter."""
-
-
-def inner_optimizer(model: Transformer, inner: InnerConfig) -> InnerOptimizer:
-    """The optimizer for the model's dtype: torch's own, or one that keeps float32 masters of bfloat16 parameters."""
+def inner_optimizer(model: Transformer, inner: InnerConfig) -> "InnerOptimizer":
+    """The optimizer for the model's dtype: plain, or one that keeps float32 masters of bfloat16 parameters."""
     low_bits = model.low_bits()
     if low_bits:
         return SplitAdamW(model.owned_parameters(), low_bits, inner)
-    return TorchAdamW(model.owned_parameters(), inner)
+    return AdamW(model.owned_parameters(), inner)
 
 
-class TorchAdamW(torch.optim.AdamW):
-    """``torch.optim.AdamW``, clipping in place as ``clip_grad_norm_`` does, so that both have the same bits."""
+class InnerOptimizer(ABC):
+    """What changes the owned parameters, and what it remembers of past gradients.
 
-    def __init__(self, parameters: list[nn.Parameter], inner: InnerConfig) -> None:
-        self._parameters = parameters
-        # Decay would pull the norms towards 0, where they silence a layer, so it is for matrices alone.
-        groups = [
-            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": inner.weight_decay},
-            {"params": [p for p in parameters if p.ndim == 1], "weight_decay": 0.0},
-        ]
-        filled = [group for group in groups if group["params"]]
-        super().__init__(filled, lr=inner.lr, betas=(inner.beta1, inner.beta2), fused=True)
+    Args:
+        parameters: leaves, each on its device.
+        inner: betas, and weight decay, which is for matrices alone: it would pull norms towards 0, where they silence
+            a layer.
+    """
 
+    def __init__(self, parameters: Sequence[nn.Parameter], inner: InnerConfig) -> None:
+        self._inner = inner
+        self._parameters = list(parameters)
+        # Made now and not in the first step, so that memory that is too small shows before anything has changed.
+        self._means = [torch.zeros_like(p, dtype=torch.float32, requires_grad=False) for p in parameters]
+        self._squares = [torch.zeros_like(p, dtype=torch.float32, requires_grad=False) for p in parameters]
+        self._steps = [torch.zeros((), dtype=torch.float32, device=p.device) for p in parameters]
+
+    @abstractmethod
     def update(self, gradients: Sequence[Tensor], lr: float, scale: Tensor) -> None:
-        """Update each parameter with its gradient times ``scale``; they are scaled in place and stay in ``grad``."""
-        for parameter, gradient in zip(self._parameters, gradients, strict=True):
-            parameter.grad = gradient.mul_(scale)
-        for group in self.param_groups:
-            group["lr"] = lr
-        self.step()
+        """Update every parameter.
+
+        Args:
+            gradients: one a parameter, of its shape, bfloat16 or float32. May be changed.
+            lr: learning rate.
+            scale: scalar that gradients are multiplied with, for clipping.
+        """
 
     def memory(self) -> dict[str, Tensor]:
-        """Moments and step counts by parameter index and name, copied; empty before the first update."""
-        state = self.state_dict()["state"]
-        return {f"{index}.{key}": value.clone() for index, entry in state.items() for key, value in entry.items()}
+        """Moments and step counts by parameter index and torch's name, copied."""
+        return {name: tensor.clone() for name, tensor in self._remembered()}
 
     def restore(self, memory: Mapping[str, Tensor]) -> None:
         """Take over what ``memory`` of an optimizer of the same parameters gave."""
-        entries: dict[int, dict[str, Tensor]] = {}
-        for name, value in memory.items():
-            index, _, key = name.partition(".")
-            entries.setdefault(int(index), {})[key] = value
-        self.load_state_dict({**self.state_dict(), "state": entries})
+        for name, tensor in self._remembered():
+            tensor.copy_(memory[name])
 
     def moments(self) -> list[LeafMoments]:
-        """What it remembers of each parameter; zeros before the first update. May be views: copy to keep."""
-        return [
-            LeafMoments(known["exp_avg"], known["exp_avg_sq"], float(known["step"]))
-            if (known := self.state.get(parameter))
-            else LeafMoments(torch.zeros_like(parameter), torch.zeros_like(parameter), 0.0)
-            for parameter in self._parameters
-        ]
+        """What it remembers of each parameter; zeros before the first update. Views: copy to keep."""
+        kept = zip(self._means, self._squares, self._steps, strict=True)
+        return [LeafMoments(mean, square, float(steps)) for mean, square, steps in kept]
 
     def set_moments(self, leaves: Sequence[LeafMoments]) -> None:
         """Go on with these, one a parameter."""
-        for parameter, leaf in zip(self._parameters, leaves, strict=True):
-            self.state[parameter] = {
-                "step": torch.tensor(leaf.steps, dtype=torch.float32, device=parameter.device),
-                "exp_avg": leaf.mean.detach().to(parameter),
-                "exp_avg_sq": leaf.square.detach().to(parameter),
-            }
+        for mean, square, steps, leaf in zip(self._means, self._squares, self._steps, leaves, strict=True):
+            mean.copy_(leaf.mean)
+            square.copy_(leaf.square)
+            steps.fill_(leaf.steps)
+
+    def _remembered(self) -> Iterable[tuple[str, Tensor]]:
+        for name, tensors in (("exp_avg", self._means), ("exp_avg_sq", self._squares), ("step", self._steps)):
+            for index, tensor in enumerate(tensors):
+                yield f"{index}.{name}", tensor
+
+    def _decay(self, parameter: Tensor) -> float:
+        return self._inner.weight_decay if parameter.ndim > 1 else 0.0
+
+    def _step(
+        self,
+        values: list[Tensor],
+        gradients: list[Tensor],
+        means: list[Tensor],
+        squares: list[Tensor],
+        steps: list[Tensor],
+        *,
+        lr: float,
+        weight_decay: float,
+    ) -> None:
+        """Update float32 ``values`` in place; ``steps`` count this one already."""
+        torch._fused_adamw_(
+            values,
+            gradients,
+            means,
+            squares,
+            [],
+            steps,
+            lr=lr,
+            beta1=self._inner.beta1,
+            beta2=self._inner.beta2,
+            weight_decay=weight_decay,
+            eps=_EPS,
+            amsgrad=False,
+            maximize=False,
+        )
+
+
+class AdamW(InnerOptimizer):
+    """AdamW on float32 parameters, clipping in place as ``clip_grad_norm_`` does, so that both have the same bits."""
+
+    def update(self, gradients: Sequence[Tensor], lr: float, scale: Tensor) -> None:
+        """As ``InnerOptimizer`` says; gradients are scaled in place and stay in ``grad``."""
+        for parameter, gradient in zip(self._parameters, gradients, strict=True):
+            parameter.grad = gradient.mul_(scale)
+        torch._foreach_add_(self._steps, 1)
+        values = [parameter.detach() for parameter in self._parameters]
+        # All matrices in one call and all vectors in another: on a GPU few kernels for many small tensors.
+        for decay in {self._decay(value) for value in values}:
+            alike = [self._decay(value) == decay for value in values]
+            chosen = (
+                list(compress(those, alike)) for those in (values, gradients, self._means, self._squares, self._steps)
+            )
+            self._step(*chosen, lr=lr, weight_decay=decay)
+
+
+class SplitAdamW(InnerOptimizer):
+    """AdamW whose masters are a bfloat16 parameter and 16 more bits (``sliced_linear.split_master``).
+
+    The numbers are those of AdamW on float32 masters; the memory is 2 bytes a parameter less, and the bfloat16 copy
+    that the next step computes with is refreshed on the way.
+
+    Args:
+        parameters: bfloat16 leaves.
+        low_bits: int16, of the same shapes.
+        inner: betas and weight decay.
+    """
+
+    def __init__(self, parameters: Sequence[nn.Parameter], low_bits: Sequence[Tensor], inner: InnerConfig) -> None:
+        super().__init__(parameters, inner)
+        self._low_bits = list(low_bits)
+
+    def update(self, gradients: Sequence[Tensor], lr: float, scale: Tensor) -> None:
+        """As ``InnerOptimizer`` says."""
+        for index, parameter in enumerate(self._parameters):
+            whole = (parameter.detach(), self._low_bits[index], gradients[index], self._means[index])
+            decay = self._decay(parameter)
+            columns = max(1, parameter.numel() // parameter.shape[0])
+            rows = max(1, _CHUNK_ELEMENTS // columns)
+            pieces = zip(*(torch.split(tensor, rows) for tensor in (*whole, self._squares[index])), strict=True)
+            self._steps[index] += 1
+            for high, low, gradient, mean, square in pieces:
+                master = joined_master(high, low)
+                clipped = gradient.float() * scale
+                self._step([master], [clipped], [mean], [square], [self._steps[index]], lr=lr, weight_decay=decay)
+                split_master(master, high, low)

@@ -80,6 +80,20 @@ print(status, round(time.process_time(), 3), *sorted({"torch", "hivemind", "nump
     assert min(seconds) < 0.4
 
 
+def test_a_peer_trains_without_torchs_compiler():
+    code = """
+import sys
+import p2ptrain.cli.peer_commands, p2ptrain.node.service, p2ptrain.training.choose
+from tests.unit.test_training_inner_loop import loop
+trained = loop()
+trained.step(0)
+trained.validation_loss(2)
+print(*sorted({"torch", "torch._dynamo", "torch._inductor", "sympy"} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["torch"]  # the others take every start 0.9 s of a processor and 70 MB
+
+
 def test_version_names_all_that_matters_for_a_bug_report():
     began = time.perf_counter()
     done = p2ptrain("--version")

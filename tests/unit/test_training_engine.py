@@ -19,10 +19,9 @@ from p2ptrain.model.initial_weights import initial_values
 from p2ptrain.model.sliced_linear import joined_master, split_master
 from p2ptrain.model.slicing import SlicePlan
 from p2ptrain.model.transformer import Transformer
-from p2ptrain.training import split_adamw
+from p2ptrain.training import optimizer
 from p2ptrain.training.engine import lighter_engine
 from p2ptrain.training.inner_loop import InnerLoop
-from p2ptrain.training.split_adamw import SplitAdamW
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 ONE = SliceId("1")
@@ -59,8 +58,10 @@ def test_a_master_taken_apart_and_joined_has_its_bits_and_a_high_half_nearest_to
     assert torch.equal((high.double() - master.double()).abs(), (nearest.double() - master.double()).abs())
 
 
-def test_split_adamw_has_the_numbers_of_torchs_on_float32_masters(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(split_adamw, "_CHUNK_ELEMENTS", 30)
+def test_adamw_has_the_numbers_of_torchs_and_split_adamw_has_them_on_float32_masters(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(optimizer, "_CHUNK_ELEMENTS", 30)
     chance = torch.Generator().manual_seed(1)
     masters = [torch.randn(shape, generator=chance) for shape in ((7, 12), (9,))]
     highs = [torch.nn.Parameter(torch.empty_like(m, dtype=torch.bfloat16)) for m in masters]
@@ -70,14 +71,17 @@ def test_split_adamw_has_the_numbers_of_torchs_on_float32_masters(monkeypatch: p
     plain = [torch.nn.Parameter(m.clone()) for m in masters]
     groups = [{"params": [plain[0]], "weight_decay": 0.1}, {"params": [plain[1]], "weight_decay": 0.0}]
     reference = torch.optim.AdamW(groups, lr=0.01, betas=(0.9, 0.99), fused=True)
-    found = split_adamw.SplitAdamW(highs, lows, RUN.inner)
+    ours = [torch.nn.Parameter(m.clone()) for m in masters]
+    whole, split = optimizer.AdamW(ours, RUN.inner), optimizer.SplitAdamW(highs, lows, RUN.inner)
     for _ in range(5):
         gradients = [torch.randn(m.shape, generator=chance).bfloat16() for m in masters]
         for parameter, gradient in zip(plain, gradients, strict=True):
             parameter.grad = gradient.float() * 0.5
         reference.step()
-        found.update(gradients, 0.01, torch.tensor(0.5))
-    for parameter, high, low in zip(plain, highs, lows, strict=True):
+        split.update(gradients, 0.01, torch.tensor(0.5))
+        whole.update([gradient.float() for gradient in gradients], 0.01, torch.tensor(0.5))
+    for parameter, same, high, low in zip(plain, ours, highs, lows, strict=True):
+        assert torch.equal(same, parameter)
         torch.testing.assert_close(joined_master(high.data, low), parameter.data, rtol=1e-6, atol=1e-7)
 
 
@@ -234,9 +238,9 @@ def test_split_optimizer_goes_on_with_the_same_bits_after_its_memory_moved_to_an
     generator = torch.Generator().manual_seed(1)
     gradients = [torch.randn(6, 4, generator=generator, dtype=torch.float32) for _ in range(3)]
 
-    def fresh() -> tuple[torch.nn.Parameter, SplitAdamW]:
+    def fresh() -> tuple[torch.nn.Parameter, optimizer.SplitAdamW]:
         parameter = torch.nn.Parameter(torch.ones(6, 4, dtype=torch.bfloat16), requires_grad=False)
-        return parameter, SplitAdamW([parameter], [torch.zeros(6, 4, dtype=torch.int16)], inner)
+        return parameter, optimizer.SplitAdamW([parameter], [torch.zeros(6, 4, dtype=torch.int16)], inner)
 
     (one, first), (other, second) = fresh(), fresh()
     first.update(gradients[:1], 0.01, torch.ones(()))
@@ -246,6 +250,6 @@ def test_split_optimizer_goes_on_with_the_same_bits_after_its_memory_moved_to_an
     with torch.no_grad():
         other.copy_(one)
     first.update(gradients[2:], 0.01, torch.ones(()))
-    assert not torch.equal(first.memory()["mean.0"], second.memory()["mean.0"])
+    assert not torch.equal(first.memory()["0.exp_avg"], second.memory()["0.exp_avg"])
     second.update(gradients[2:], 0.01, torch.ones(()))
     assert all(torch.equal(a, b) for a, b in zip(first.memory().values(), second.memory().values(), strict=True))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from p2ptrain.config.schema import EngineConfig, InnerConfig, ModelConfig, OuterConfig, RunConfig, SlicingConfig
 from p2ptrain.data.corpus import Corpus
@@ -14,6 +15,7 @@ from p2ptrain.ids import COMMON, Digest, PeerId, SliceId, Version
 from p2ptrain.model.initial_weights import initial_values
 from p2ptrain.model.slicing import SlicePlan
 from p2ptrain.training.inner_loop import InnerLoop, learning_rate
+from p2ptrain.training.optimizer import AdamW
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 ONE = SliceId("1")
@@ -134,19 +136,17 @@ def test_the_gradient_is_clipped_to_the_norm_that_the_run_says() -> None:
     # AdamW forgets the scale of a constant gradient, so its first moment is what shows the clipping.
     trained = loop(run=replace(RUN, inner=replace(RUN.inner, clip=0.01)))
     assert trained.step(Version(0)).grad_norm > 0.01
-    moments = [entry["exp_avg"] for entry in trained._optimizer.state.values()]
-    norm = math.sqrt(sum(float(moment.square().sum()) for moment in moments)) / (1 - RUN.inner.beta1)
+    means = [leaf.mean for leaf in trained._optimizer.moments()]
+    norm = math.sqrt(sum(float(mean.square().sum()) for mean in means)) / (1 - RUN.inner.beta1)
     assert norm == pytest.approx(0.01, rel=1e-3)
 
 
 def test_norms_do_not_decay_and_matrices_do() -> None:
-    trained = loop()
-    decays = {
-        parameter.ndim: group["weight_decay"]
-        for group in trained._optimizer.param_groups
-        for parameter in group["params"]
-    }
-    assert decays == {1: 0.0, 2: RUN.inner.weight_decay}
+    matrix, norm = torch.nn.Parameter(torch.ones(2, 3)), torch.nn.Parameter(torch.ones(3))
+    adamw = AdamW([matrix, norm], RUN.inner)
+    adamw.update([torch.zeros_like(matrix), torch.zeros_like(norm)], 0.5, torch.ones(()))
+    assert torch.equal(norm, torch.ones(3))
+    torch.testing.assert_close(matrix.detach(), torch.full((2, 3), 1 - 0.5 * RUN.inner.weight_decay))
 
 
 def test_the_learning_rate_warms_up_and_falls_to_a_tenth_at_the_end() -> None:
