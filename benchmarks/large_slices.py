@@ -20,7 +20,7 @@ from p2ptrain.events import ComputeUsed
 from p2ptrain.ids import COMMON
 from tests.support.live_swarm import LivePeer, LiveSwarm, eventually
 
-MODEL = {"layers": 12, "width": 768, "mlp_hidden": 3072, "context": 32, "steps": 3, "batch": 1, "part_elements": 262144}
+MODEL = {"layers": 12, "width": 768, "mlp_hidden": 3072, "context": 32, "steps": 3, "batch": 1, "part_elements": 2**20}
 TIMEOUT_S = 120.0
 WARM_UP = 1
 

@@ -33,7 +33,6 @@ VARIANTS = (
     "hivemind none",
     "hivemind float16",
 )
-PART_ELEMENTS = 262144
 
 
 def main() -> None:
@@ -252,6 +251,7 @@ async def work_p2ptrain(
     say: Callable[[object], None],
 ) -> None:
     """The functions that a slice's owner calls between cut-off and outer step."""
+    from p2ptrain.config.schema import ExchangeConfig
     from p2ptrain.identity.keys import load_or_create
     from p2ptrain.ids import PeerId, RunId, SliceId, Version
     from p2ptrain.node.child_processes import die_with_parent_prefix
@@ -264,7 +264,7 @@ async def work_p2ptrain(
     from p2ptrain.wire.codec import decode, encode
     from p2ptrain.wire.libp2p import Libp2pNode
     from p2ptrain.wire.libp2p_start import NodeOptions
-    from p2ptrain.wire.messages import Ballot, Contribution, PartResult, Ready, RoundMessage
+    from p2ptrain.wire.messages import Ballot, BlobRef, Contribution, PartResult, Ready, RoundMessage
     from p2ptrain.wire.v1 import peer_pb2 as pb
 
     keep_freed_memory()  # as a peer does
@@ -295,7 +295,7 @@ async def work_p2ptrain(
 
     await node.serve("round", pb.RoundMessage, hear)
     (folder / f"{index}.peer").write_text(identity.peer_id)
-    bounds = part_bounds(values.size, PART_ELEMENTS)
+    bounds = part_bounds(values.size, ExchangeConfig().part_elements)
     residual = no_residual(bounds)
     me = identity.peer_id
     members: tuple[PeerId, ...] = ()
@@ -322,19 +322,26 @@ async def work_p2ptrain(
     async def reduce(part: int, contributions: list[Contribution]) -> None:
         start, stop = bounds[part]
 
-        async def fetch(c: Contribution) -> np.ndarray:
+        async def fetch(c: Contribution) -> memoryview:
             data, _ = await blobs.fetch(c.parts[part], [c.peer], silence_timeout_s=30, what="part")
-            return decode(codec, data, stop - start)
+            return data
 
         arrived = await asyncio.gather(*map(fetch, contributions))
-        parts = {c.peer: (c.tokens, a) for c, a in zip(contributions, arrived, strict=True)}
-        combined = await asyncio.to_thread(combine, "mean", parts)
-        average = await asyncio.to_thread(encode, codec, combined.mean)
-        await tell(PartResult(part, blobs.store.hold("round", average), combined.contributors))
+
+        def averaged() -> tuple[memoryview, Any, tuple[PeerId, ...]]:  # in one visit to a thread, as an owner does
+            decoded = zip(contributions, (decode(codec, data, stop - start) for data in arrived), strict=True)
+            combined = combine("mean", {c.peer: (c.tokens, values) for c, values in decoded})
+            average = encode(codec, combined.mean)
+            return average, BlobRef.of(average).sha256, combined.contributors
+
+        average, sha256, contributors = await asyncio.to_thread(averaged)
+        await tell(PartResult(part, blobs.store.hold("round", average, sha256=sha256), contributors))
 
     async def average_all() -> np.ndarray:
         sent = await asyncio.to_thread(encode_contribution, codec, values, residual, bounds)
-        refs = tuple(blobs.store.hold("round", part) for part in sent.parts)
+        hashes = await asyncio.to_thread(lambda: [BlobRef.of(part).sha256 for part in sent.parts])
+        pairs = zip(sent.parts, hashes, strict=True)
+        refs = tuple(blobs.store.hold("round", part, sha256=sha256) for part, sha256 in pairs)
         await tell(Ready(Contribution(me, 1, 1.0, refs), None))
         contributions: list[Contribution] = []
         while len(contributions) < len(members):
@@ -365,12 +372,14 @@ async def work_p2ptrain(
                 for part, of_part in said.items()
             )
         )
-        decoded = await asyncio.to_thread(
-            lambda: [
-                decode(codec, data, stop - start) for (data, _), (start, stop) in zip(fetched, bounds, strict=True)
-            ]
-        )
-        return np.concatenate(decoded)
+
+        def joined() -> np.ndarray:
+            average = np.empty_like(values)
+            for (data, _), (start, stop) in zip(fetched, bounds, strict=True):
+                average[start:stop] = decode(codec, data, stop - start)
+            return average
+
+        return await asyncio.to_thread(joined)
 
     result = values
     say("ready")

@@ -140,8 +140,9 @@ class ExchangeConfig:
     """Every average is computed by a second owner, too, and where there is one nothing is committed that only the first
     has computed. Turn it off among people who trust each other: an owner that lies is then believed, and groups of four
     or more upload a quarter to a third less while they average, and use a quarter less processor time at least."""
-    part_elements: int = 262144
-    """Elements in one part of the butterfly; smaller parts spread the reducing finer and cost more messages."""
+    part_elements: int = 1 << 20
+    """Most elements in one part of the butterfly. Smaller parts spread the reducing finer and cost more messages; a
+    slice that would have fewer than 16 has smaller ones in any case, down to 65536."""
     lease_s: float = 30.0
     """A claim not renewed for so long has expired. With two owners, a dead one costs the other this long, once."""
     gather_timeout_s: float = 60.0

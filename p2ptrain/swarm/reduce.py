@@ -16,9 +16,20 @@ _MOST_LINE_RATIO = 64.0
 """Between the fastest and the slowest line that is planned with: announcements are believed, within reason."""
 
 
+_PARTS = 16
+"""Of a slice that is not large, so that several owners can share its reducing."""
+_FINEST_PART, _PART_STEP = 65536, 4096
+"""Elements: a smaller part is not made for that; and what its size is a multiple of, so that blocks fill parts."""
+
+
 def part_bounds(numel: int, part_elements: int) -> list[tuple[int, int]]:
-    """Start and stop of each part of a slice with ``numel`` elements; only the last may be shorter."""
-    return [(start, min(start + part_elements, numel)) for start in range(0, numel, part_elements)]
+    """Start and stop of each part of a slice with ``numel`` elements; only the last may be shorter.
+
+    Parts have ``part_elements``, or less where the slice would have fewer than 16, down to 65536.
+    """
+    fine = -(-numel // (_PARTS * _PART_STEP)) * _PART_STEP
+    size = min(part_elements, max(_FINEST_PART, fine))
+    return [(start, min(start + size, numel)) for start in range(0, numel, size)]
 
 
 def weighted_mean(parts: Mapping[PeerId, tuple[int, Float32]]) -> Float32:

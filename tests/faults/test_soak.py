@@ -1,4 +1,4 @@
-"""Three minutes of everything that happens to volunteers; ``make soak`` is the nightly form of it."""
+"""Two minutes of everything that happens to volunteers; ``make soak`` is the nightly form of it."""
 
 import json
 import subprocess
@@ -12,7 +12,7 @@ pytestmark = pytest.mark.faults
 
 def test_swarm_survives_joins_kills_freezes_and_cuts() -> None:
     done = subprocess.run(
-        p2ptrain("lab", "soak", "--seed", "9", "--minutes", "3", "--peers", "4", "--json"),
+        p2ptrain("lab", "soak", "--seed", "9", "--minutes", "2", "--peers", "4", "--json"),
         capture_output=True,
         text=True,
         timeout=850,

@@ -120,6 +120,22 @@ def test_parts_cover_a_slice_once(numel: int, part_elements: int) -> None:
     assert all(stop == start for (_, stop), (start, _) in itertools.pairwise(bounds))
 
 
+@pytest.mark.parametrize(
+    ("numel", "largest", "expected"),
+    [
+        (1000, 1 << 20, [1000]),
+        (100_000, 1 << 20, [65536, 34464]),
+        (1_500_000, 1 << 20, [94208] * 15 + [86880]),
+        (100_000, 40_000, [40_000, 40_000, 20_000]),
+        (40 << 20, 1 << 20, [1 << 20] * 40),
+    ],
+)
+def test_slices_have_sixteen_parts_or_more_unless_those_were_tiny(
+    numel: int, largest: int, expected: list[int]
+) -> None:
+    assert [stop - start for start, stop in part_bounds(numel, largest)] == expected
+
+
 peers = st.text("abcXYZ123", min_size=1, max_size=8).map(PeerId)
 hashes = st.binary(min_size=32, max_size=32).map(lambda raw: Digest(raw.hex()))
 blobs = st.builds(BlobRef, hashes, st.integers(0, 2**40))
