@@ -155,7 +155,7 @@ def new(
         last = f" and outer.last_lr = {outer.last_lr}" if outer.last_lr else ""
         typer.echo(
             f"note: outer.lr = {outer.lr}{last} {'were' if last else 'was'} chosen for {usual.slicing.slices} slices,"
-            f" and this run has {run.slicing.slices}; the comment above in {out} says what to choose"
+            f" and this run has {run.slicing.slices}; the comment above it in {out} says what to choose"
         )
     if changes.bootstraps:
         typer.echo(f"next: p2ptrain peer --run {out} --home peer-home")
@@ -193,6 +193,10 @@ def show(manifest: Annotated[Path, typer.Argument(help="The manifest, for exampl
     typer.echo(f"slices   {run.slicing.slices}, cut from {' and '.join(run.slicing.parts)}{fragments}")
     for slice_id, numel in sizes.items():
         typer.echo(f"         {slice_id:<8}{numel:>14,} parameters")
+    outer = run.outer
+    last = f" to {outer.last_lr}" if outer.last_lr else ""
+    kind = "Nesterov" if outer.nesterov else "a heavy ball"
+    typer.echo(f"outer    lr {outer.lr}{last}, momentum {outer.momentum}, {kind}")
     if not run.exchange.check_averages:
         typer.echo("averages believed as their owners announce them (exchange.check_averages = false)")
     for i, address in enumerate(listed_bootstraps(text)):

@@ -103,13 +103,17 @@ def test_show_adds_up_to_the_whole_model(tmp_path: Path, capsys):
     sizes = [int(number.replace(",", "")) for number in re.findall(r"([\d,]+) parameters", said)]
     assert sizes == [1_016_960, 230_528, 393_216, 393_216]
     assert sizes[0] == sum(sizes[1:])
+    assert "lr 0.4 to 0.8, momentum 0.7, Nesterov\n" in said
 
 
-def test_show_says_whether_averages_are_believed(tmp_path: Path, capsys):
+def test_show_says_whether_averages_are_believed_and_what_momentum_is(tmp_path: Path, capsys):
     out = tmp_path / "nano.toml"
     write_manifest("nano", out, ManifestChanges())
     assert cli.main(["run", "show", str(out)]) == 0
     assert "check_averages" not in capsys.readouterr().out
-    out.write_text(out.read_text().replace("[exchange]\n", "[exchange]\ncheck_averages = false\n"))
+    changed = out.read_text().replace("[exchange]\n", "[exchange]\ncheck_averages = false\n")
+    out.write_text(changed.replace("[outer]\n", "[outer]\nnesterov = false\n"))
     assert cli.main(["run", "show", str(out)]) == 0
-    assert "exchange.check_averages = false" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "exchange.check_averages = false" in said
+    assert "lr 0.5, momentum 0.7, a heavy ball\n" in said
