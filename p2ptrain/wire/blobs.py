@@ -9,7 +9,7 @@ bytes from the offset on. Requests follow each other until the caller closes the
 import asyncio
 import contextlib
 import hashlib
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -41,6 +41,15 @@ _DIAL_AGAIN_S = 1.0
 _PATIENCE = 2.0
 """Silence timeouts that one piece may take while another donor could be asked: who sends a byte now and then is not
 silent, and would hold the blob up for ever."""
+_GOOD_FOR_MORE_BYTES = 256 * 1024
+"""A donor that sent so much before its stream broke may be asked as often again: a line that breaks every minute moves
+forward, too."""
+_MAX_REASONS = 8
+"""Of a failure, the last ones."""
+_UNFINISHED_KEPT_S = 300.0
+"""How long what has come of a blob outlives the fetch that failed, for whoever wants it again: a router that restarts
+costs no byte twice."""
+_MAX_UNFINISHED = 2
 _MAX_STREAMS = 32
 """Fetched at once: a holder's p2pd refuses streams when more than 100 wait to be accepted (seen with 300 at once)."""
 
@@ -114,6 +123,7 @@ class BlobExchange:
         self._on_wrong_hash = on_wrong_hash
         self._streams = asyncio.Semaphore(_MAX_STREAMS)
         self._in_flight: dict[BlobRef, _Shared] = {}
+        self._unfinished: dict[BlobRef, _Transfer] = {}
         self._queue = UploadQueue()
 
     async def start(self) -> None:
@@ -124,6 +134,8 @@ class BlobExchange:
         self, ref: BlobRef, holders: Sequence[PeerId], *, silence_timeout_s: float, what: str
     ) -> tuple[memoryview, PeerId]:
         """The blob's bytes and the holder that completed them; whoever asks meanwhile gets the same bytes.
+
+        A blob of several pieces goes on where an earlier fetch of it has failed, or was cancelled, within five minutes.
 
         Args:
             ref: the hash and length to expect; the caller has checked that the length is plausible.
@@ -139,11 +151,36 @@ class BlobExchange:
         if (shared := self._in_flight.get(ref)) is not None and not shared.is_abandoned:
             with contextlib.suppress(BlobUnavailable):  # it asked other holders than ours
                 return await shared.result()
-        transfer = _Transfer(self._node, ref, holders, silence_timeout_s, what, self._streams, self._on_wrong_hash)
-        task = asyncio.create_task(transfer.run())
+        task = asyncio.create_task(self._fetch(ref, holders, silence_timeout_s, what))
         mine = self._in_flight[ref] = _Shared(task)
         task.add_done_callback(lambda _: self._in_flight.pop(ref) if self._in_flight.get(ref) is mine else None)
         return await mine.result()
+
+    def is_unfinished(self, ref: BlobRef) -> bool:
+        """Whether some of the blob has come in a fetch that failed, and is kept."""
+        return ref in self._unfinished
+
+    async def _fetch(
+        self, ref: BlobRef, holders: Sequence[PeerId], silence_timeout_s: float, what: str
+    ) -> tuple[memoryview, PeerId]:
+        transfer = self._unfinished.pop(ref, None) or _Transfer(self._node, ref, self._streams, self._on_wrong_hash)
+        try:
+            return await transfer.run(holders, silence_timeout_s, what)
+        except BaseException:
+            if ref.size_bytes > _PIECE_BYTES and transfer.has_moved:
+                self._keep_unfinished(ref, transfer)
+            raise
+
+    def _keep_unfinished(self, ref: BlobRef, transfer: "_Transfer") -> None:
+        while len(self._unfinished) >= _MAX_UNFINISHED:
+            del self._unfinished[next(iter(self._unfinished))]
+        self._unfinished[ref] = transfer
+
+        def forget() -> None:
+            if self._unfinished.get(ref) is transfer:
+                del self._unfinished[ref]
+
+        asyncio.get_running_loop().call_later(_UNFINISHED_KEPT_S, forget)
 
     async def _serve(self, remote: PeerId, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while True:
@@ -234,41 +271,49 @@ class _Transfer:
         self,
         node: Libp2pNode,
         ref: BlobRef,
-        holders: Sequence[PeerId],
-        silence_timeout_s: float,
-        what: str,
         streams: asyncio.Semaphore,
         on_wrong_hash: Callable[[PeerId, str], None],
     ) -> None:
         self._node = node
         self._ref = ref
-        self._silence_timeout_s = silence_timeout_s
-        self._what = what
         self._streams = streams
         self._on_wrong_hash = on_wrong_hash
-        others = [holder for holder in dict.fromkeys(holders) if holder != node.peer]
-        # Whoever is cut off for what it sent comes last, not never: it may be the only one.
-        self._others = sorted(others, key=node.door.is_out)
-        self._failures: list[str] = []
-        self._undialled_s: dict[PeerId, float] = {}
-        """By donor since when libp2p does not even dial it."""
-        self._refused: set[PeerId] = set()
-        """Donors that were dialled for this blob, in vain."""
+        self._arrived: Counter[PeerId] = Counter()
         self._last: PeerId = node.peer
-        self._begin(self._others)
+        self._begin()
 
-    def _begin(self, donors: Sequence[PeerId]) -> None:
+    def _begin(self) -> None:
         self._data = bytearray(self._ref.size_bytes)
         self._missing = deque(_Piece(s, min(s + _PIECE_BYTES, len(self._data))) for s in self._piece_starts())
+        self._came_from: list[tuple[_Piece, PeerId]] = []
+
+    def _ask(self, donors: Sequence[PeerId]) -> None:
         # Twice: a link that breaks at once under load carries the same bytes a moment later.
         self._donors = deque([*donors, *donors])
-        self._came_from: list[tuple[_Piece, PeerId]] = []
 
     def _piece_starts(self) -> range:
         return range(0, max(1, self._ref.size_bytes), _PIECE_BYTES)
 
-    async def run(self) -> tuple[memoryview, PeerId]:
-        """The bytes and who sent the last of them; raises BlobUnavailable."""
+    @property
+    def has_moved(self) -> bool:
+        """Whether anything of use came in the last run."""
+        return bool(self._arrived)
+
+    async def run(self, holders: Sequence[PeerId], silence_timeout_s: float, what: str) -> tuple[memoryview, PeerId]:
+        """The bytes and who sent the last of them; raises BlobUnavailable, after which it may be run again."""
+        self._silence_timeout_s = silence_timeout_s
+        self._what = what
+        self._arrived = Counter()
+        """Bytes by donor."""
+        self._failures: deque[str] = deque(maxlen=_MAX_REASONS)
+        self._undialled_s: dict[PeerId, float] = {}
+        """By donor since when libp2p does not even dial it."""
+        self._refused: set[PeerId] = set()
+        """Donors that were dialled for this blob, in vain."""
+        others = [holder for holder in dict.fromkeys(holders) if holder != self._node.peer]
+        # Whoever is cut off for what it sent comes last, not never: it may be the only one.
+        self._others = sorted(others, key=self._node.door.is_out)
+        self._ask(self._others)
         await self._collect(_DONORS_AT_ONCE)
         if not self._missing and await self._has_right_hash():
             return memoryview(self._data), self._last
@@ -292,7 +337,8 @@ class _Transfer:
             self._accuse(*senders)
             came_from = []
         for donor in [d for d in self._others if d not in senders or len(senders) > 1]:
-            self._begin([donor])
+            self._begin()
+            self._ask([donor])
             await self._collect(1)
             if self._missing:
                 continue
@@ -302,7 +348,8 @@ class _Transfer:
                         self._accuse(sender)
                 return
             self._accuse(donor)
-        self._missing = deque([_Piece(0, self._ref.size_bytes)])
+        self._begin()
+        self._arrived.clear()  # nothing of it is good
 
     def _accuse(self, sender: PeerId) -> None:
         failure = f"{short(sender)} sent bytes with another hash"
@@ -319,6 +366,7 @@ class _Transfer:
         while self._missing and self._donors:
             donor = self._donors.popleft()
             asked: deque[_Piece] = deque()
+            before_bytes = self._arrived[donor]
             try:
                 async with self._streams:
                     await self._take_pieces(donor, asked)
@@ -327,19 +375,27 @@ class _Transfer:
                 self._failures.append(f"{short(donor)} {error}")
                 self._donors.append(donor)  # the line may be slow, and the others' no faster
             except _Interrupted as error:
-                self._failures.append(f"{short(donor)} {error}")
+                self._failed(donor, str(error), before_bytes)
             except TimeoutError:
-                self._failures.append(f"{short(donor)} was silent for {self._silence_timeout_s:.1f} s")
-            except PeerUnreachable as error:
+                self._failed(donor, f"was silent for {self._silence_timeout_s:.1f} s", before_bytes)
+            except DialledTooSoon as error:
                 self._failures.append(f"{short(donor)} {error}")
-                if isinstance(error, DialledTooSoon):
-                    await self._leave_for_later(donor)
-                else:
+                await self._leave_for_later(donor)
+            except PeerUnreachable as error:
+                if not self._failed(donor, str(error), before_bytes):
                     self._refused.add(donor)
             finally:
                 self._missing.extendleft(reversed(asked))
             if not self._missing:
                 return
+
+    def _failed(self, donor: PeerId, reason: str, before_bytes: int) -> bool:
+        """Note why a donor sends no more; True if it had sent enough to be asked again."""
+        self._failures.append(f"{short(donor)} {reason}")
+        if self._arrived[donor] - before_bytes < _GOOD_FOR_MORE_BYTES:
+            return False
+        self._donors.append(donor)
+        return True
 
     async def _leave_for_later(self, donor: PeerId) -> None:
         """Ask a donor again whom libp2p did not dial, since an earlier dial for something else had failed."""
@@ -389,6 +445,7 @@ class _Transfer:
                             raise _Slow(f"sent {at - begin} bytes in {_PATIENCE * self._silence_timeout_s:.1f} s")
                 finally:
                     if at > begin:
+                        self._arrived[donor] += at - begin
                         self._came_from.append((_Piece(begin, at), donor))
                         self._last = donor
                     rest = asked.popleft()

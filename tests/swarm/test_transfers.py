@@ -60,6 +60,28 @@ async def test_who_of_several_donors_lied_is_found_out_and_he_alone_is_accused(t
         assert asker.liars == [liar.peer]
 
 
+async def test_a_transfer_that_failed_goes_on_where_it_was(tmp_path: Path) -> None:
+    async with parties(tmp_path, 2) as (asker, holder):
+        data = os.urandom(24 * MEGABYTE)
+        ref = holder.blobs.store.hold("test", data)
+        holder.node.upload.mbps = 200.0
+
+        def fetch() -> "asyncio.Task[tuple[memoryview, PeerId]]":
+            return asyncio.create_task(asker.blobs.fetch(ref, [holder.peer], silence_timeout_s=PATIENCE_S, what="data"))
+
+        failing = fetch()
+        async with asyncio.timeout(PATIENCE_S):
+            while asker.node.traffic.received_bytes < 9 * MEGABYTE:  # noqa: ASYNC110 - a counter
+                await asyncio.sleep(0.01)
+        holder.blobs.store.release("test")
+        with pytest.raises(BlobUnavailable, match="does not have it"):
+            await failing
+        assert asker.blobs.is_unfinished(ref)
+        holder.blobs.store.hold("test", data)
+        assert BlobRef.of((await fetch())[0]) == ref
+        assert asker.node.traffic.received_bytes < len(data) + MEGABYTE
+
+
 async def test_two_who_want_the_same_blob_share_one_transfer(tmp_path: Path) -> None:
     async with parties(tmp_path, 2) as (asker, holder):
         ref = holder.blobs.store.hold("test", os.urandom(3 * MEGABYTE))

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import hashlib
+import random
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import cast
@@ -131,9 +132,16 @@ class SteadyDonors:
     door = SimpleNamespace(is_out=lambda peer: False, accuse=lambda *args, **kwargs: None)
     traffic = SimpleNamespace(received_bytes=0)
 
-    def __init__(self, data: bytes, **pace: tuple[int, float]) -> None:
-        """``pace``: of each donor its bytes in a chunk and the seconds before each."""
+    def __init__(self, data: bytes, *, breaks_after: int | None = None, **pace: tuple[int, float]) -> None:
+        """Donors.
+
+        Args:
+            data: what all of them have.
+            breaks_after: bytes after which every stream ends.
+            pace: of each donor its bytes in a chunk and the seconds before each.
+        """
         self._data = data
+        self.breaks_after = breaks_after
         self._pace = pace
         self.sent: dict[str, int] = dict.fromkeys(pace, 0)
         self.streams = 0
@@ -147,6 +155,7 @@ class SteadyDonors:
         chunk_bytes, pause_s = self._pace[donor]
         self.streams += 1
         wanted: list[tuple[int, int]] = []
+        left = len(self._data) if self.breaks_after is None else self.breaks_after
 
         def write(request: bytes) -> None:
             wanted.append((int.from_bytes(request[32:40], "big"), int.from_bytes(request[40:48], "big")))
@@ -155,9 +164,13 @@ class SteadyDonors:
             return len(self._data).to_bytes(8, "big")
 
         async def read(most: int) -> bytes:
+            nonlocal left
             await asyncio.sleep(pause_s)
             start, length = wanted[0]
-            chunk = self._data[start : start + min(most, chunk_bytes)]
+            chunk = self._data[start : start + min(most, chunk_bytes, left)]
+            left -= len(chunk)
+            if not chunk:
+                return b""
             wanted[0] = (start + len(chunk), length - len(chunk))
             if not wanted[0][1]:
                 del wanted[0]
@@ -190,3 +203,76 @@ async def test_the_only_donor_may_be_as_slow_as_it_is() -> None:
     donors = SteadyDonors(data, slow=(1, 0.03))
     assert await fetched(donors, data) == data
     assert donors.streams <= 2, "it is asked anew after a stall of this machine, not whenever it was slow"
+
+
+async def test_a_line_that_breaks_again_and_again_but_moves_forward_is_asked_again() -> None:
+    data = random.Random(1).randbytes(3_000_000)
+    donors = SteadyDonors(data, breaks_after=300_000, flaky=(100_000, 0.0))
+    assert await fetched(donors, data) == data
+    assert donors.streams == 10
+    assert donors.sent["flaky"] == len(data), "no byte twice"
+
+
+async def test_a_donor_whose_streams_break_at_once_is_given_up() -> None:
+    data = bytes(300_000)
+    donors = SteadyDonors(data, breaks_after=1000, broken=(1000, 0.0))
+    with pytest.raises(BlobUnavailable, match="stopped after 2000 bytes"):
+        await fetched(donors, data)
+    assert donors.streams == 2
+
+
+class Interrupted:
+    """A large blob of which a fetch has got some pieces before it failed."""
+
+    def __init__(self) -> None:
+        self.data = random.Random(1).randbytes(9_000_000)
+        self.ref = BlobRef(Digest(hashlib.sha256(self.data).hexdigest()), len(self.data))
+        self.donors = SteadyDonors(self.data, breaks_after=200_000, flaky=(100_000, 0.0))
+        self.exchange = BlobExchange(cast(Libp2pNode, self.donors), lambda peer, reason: None)
+
+    async def fetch(self) -> bytes:
+        fetching = self.exchange.fetch(self.ref, [PeerId("flaky")], silence_timeout_s=0.2, what="data")
+        return bytes((await fetching)[0])
+
+
+async def test_a_fetch_goes_on_where_the_last_one_failed() -> None:
+    transfer = Interrupted()
+    for attempt in (1, 2):
+        with pytest.raises(BlobUnavailable):
+            await transfer.fetch()
+        assert transfer.exchange.is_unfinished(transfer.ref)
+        assert transfer.donors.sent["flaky"] == attempt * 400_000
+    transfer.donors.breaks_after = None
+    assert await transfer.fetch() == transfer.data
+    assert transfer.donors.sent["flaky"] == len(transfer.data)
+    assert not transfer.exchange.is_unfinished(transfer.ref)
+
+
+async def test_a_fetch_that_is_cancelled_leaves_what_has_come() -> None:
+    transfer = Interrupted()
+    transfer.donors.breaks_after = None
+    task = asyncio.create_task(transfer.fetch())
+    while transfer.donors.sent["flaky"] < 5_000_000:  # noqa: ASYNC110 - a counter
+        await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait([task])
+    while not transfer.exchange.is_unfinished(transfer.ref):  # noqa: ASYNC110 - no event says so
+        await asyncio.sleep(0)
+    assert await transfer.fetch() == transfer.data
+    assert transfer.donors.sent["flaky"] <= len(transfer.data) + 200_000, "but for what was being read"
+
+
+async def test_what_came_of_few_blobs_is_kept_and_nothing_of_one_that_nobody_has() -> None:
+    transfer = Interrupted()
+    with pytest.raises(BlobUnavailable):
+        await transfer.fetch()
+    for other in range(2):
+        other_ref = BlobRef(Digest(hashlib.sha256(bytes([other])).hexdigest()), len(transfer.data))
+        assert transfer.exchange.is_unfinished(transfer.ref)
+        with pytest.raises(BlobUnavailable):
+            await transfer.exchange.fetch(other_ref, [PeerId("flaky")], silence_timeout_s=0.2, what="other")
+    assert not transfer.exchange.is_unfinished(transfer.ref), "the oldest goes first"
+    transfer.donors.breaks_after = 0
+    with pytest.raises(BlobUnavailable):
+        await transfer.exchange.fetch(other_ref, [PeerId("flaky")], silence_timeout_s=0.2, what="other")
+    assert not transfer.exchange.is_unfinished(other_ref), "who has it has lost it"
