@@ -27,6 +27,8 @@ POINTS = 12
 """Evaluations in a trial; progress is saved at each."""
 VALIDATION_WINDOWS = 128
 """The same ones for all trials."""
+_FORM = 2
+"""Of what is saved: a trial that another form of it was saved of begins anew."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -287,6 +289,7 @@ class Lab:
             "run": run_id(trial.run(self.base)),
             "text": self.corpus.fingerprint,
             "windows": VALIDATION_WINDOWS,
+            "form": _FORM,
             **asdict(trial),
         }
         return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:12]

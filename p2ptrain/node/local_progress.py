@@ -17,7 +17,7 @@ from p2ptrain.ids import RunId, SliceId, Version, slice_order
 from p2ptrain.node.sealed_file import Corrupt, read_sealed, write_sealed
 from p2ptrain.wire.codec import Float32
 
-FORMAT = "p2ptrain local progress 1"
+FORMAT = "p2ptrain local progress 2"
 _SHARE_OF_TIME = 0.05
 """Of a peer's time at most so much goes into writing this file."""
 

@@ -71,34 +71,16 @@ async def catch_up(
     """
     head, is_rival = head_of(replica), False
     chain = [c for c in certificates if c.value.version > head.version]
-    is_unbroken = bool(chain) and chain[0].value.previous == head.value_hash
-    if not is_unbroken:
+    if not chain or chain[0].value.previous != head.value_hash:
         # What lies between is gone, or they are on another branch: the newest can only be fetched whole.
         chain = [c for c in certificates[-1:] if Head.of(c).outranks(head)]
         is_rival = bool(chain) and (_is_rival(head, certificates) or await _parted(context, head, chain[-1], donor))
-    for at, certificate in enumerate(certificates):
-        if chain and Head.of(certificate).outranks(head) and _has_begun(context, certificate):
-            # A fetch of its state failed, and goes on; what came after it is replayed.
-            if steps := await _advance(context, slice_id, replica, certificates[at:], donor, is_rival=is_rival):
-                return steps
-            break
-    if (
-        is_unbroken
-        and len(chain) > 1
-        and not route(chain, context.numel[slice_id], is_owner=replica.owned is not None).is_replay
-    ):
+    elif len(chain) > 1 and not route(chain, context.numel[slice_id], is_owner=replica.owned is not None).is_replay:
         # Only owners at this very version have its state; if they have gone on, the missed rounds are still there.
         steps = await _advance(context, slice_id, replica, chain[-1:], donor)
         if steps:
             return steps
     return await _advance(context, slice_id, replica, chain, donor, is_rival=is_rival)
-
-
-def _has_begun(context: Context, certificate: Certificate) -> bool:
-    """Whether some of the state at this version has come."""
-    value, numel = certificate.value, context.numel[certificate.value.slice]
-    states = BlobRef(value.published_digest, 2 * numel), BlobRef(value.digest, owned_blob_bytes(numel))
-    return any(map(context.blobs.is_unfinished, states))
 
 
 async def _advance(

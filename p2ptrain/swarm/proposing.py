@@ -7,7 +7,7 @@ from dataclasses import replace
 from p2ptrain.ids import PeerId
 from p2ptrain.swarm.confirming import result_of
 from p2ptrain.swarm.electorate import drawn
-from p2ptrain.swarm.reduce import line_mbps, planned_transfer_s, share_parts
+from p2ptrain.swarm.reduce import line_mbps, planned_transfer_s, share_parts, who_checks
 from p2ptrain.swarm.round_events import Staged
 from p2ptrain.swarm.round_state import RoundState
 from p2ptrain.wire.messages import Offer, Plan, Ready, RoundMessage, Value
@@ -48,11 +48,11 @@ def first_plan(s: RoundState) -> Plan | None:
     num_parts = Counter(len(c.parts) for c in contributions).most_common(1)[0][0]
     contributions = tuple(c for c in contributions if len(c.parts) == num_parts)
     reducers = _able(s)
-    lines = {c.peer: line_mbps(c) for c in contributions}
-    shares = share_parts(num_parts, {peer: lines.get(peer, 0.0) for peer in reducers})
-    # Whose line is too slow to reduce anything is not asked to check anything either.
-    able = sorted(set(shares)) if len(set(shares)) > 1 else reducers
-    return Plan(0, contributions, shares, _checkers(shares, able) if s.rules.check_averages else ())
+    announced = {c.peer: line_mbps(c) for c in contributions}
+    lines = {peer: announced.get(peer, 0.0) for peer in reducers}
+    shares = share_parts(num_parts, lines)
+    checkers = _checkers(shares, who_checks(shares, lines)) if s.rules.check_averages else ()
+    return Plan(0, contributions, shares, checkers)
 
 
 def _able(s: RoundState) -> list[PeerId]:

@@ -2,7 +2,7 @@
 
 import statistics
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -16,6 +16,8 @@ _MOST_LINE_RATIO = 64.0
 """Between the fastest and the slowest line that is planned with: announcements are believed, within reason."""
 
 
+_CHECKS_ABOVE = 4.0
+"""So many times slower than the fastest line, and what it has to fetch for a check would be waited for by all."""
 _PARTS = 16
 """Of a slice that is not large, so that several owners can share its reducing."""
 _FINEST_PART, _PART_STEP = 65536, 4096
@@ -85,6 +87,21 @@ def share_parts(num_parts: int, lines: Mapping[PeerId, float]) -> tuple[PeerId, 
         counts[peer] += 1
     places = sorted(((i + 0.5) / counts[peer], peer) for peer in peers for i in range(counts[peer]))
     return tuple(peer for _, peer in places)
+
+
+def who_checks(reducers: Collection[PeerId], lines: Mapping[PeerId, float]) -> list[PeerId]:
+    """Who computes averages once more: the reducers; with a single one also those others whose lines are good for it.
+
+    Args:
+        reducers: those of ``share_parts``.
+        lines: as for ``share_parts``.
+    """
+    others = {peer: mbps for peer, mbps in lines.items() if peer not in reducers}
+    if len(set(reducers)) > 1 or not others:
+        return sorted(set(reducers))
+    usual = statistics.median([mbps for mbps in lines.values() if mbps] or [1.0])
+    fastest = max(mbps or usual for mbps in others.values())
+    return sorted({*reducers, *(peer for peer, mbps in others.items() if (mbps or usual) * _CHECKS_ABOVE >= fastest)})
 
 
 def _filled(lines: Mapping[PeerId, float], others: int) -> dict[PeerId, float]:

@@ -146,7 +146,8 @@ MAX_EARLY_PER_SENDER = 16
 _REDUCE_SHARE = 0.6
 """Of the reduce deadline, how long a reducer waits for contributions; in the rest the others fetch its averages."""
 _CHECK_SHARE = 0.3
-"""The same for who computes an average once more; all that it fetches has been fetched by somebody before."""
+"""The same, at least, for who computes an average once more; all that it fetches has been fetched by somebody
+before."""
 MAX_LEAP = 65536
 """A ballot that is further ahead is refused, or one liar could use all numbers up. Voids count up by one a minute."""
 
@@ -451,7 +452,9 @@ class _Turn:
             return
         self._set(checking=s.checking | {result})
         reducer = s.plan.reducers[result.part]
-        self._do(Check(result, inputs, reducer, _CHECK_SHARE * s.reduce_limit.seconds))
+        # Giving up earlier than the proposer does would help nobody.
+        left_s = 0.0 if s.deadline_s is None else s.deadline_s - self.now_s
+        self._do(Check(result, inputs, reducer, max(left_s, _CHECK_SHARE * s.reduce_limit.seconds)))
 
     def _judge(self, part: int) -> None:
         """Name who announced a wrong average; while nobody can tell who did, as the proposer, ask a third."""

@@ -12,6 +12,7 @@ import hashlib
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from p2ptrain import clock
 from p2ptrain.errors import BlobUnavailable, DialledTooSoon, PeerUnreachable
@@ -49,7 +50,8 @@ _MAX_REASONS = 8
 _UNFINISHED_KEPT_S = 300.0
 """How long what has come of a blob outlives the fetch that failed, for whoever wants it again: a router that restarts
 costs no byte twice."""
-_MAX_UNFINISHED = 2
+_MAX_UNFINISHED = 16
+"""Blobs; a newcomer fetches all slices at once."""
 _MAX_STREAMS = 32
 """Fetched at once: a holder's p2pd refuses streams when more than 100 wait to be accepted (seen with 300 at once)."""
 
@@ -123,7 +125,7 @@ class BlobExchange:
         self._on_wrong_hash = on_wrong_hash
         self._streams = asyncio.Semaphore(_MAX_STREAMS)
         self._in_flight: dict[BlobRef, _Shared] = {}
-        self._unfinished: dict[BlobRef, _Transfer] = {}
+        self._unfinished: dict[BlobRef, _Unfinished] = {}
         self._queue = UploadQueue()
 
     async def start(self) -> None:
@@ -156,31 +158,33 @@ class BlobExchange:
         task.add_done_callback(lambda _: self._in_flight.pop(ref) if self._in_flight.get(ref) is mine else None)
         return await mine.result()
 
-    def is_unfinished(self, ref: BlobRef) -> bool:
-        """Whether some of the blob has come in a fetch that failed, and is kept."""
-        return ref in self._unfinished
-
     async def _fetch(
         self, ref: BlobRef, holders: Sequence[PeerId], silence_timeout_s: float, what: str
     ) -> tuple[memoryview, PeerId]:
-        transfer = self._unfinished.pop(ref, None) or _Transfer(self._node, ref, self._streams, self._on_wrong_hash)
+        before = self._unfinished.pop(ref, None)
+        if before:
+            before.forgets.cancel()
+        transfer = before.transfer if before else _Transfer(self._node, ref, self._streams, self._on_wrong_hash)
         try:
             return await transfer.run(holders, silence_timeout_s, what)
         except BaseException:
-            if ref.size_bytes > _PIECE_BYTES and transfer.has_moved:
-                self._keep_unfinished(ref, transfer)
+            if ref.size_bytes > _PIECE_BYTES and transfer.has_some and not self._is_fetched_by_another(ref):
+                until_s = before.forgets.when() if before and not transfer.has_moved else None
+                self._keep_unfinished(ref, transfer, until_s)
             raise
 
-    def _keep_unfinished(self, ref: BlobRef, transfer: "_Transfer") -> None:
-        while len(self._unfinished) >= _MAX_UNFINISHED:
-            del self._unfinished[next(iter(self._unfinished))]
-        self._unfinished[ref] = transfer
+    def _is_fetched_by_another(self, ref: BlobRef) -> bool:
+        """While a fetch that nobody waits for ends, the next one may have begun."""
+        shared = self._in_flight.get(ref)
+        return shared is not None and not shared.is_run_by(asyncio.current_task())
 
-        def forget() -> None:
-            if self._unfinished.get(ref) is transfer:
-                del self._unfinished[ref]
-
-        asyncio.get_running_loop().call_later(_UNFINISHED_KEPT_S, forget)
+    def _keep_unfinished(self, ref: BlobRef, transfer: "_Transfer", until_s: float | None) -> None:
+        """Until a time of the event loop; None is ``_UNFINISHED_KEPT_S`` from now on."""
+        if len(self._unfinished) >= _MAX_UNFINISHED:
+            self._unfinished.pop(next(iter(self._unfinished))).forgets.cancel()
+        loop = asyncio.get_running_loop()
+        when_s = loop.time() + _UNFINISHED_KEPT_S if until_s is None else until_s
+        self._unfinished[ref] = _Unfinished(transfer, loop.call_at(when_s, self._unfinished.pop, ref, None))
 
     async def _serve(self, remote: PeerId, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while True:
@@ -239,6 +243,10 @@ class _Shared:
         self._waiting = 0
         self._has_begun = False
 
+    def is_run_by(self, task: "asyncio.Task[Any] | None") -> bool:
+        """Whether this is the transfer's own task."""
+        return self._task is task
+
     @property
     def is_abandoned(self) -> bool:
         """Whether nobody waits any more, so that it is about to end without a result."""
@@ -262,6 +270,15 @@ class _Piece:
 
     start: int
     stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Unfinished:
+    """What has come of a blob in fetches that failed."""
+
+    transfer: "_Transfer"
+    forgets: asyncio.TimerHandle
+    """Drops it."""
 
 
 class _Transfer:
@@ -295,8 +312,13 @@ class _Transfer:
         return range(0, max(1, self._ref.size_bytes), _PIECE_BYTES)
 
     @property
+    def has_some(self) -> bool:
+        """Whether anything has come, and is not known to be wrong."""
+        return bool(self._came_from)
+
+    @property
     def has_moved(self) -> bool:
-        """Whether anything of use came in the last run."""
+        """Whether some of it came in the last run."""
         return bool(self._arrived)
 
     async def run(self, holders: Sequence[PeerId], silence_timeout_s: float, what: str) -> tuple[memoryview, PeerId]:
@@ -305,7 +327,7 @@ class _Transfer:
         self._what = what
         self._arrived = Counter()
         """Bytes by donor."""
-        self._failures: deque[str] = deque(maxlen=_MAX_REASONS)
+        self._failures: list[str] = []
         self._undialled_s: dict[PeerId, float] = {}
         """By donor since when libp2p does not even dial it."""
         self._refused: set[PeerId] = set()
@@ -320,7 +342,7 @@ class _Transfer:
         if not self._missing:
             await self._collect_from_one_after_the_other()
         if self._missing:
-            reasons = "; ".join(dict.fromkeys(self._failures)) or "nobody holds it"
+            reasons = "; ".join(list(dict.fromkeys(self._failures))[-_MAX_REASONS:]) or "nobody holds it"
             raise BlobUnavailable(f"{self._what} ({self._ref.size_bytes} bytes): {reasons}")
         return memoryview(self._data), self._last
 
@@ -348,8 +370,7 @@ class _Transfer:
                         self._accuse(sender)
                 return
             self._accuse(donor)
-        self._begin()
-        self._arrived.clear()  # nothing of it is good
+        self._begin()  # nothing that came is good
 
     def _accuse(self, sender: PeerId) -> None:
         failure = f"{short(sender)} sent bytes with another hash"
@@ -394,6 +415,7 @@ class _Transfer:
         self._failures.append(f"{short(donor)} {reason}")
         if self._arrived[donor] - before_bytes < _GOOD_FOR_MORE_BYTES:
             return False
+        self._undialled_s.pop(donor, None)
         self._donors.append(donor)
         return True
 

@@ -46,7 +46,6 @@ class Hand:
         self.events: list[Event] = []
         self.can_fetch: Callable[[str], bool] = lambda what: True
         """By what a blob is, in words."""
-        self.unfinished: set[BlobRef] = set()
         self._group = group
         self._settled: asyncio.Queue[None] = asyncio.Queue()
         anything: Any = self  # stands for the node, the blobs, the listener and the caller
@@ -95,9 +94,6 @@ class Hand:
             if data is not None:
                 return data, peer
         raise BlobUnavailable(f"nobody has {what}")
-
-    def is_unfinished(self, ref: BlobRef) -> bool:
-        return ref in self.unfinished
 
     # As the caller.
 

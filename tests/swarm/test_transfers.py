@@ -76,7 +76,7 @@ async def test_a_transfer_that_failed_goes_on_where_it_was(tmp_path: Path) -> No
         holder.blobs.store.release("test")
         with pytest.raises(BlobUnavailable, match="does not have it"):
             await failing
-        assert asker.blobs.is_unfinished(ref)
+        assert ref in asker.blobs._unfinished
         holder.blobs.store.hold("test", data)
         assert BlobRef.of((await fetch())[0]) == ref
         assert asker.node.traffic.received_bytes < len(data) + MEGABYTE

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import hashlib
 import random
 from collections.abc import AsyncIterator
@@ -240,12 +241,38 @@ async def test_a_fetch_goes_on_where_the_last_one_failed() -> None:
     for attempt in (1, 2):
         with pytest.raises(BlobUnavailable):
             await transfer.fetch()
-        assert transfer.exchange.is_unfinished(transfer.ref)
+        assert transfer.ref in transfer.exchange._unfinished
         assert transfer.donors.sent["flaky"] == attempt * 400_000
     transfer.donors.breaks_after = None
     assert await transfer.fetch() == transfer.data
     assert transfer.donors.sent["flaky"] == len(transfer.data)
-    assert not transfer.exchange.is_unfinished(transfer.ref)
+    assert not transfer.exchange._unfinished
+
+
+async def test_what_has_come_is_kept_while_nobody_can_be_reached_but_no_longer_for_that() -> None:
+    transfer = Interrupted()
+    with pytest.raises(BlobUnavailable):
+        await transfer.fetch()
+    forgotten_at = transfer.exchange._unfinished[transfer.ref].forgets.when()
+    transfer.donors.breaks_after = 0
+    for _ in range(3):
+        with pytest.raises(BlobUnavailable):
+            await transfer.fetch()
+    assert transfer.exchange._unfinished[transfer.ref].forgets.when() == forgotten_at
+    transfer.donors.breaks_after = 200_000
+    with pytest.raises(BlobUnavailable):
+        await transfer.fetch()
+    assert transfer.exchange._unfinished[transfer.ref].forgets.when() > forgotten_at, "it moves forward"
+
+
+async def test_what_has_come_is_forgotten_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blobs, "_UNFINISHED_KEPT_S", 0.01)
+    transfer = Interrupted()
+    with pytest.raises(BlobUnavailable):
+        await transfer.fetch()
+    async with asyncio.timeout(20):
+        while transfer.exchange._unfinished:  # noqa: ASYNC110 - no event says so
+            await asyncio.sleep(0.01)
 
 
 async def test_a_fetch_that_is_cancelled_leaves_what_has_come() -> None:
@@ -256,23 +283,42 @@ async def test_a_fetch_that_is_cancelled_leaves_what_has_come() -> None:
         await asyncio.sleep(0)
     task.cancel()
     await asyncio.wait([task])
-    while not transfer.exchange.is_unfinished(transfer.ref):  # noqa: ASYNC110 - no event says so
+    while not transfer.exchange._unfinished:  # noqa: ASYNC110 - no event says so
         await asyncio.sleep(0)
     assert await transfer.fetch() == transfer.data
     assert transfer.donors.sent["flaky"] <= len(transfer.data) + 200_000, "but for what was being read"
+    assert not transfer.exchange._unfinished
 
 
-async def test_what_came_of_few_blobs_is_kept_and_nothing_of_one_that_nobody_has() -> None:
+async def test_a_fetch_that_begins_while_a_cancelled_one_ends_is_the_only_one_that_counts() -> None:
     transfer = Interrupted()
-    with pytest.raises(BlobUnavailable):
-        await transfer.fetch()
-    for other in range(2):
-        other_ref = BlobRef(Digest(hashlib.sha256(bytes([other])).hexdigest()), len(transfer.data))
-        assert transfer.exchange.is_unfinished(transfer.ref)
+    transfer.donors.breaks_after = None
+    cancelled = asyncio.create_task(transfer.fetch())
+    while transfer.donors.sent["flaky"] < 5_000_000:  # noqa: ASYNC110 - a counter
+        await asyncio.sleep(0)
+    cancelled.cancel()
+    await asyncio.wait([cancelled])
+    assert await transfer.fetch() == transfer.data
+    assert not transfer.exchange._unfinished
+
+
+async def test_what_came_of_few_blobs_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blobs, "_MAX_UNFINISHED", 2)
+    transfer = Interrupted()
+    refs = [BlobRef(Digest(hashlib.sha256(bytes([n])).hexdigest()), len(transfer.data)) for n in range(5)]
+    for ref in refs:
         with pytest.raises(BlobUnavailable):
-            await transfer.exchange.fetch(other_ref, [PeerId("flaky")], silence_timeout_s=0.2, what="other")
-    assert not transfer.exchange.is_unfinished(transfer.ref), "the oldest goes first"
-    transfer.donors.breaks_after = 0
-    with pytest.raises(BlobUnavailable):
-        await transfer.exchange.fetch(other_ref, [PeerId("flaky")], silence_timeout_s=0.2, what="other")
-    assert not transfer.exchange.is_unfinished(other_ref), "who has it has lost it"
+            await transfer.exchange.fetch(ref, [PeerId("flaky")], silence_timeout_s=0.2, what="data")
+    assert list(transfer.exchange._unfinished) == refs[-2:]
+    gc.collect()
+    alive = [thing for thing in gc.get_objects() if type(thing) is blobs._Transfer]
+    assert len(alive) == 2, "nothing else holds the bytes"
+
+
+async def test_nothing_is_kept_of_a_blob_with_another_hash() -> None:
+    transfer = Interrupted()
+    transfer.donors.breaks_after = None
+    forged = BlobRef(Digest("00" * 32), len(transfer.data))
+    with pytest.raises(BlobUnavailable, match="another hash"):
+        await transfer.exchange.fetch(forged, [PeerId("flaky")], silence_timeout_s=0.2, what="data")
+    assert not transfer.exchange._unfinished

@@ -299,6 +299,8 @@ def test_an_owner_in_a_lower_ballot_makes_an_idle_one_cut_off() -> None:
 def test_averages_that_arrive_before_the_plan_count() -> None:
     owner = Owner(A).cuts_off().hears(B, result(1)).hears(C, result(2)).hears(B, result(0)).hears(C, PLAN)
     assert [(check.result, check.reducer) for check in owner.told(Check)] == [(result(1), B), (result(2), C)]
+    left_s = owner.state.deadline_s - owner.state.stage_began_s
+    assert [check.within_s for check in owner.told(Check)] == [pytest.approx(left_s)] * 2, "as long as others wait"
     assert owner.does(PartReduced(result(1))).sent(PartResult) == [((B, C), result(1))]
     assert owner.does(PartReduced(result(2))).told(StageResults) == []
     owner.does(PartReduced(result(0)))

@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from p2ptrain.ids import Digest, PeerId
-from p2ptrain.swarm.reduce import line_mbps, planned_transfer_s, share_parts
+from p2ptrain.swarm.reduce import line_mbps, planned_transfer_s, share_parts, who_checks
 from p2ptrain.swarm.spread import FAN_OUT, whom_to_tell
 from p2ptrain.wire.messages import BlobRef, Contribution
 
@@ -55,6 +55,28 @@ def test_every_part_has_one_reducer_whatever_is_announced(num_parts: int, announ
     assert len(reducers) == num_parts
     assert set(reducers) <= set(uplinks)
     assert reducers == share_parts(num_parts, dict(reversed(uplinks.items())))
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        ({A: 100.0, B: 20.0, C: 20.0, D: 1.0}, [A, B, C]),  # one is so fast that it reduces everything
+        ({A: 1.0, B: 0.0, C: 10.0, D: 300.0}, [B, C, D]),  # what is not known counts as usual
+        ({A: 100.0, B: 1.0, C: 1.0}, [A, B, C]),  # somebody has to
+        ({A: 0.0, B: 0.0, C: 0.0}, [A, B, C]),
+        ({A: 0.0}, [A]),
+    ],
+)
+def test_who_alone_is_fast_is_checked_by_those_whose_lines_are_good_for_it(
+    lines: dict[PeerId, float], expected: list[PeerId]
+) -> None:
+    reducers = share_parts(1 if not any(lines.values()) else 1000, lines)
+    assert len(set(reducers)) == 1
+    assert who_checks(reducers, lines) == expected
+
+
+def test_among_several_reducers_they_alone_check() -> None:
+    assert who_checks((B, A, B), {A: 30.0, B: 40.0, C: 2.0}) == [A, B]
 
 
 def test_plans_wait_for_the_slowest_line_that_is_known_up_to_a_limit() -> None:
