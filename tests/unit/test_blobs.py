@@ -253,7 +253,8 @@ async def test_what_has_come_is_kept_while_nobody_can_be_reached_but_no_longer_f
     transfer = Interrupted()
     with pytest.raises(BlobUnavailable):
         await transfer.fetch()
-    forgotten_at = transfer.exchange._unfinished[transfer.ref].forgets.when()
+    first = transfer.exchange._unfinished[transfer.ref].forgets
+    forgotten_at = first.when()
     transfer.donors.breaks_after = 0
     for _ in range(3):
         with pytest.raises(BlobUnavailable):
@@ -263,6 +264,7 @@ async def test_what_has_come_is_kept_while_nobody_can_be_reached_but_no_longer_f
     with pytest.raises(BlobUnavailable):
         await transfer.fetch()
     assert transfer.exchange._unfinished[transfer.ref].forgets.when() > forgotten_at, "it moves forward"
+    assert first.cancelled(), "or it would drop what is kept for longer"
 
 
 async def test_what_has_come_is_forgotten_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -306,9 +308,12 @@ async def test_what_came_of_few_blobs_is_kept(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(blobs, "_MAX_UNFINISHED", 2)
     transfer = Interrupted()
     refs = [BlobRef(Digest(hashlib.sha256(bytes([n])).hexdigest()), len(transfer.data)) for n in range(5)]
+    timers = []
     for ref in refs:
         with pytest.raises(BlobUnavailable):
             await transfer.exchange.fetch(ref, [PeerId("flaky")], silence_timeout_s=0.2, what="data")
+        timers.append(transfer.exchange._unfinished[ref].forgets)
+    assert [timer.cancelled() for timer in timers] == [True] * 3 + [False] * 2
     assert list(transfer.exchange._unfinished) == refs[-2:]
     gc.collect()
     alive = [thing for thing in gc.get_objects() if type(thing) is blobs._Transfer]

@@ -62,6 +62,7 @@ def test_every_part_has_one_reducer_whatever_is_announced(num_parts: int, announ
     [
         ({A: 100.0, B: 20.0, C: 20.0, D: 1.0}, [A, B, C]),  # one is so fast that it reduces everything
         ({A: 1.0, B: 0.0, C: 10.0, D: 300.0}, [B, C, D]),  # what is not known counts as usual
+        ({A: 300.0, B: 20.0, C: 10.0, D: 1.0}, [A, B, C]),  # half as fast will do
         ({A: 100.0, B: 1.0, C: 1.0}, [A, B, C]),  # somebody has to
         ({A: 0.0, B: 0.0, C: 0.0}, [A, B, C]),
         ({A: 0.0}, [A]),
