@@ -7,7 +7,7 @@ import hashlib
 import random
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -235,6 +235,15 @@ class Interrupted:
         fetching = self.exchange.fetch(self.ref, [PeerId("flaky")], silence_timeout_s=0.2, what="data")
         return bytes((await fetching)[0])
 
+    async def cancel_one(self) -> None:
+        """Begin a fetch, and cancel it when half of the blob is here."""
+        self.donors.breaks_after = None
+        task = asyncio.create_task(self.fetch())
+        while self.donors.sent["flaky"] < len(self.data) // 2:  # noqa: ASYNC110 - a counter
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task])
+
 
 async def test_a_fetch_goes_on_where_the_last_one_failed() -> None:
     transfer = Interrupted()
@@ -279,12 +288,7 @@ async def test_what_has_come_is_forgotten_after_a_while(monkeypatch: pytest.Monk
 
 async def test_a_fetch_that_is_cancelled_leaves_what_has_come() -> None:
     transfer = Interrupted()
-    transfer.donors.breaks_after = None
-    task = asyncio.create_task(transfer.fetch())
-    while transfer.donors.sent["flaky"] < 5_000_000:  # noqa: ASYNC110 - a counter
-        await asyncio.sleep(0)
-    task.cancel()
-    await asyncio.wait([task])
+    await transfer.cancel_one()
     while not transfer.exchange._unfinished:  # noqa: ASYNC110 - no event says so
         await asyncio.sleep(0)
     assert await transfer.fetch() == transfer.data
@@ -294,12 +298,7 @@ async def test_a_fetch_that_is_cancelled_leaves_what_has_come() -> None:
 
 async def test_a_fetch_that_begins_while_a_cancelled_one_ends_is_the_only_one_that_counts() -> None:
     transfer = Interrupted()
-    transfer.donors.breaks_after = None
-    cancelled = asyncio.create_task(transfer.fetch())
-    while transfer.donors.sent["flaky"] < 5_000_000:  # noqa: ASYNC110 - a counter
-        await asyncio.sleep(0)
-    cancelled.cancel()
-    await asyncio.wait([cancelled])
+    await transfer.cancel_one()
     assert await transfer.fetch() == transfer.data
     assert not transfer.exchange._unfinished
 
@@ -327,3 +326,25 @@ async def test_nothing_is_kept_of_a_blob_with_another_hash() -> None:
     with pytest.raises(BlobUnavailable, match="another hash"):
         await transfer.exchange.fetch(forged, [PeerId("flaky")], silence_timeout_s=0.2, what="data")
     assert not transfer.exchange._unfinished
+
+
+async def test_a_donor_that_has_delivered_is_waited_for_anew_when_it_is_not_dialled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(blobs, "_DIAL_AGAIN_S", 0.0)
+    data = bytes(500_000)
+
+    class NotAlwaysDialled(SteadyDonors):
+        outcomes = iter([False, True, False, False, True])
+
+        @contextlib.asynccontextmanager
+        async def open_stream(self, *arguments: Any, **named: object) -> AsyncIterator[tuple[object, object]]:
+            if not next(self.outcomes):
+                raise DialledTooSoon("dial backoff")
+            async with super().open_stream(*arguments, **named) as stream:
+                yield stream
+
+    donors = NotAlwaysDialled(data, breaks_after=300_000, flaky=(100_000, 0.0))
+    # Each of the two waits is short, the time from the first one on is not.
+    monkeypatch.setattr(blobs.clock, "monotonic_s", lambda: 100.0 * (donors.sent["flaky"] > 0))
+    assert await fetched(donors, data) == data
