@@ -468,8 +468,8 @@ def test_fragments_that_are_averaged_meanwhile_do_not_hold_each_other_up() -> No
         bench.commit(2)
         await until(lambda: set(bench.phases[-1].waits_for) == SECOND)
         bench.commit(1)
-        await until(lambda: len(bench.trained) == 4)
-        assert bench.cut[-1] == SECOND
+        await until(lambda: len(bench.trained) >= 4)  # and it goes on: FIRST is settled
+        assert bench.cut[3] == SECOND
 
     drive(test, replace(TWO, overlap=OverlapConfig(delay_steps=5)))
 
@@ -549,7 +549,7 @@ def test_other_slices_are_taken_over_even_if_fragments_are_averaged_all_the_time
         await until(lambda: bool(bench.phases[-1].waits_for) and set(bench.phases[-1].waits_for) == SECOND)
         bench.commit(1)
         await until(lambda: bench.slices == [common])
-        await until(lambda: len(bench.trained) == 3)
+        await until(lambda: len(bench.trained) >= 3)
         assert bench.cut[2] == {"common.0"}
 
     drive(test, run)
