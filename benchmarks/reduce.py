@@ -25,6 +25,8 @@ from typing import Any
 
 import numpy as np
 
+from p2ptrain.cli.processes import run_loop
+
 VARIANTS = (
     "p2ptrain int8",
     "p2ptrain int8 unchecked",
@@ -186,7 +188,8 @@ def work(variant: str, index: int, folder: Path, peers: int, numel: int) -> None
     if kind == "hivemind":
         work_hivemind(codec, index, folder, peers, values, error, say)
     else:
-        asyncio.run(work_p2ptrain(codec, not unchecked, index, folder, peers, values, error, say))
+        # In the event loop that peers have. hivemind's averager makes its own, of the same kind.
+        run_loop(work_p2ptrain(codec, not unchecked, index, folder, peers, values, error, say))
 
 
 def work_hivemind(

@@ -60,11 +60,11 @@ def doctor(
         from p2ptrain.node.examination import Patient, examine
         from p2ptrain.wire.libp2p_start import check_addresses
 
-        check_addresses(bootstraps)
-        patient = Patient(home=home, run=config, run_id=run_id, bootstraps=bootstraps, device=device)
-        with working("examining"):
-            asked = _of_running_peer(home) if home is not None and not bootstraps else []
-            findings = asked or run_loop(examine(patient))
+    check_addresses(bootstraps)
+    patient = Patient(home=home, run=config, run_id=run_id, bootstraps=bootstraps, device=device)
+    with working("examining"):
+        asked = _of_running_peer(home) if home is not None and not bootstraps else []
+        findings = asked or run_loop(examine(patient))
     if as_json:
         typer.echo(json.dumps({"findings": [finding.to_json() for finding in findings]}, indent=2))
     else:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -100,7 +101,7 @@ def printer(form: Literal["human", "json"]) -> "Callable[[Record], None]":
 
 def _print_sentence(record: "Record") -> None:
     local = datetime.fromtimestamp(record.time_s, tz=UTC).astimezone()
-    typer.echo(f"{local:%H:%M:%S} {record.event.line()}")
+    _print(f"{local:%H:%M:%S} {record.event.line()}")
 
 
 def _print_json(record: "Record") -> None:
@@ -109,7 +110,17 @@ def _print_json(record: "Record") -> None:
 
 def _print_object(time_s: float, body: dict[str, Any]) -> None:
     time = datetime.fromtimestamp(time_s, tz=UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    typer.echo(json.dumps({"time": time, **body}, separators=(",", ":")))
+    _print(json.dumps({"time": time, **body}, separators=(",", ":")))
+
+
+def _print(line: str) -> None:
+    """Print, or lose the line: the journal has all of them, and a ``tee`` that has ended must not end the peer."""
+    try:
+        typer.echo(line)
+    except BrokenPipeError:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - what is still buffered goes there, too
+    except OSError:  # a full disk
+        pass
 
 
 class _JsonHandler(logging.Handler):
@@ -120,7 +131,7 @@ class _JsonHandler(logging.Handler):
             level = "error" if record.levelno >= logging.ERROR else "warning"  # hivemind renames Python's levels
             body = {"line": record.getMessage(), "level": level, "logger": record.name}
             _print_object(record.created, body)
-        except (OSError, ValueError, TypeError):  # a pipe that nobody reads any more must not end the peer
+        except (ValueError, TypeError):  # of what somebody else logs
             self.handleError(record)
 
 

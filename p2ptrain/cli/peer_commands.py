@@ -2,6 +2,7 @@
 
 import json
 import os
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -94,13 +95,14 @@ def peer(
 
     Example: p2ptrain peer --run /ip4/127.0.0.1/tcp/31337/p2p/12D3Koo... --home peer-a
     """
-    from p2ptrain.config.schema import ControlConfig, NetworkConfig, PeerConfig
-    from p2ptrain.data.corpus import load_corpus
-    from p2ptrain.events import EventBus
-    from p2ptrain.model.slicing import SlicePlan
-    from p2ptrain.node.fail_at import fault_from_environment
-    from p2ptrain.node.home import Home
-    from p2ptrain.node.journal import Journal
+    with quiet_imports():
+        from p2ptrain.config.schema import ControlConfig, NetworkConfig, PeerConfig
+        from p2ptrain.data.corpus import load_corpus
+        from p2ptrain.events import EventBus
+        from p2ptrain.model.slicing import SlicePlan
+        from p2ptrain.node.fail_at import fault_from_environment
+        from p2ptrain.node.home import Home
+        from p2ptrain.node.journal import Journal
 
     form = log_form(log, is_terminal=is_terminal())
     metrics_at = host_and_port("--metrics", metrics, example="127.0.0.1:9464") if metrics else None
@@ -122,10 +124,11 @@ def peer(
     SlicePlan.of(config.model, config.slicing)  # refuses a model that cannot be cut so
     wanted = _wanted_slices(slices, numbered_slices(config.slicing.slices))
     corpus = load_corpus(config.data, source.folder)
-    with working("looking at this machine"), quiet_imports():
-        from p2ptrain.node.service import serve_peer
-        from p2ptrain.training.device import keep_freed_memory
-        from p2ptrain.wire.libp2p_start import check_addresses, check_announced
+    with working("looking at this machine"), warnings.catch_warnings(action="ignore"):
+        with quiet_imports():
+            from p2ptrain.node.service import serve_peer
+            from p2ptrain.training.device import keep_freed_memory
+            from p2ptrain.wire.libp2p_start import check_addresses, check_announced
 
         check_addresses(bootstraps)
         check_announced(announce or [])

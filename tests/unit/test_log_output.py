@@ -2,7 +2,11 @@
 
 import json
 import logging
+import subprocess
+import sys
 from collections.abc import Iterator
+from subprocess import PIPE
+from typing import Literal
 
 import pytest
 
@@ -64,3 +68,29 @@ def test_programs_get_one_object_a_line_warnings_of_libraries_included(capsys: p
     assert warning["line"] == "bad day"
     assert warning["level"] == "warning"
     assert "kind" not in warning
+
+
+@pytest.mark.parametrize("form", ["human", "json"])
+def test_a_reader_that_goes_away_does_not_end_the_peer(form: Literal["human", "json"]) -> None:
+    """Ctrl-C ends the ``tee`` behind a peer at once, and the peer has its slices to leave."""
+    code = f"""
+import logging, sys
+from p2ptrain.cli.log_output import printer
+from p2ptrain.events import PeerStopped, Record
+say = printer({form!r})
+for number in range(3):
+    say(Record(sequence=number, time_s=0.0, event=PeerStopped(reason="asked to")))
+    logging.getLogger("hivemind").error("of a library")
+    print(number, file=sys.stderr, flush=True)
+    sys.stdin.readline()
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=PIPE, stdout=PIPE, stderr=PIPE, text=True, bufsize=1
+    ) as process:
+        assert process.stdin
+        assert process.stdout
+        assert process.stdout.readline()
+        process.stdout.close()
+        _, errors = process.communicate("\n\n\n", timeout=50)
+    assert process.returncode == 0
+    assert [line for line in errors.splitlines() if "library" not in line] == ["0", "1", "2"]
