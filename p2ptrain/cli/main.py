@@ -3,6 +3,7 @@
 Commands import what they need when they run: torch and hivemind take seconds, and ``--help`` must not.
 """
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -27,7 +28,7 @@ from p2ptrain.cli.manifest_commands import run_app
 from p2ptrain.cli.model_commands import export, generate
 from p2ptrain.cli.peer_commands import peer, swarm
 from p2ptrain.cli.peers_commands import peers_app
-from p2ptrain.cli.processes import data_folder
+from p2ptrain.cli.processes import data_folder, open_standard_streams
 from p2ptrain.cli.profile import ENVIRONMENT
 from p2ptrain.cli.robust_command import robust
 from p2ptrain.cli.soak_command import soak
@@ -65,6 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     0: done. 1: something failed. 2: what was asked cannot work, and nothing was started or written. 130: Ctrl-C.
     """
+    open_standard_streams()
     settings = Settings()
     arguments = sys.argv[1:] if arguments is None else arguments
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # we fork only to exec; it would write warnings about that
@@ -104,6 +106,11 @@ def _tell(error: Exception, arguments: Sequence[str]) -> int:
             return 2 if isinstance(error, UsageError) else 1
         case OSError(strerror=str(reason)) if error.filename:
             sys.stderr.write(f"p2ptrain: {os.fsdecode(error.filename)}: {reason}\n")
+            return 1
+        case OSError(errno=errno.ENOSPC):
+            sys.stderr.write(
+                "p2ptrain: no space is left on the disk, or where the output goes; make room, and try again\n"
+            )
             return 1
         case _:
             said = f"{type(error).__name__}: {error}".splitlines()[0]

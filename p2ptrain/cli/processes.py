@@ -1,9 +1,10 @@
-"""Running what the commands start: quiet imports, an event loop that signals end, and one error for people."""
+"""Running what the commands start: open streams, quiet imports, an event loop that signals end, and one error."""
 
 import contextlib
 import gc
 import os
 import signal
+import sys
 import warnings
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
@@ -20,6 +21,19 @@ _Result = TypeVar("_Result")
 def data_folder() -> Path:
     """Where p2ptrain keeps what belongs to no --home (XDG base directory specification)."""
     return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "p2ptrain"
+
+
+def open_standard_streams() -> None:
+    """Open those of input, output and errors that are closed, as some launchers leave them.
+
+    Otherwise the next file that is opened gets the number of one, and whatever is printed is written into it.
+    """
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+            setattr(sys, name, os.fdopen(number, mode))
 
 
 @contextlib.contextmanager

@@ -130,6 +130,16 @@ def test_error_is_one_line_and_a_status(monkeypatch, capsys, error, status):
     assert capsys.readouterr().err == f"p2ptrain: {error}\n"
 
 
+def test_output_that_takes_nothing_more_is_no_crash():
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "p2ptrain", "--version"], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert done.returncode == 1
+    assert done.stderr.startswith("p2ptrain: no space is left on the disk, or where the output goes")
+    assert "should not happen" not in done.stderr
+
+
 def test_usage_error_shows_its_origin_only_with_debug(tmp_path: Path):
     plain = p2ptrain("run", "show", str(tmp_path))
     assert plain.returncode == 2
