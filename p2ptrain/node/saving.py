@@ -36,7 +36,7 @@ class Saving:
         self._events = events
         self._since_s = 0.0
         self._told_s = 0.0
-        self._writing = threading.Lock()
+        self._writing, self._writing_small = threading.Lock(), threading.Lock()
 
     async def attempt(self, write: Callable[[], None]) -> bool:
         """Run ``write`` outside the event loop; False if the disk did not take it."""
@@ -49,13 +49,14 @@ class Saving:
         return True
 
     def must(self, write: Callable[[], None]) -> None:
-        """Run a small ``write`` at once, in any thread, for what may not be said before it is on disk.
+        """Run a small ``write`` at once, in a worker thread, for what may not be said before it is on disk.
 
         Raises:
             StorageError: the disk did not take it, which has been told.
         """
         try:
-            write()
+            with self._writing_small:  # as in ``_alone``; nobody waits here for a checkpoint
+                write()
         except StorageError as error:
             self._in_loop(partial(self._failed, error))
             raise

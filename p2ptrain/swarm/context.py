@@ -45,7 +45,10 @@ class Listener(Protocol):
         """Version 0 of a slice, computed from the run's seed; called in a thread."""
 
     def save_promise(self, slice_id: SliceId, promise: Promise) -> None:
-        """Put the ballot that we take part in on disk before we say so."""
+        """Put the ballot that we take part in on disk before we say so.
+
+        Called in a worker thread, one at a time for a slice.
+        """
 
     def save_accepted(self, slice_id: SliceId, accepted: Accepted, averages: Sequence[bytes | memoryview]) -> None:
         """Put what we are about to vote for, and its averages, on disk before the vote leaves.

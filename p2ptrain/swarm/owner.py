@@ -124,6 +124,9 @@ class SliceOwner:
         self._pending: _Pending | None = None
         self._catching_up = False
         self._one_vote_at_a_time = asyncio.Lock()
+        self._one_promise_at_a_time = asyncio.Lock()
+        self._promised: asyncio.Future[bool] | None = None
+        """Whether the disk took our last promise; None before the first one."""
         self._served = ServedState(context.blobs.store, slice_id)
         self._serve_state()
         if accepted:
@@ -259,23 +262,17 @@ class SliceOwner:
         if isinstance(event, rounds.Staged) and staged is None:
             return  # of a version that we have left since
         self._state, commands = rounds.advance(self._state, event, clock.monotonic_s())
-        is_mute = False
         if staged is not None and (self._state.staged is event or any(isinstance(c, rounds.Commit) for c in commands)):
             self._staged = staged
         for command in commands:
-            if is_mute and isinstance(command, rounds.Send | rounds.SignVote):
-                continue  # to the others we are silent, which they are prepared for
-            try:
-                self._carry_out(command)
-            except StorageError:  # as in ``_vote``
-                is_mute = True
+            self._carry_out(command)
 
     def _carry_out(self, command: rounds.Command) -> None:
         match command:
             case rounds.Send(to, ballot, body, version):
                 message = RoundMessage(self._context.run, self.slice, version, ballot, body)
                 for peer in to:
-                    self._spawn(self._deliver(peer, message))
+                    self._spawn(self._deliver_as_promised(peer, message, self._promised))
             case rounds.AskCutOff(within_s):
                 self._context.listener.cut_off_wanted(self.slice, within_s)
             case rounds.Reduce(parts, contributions, within_s):
@@ -295,14 +292,15 @@ class SliceOwner:
             case rounds.StageResults(results):
                 self._spawn(self._stage(results))
             case rounds.Promise():
-                self._context.listener.save_promise(self.slice, command)
+                self._promised = asyncio.get_running_loop().create_future()
+                self._spawn(self._promise(command, self._promised))
             case rounds.SignVote(ballot, value):
                 assert self._staged is not None
                 assert self._staged[0] == value.results
                 # The round may be void and this value be proposed again: its averages stay until a version is decided.
                 for result in value.results:
                     self._context.blobs.store.keep(self._vote_label, result.average.sha256)
-                self._spawn(self._vote(ballot, value, self._staged[2]))
+                self._spawn(self._vote(ballot, value, self._staged[2], self._promised))
             case rounds.Commit(certificate):
                 self._commit(certificate)
             case rounds.Void(version, attempt, reason):
@@ -332,7 +330,30 @@ class SliceOwner:
                 if peer == self._context.me:
                     self._spawn(self._try_other_state())
 
-    async def _vote(self, ballot: Ballot, value: Value, averages: list[bytes | memoryview]) -> None:
+    async def _promise(self, promise: rounds.Promise, promised: "asyncio.Future[bool]") -> None:
+        async with self._one_promise_at_a_time:
+            try:
+                await asyncio.to_thread(self._context.listener.save_promise, self.slice, promise)
+            except StorageError:  # as in ``_vote``
+                promised.set_result(False)
+            else:
+                promised.set_result(True)
+
+    async def _deliver_as_promised(
+        self, peer: PeerId, message: RoundMessage, promised: "asyncio.Future[bool] | None"
+    ) -> None:
+        if await _is_on_disk(promised):  # else we are silent to the others, which they are prepared for
+            await self._deliver(peer, message)
+
+    async def _vote(
+        self,
+        ballot: Ballot,
+        value: Value,
+        averages: list[bytes | memoryview],
+        promised: "asyncio.Future[bool] | None",
+    ) -> None:
+        if not await _is_on_disk(promised):
+            return
         async with self._one_vote_at_a_time:  # an earlier vote must not replace a later one on disk
             accepted = Accepted(ballot, value)
             try:
@@ -564,3 +585,8 @@ class SliceOwner:
     @property
     def _vote_label(self) -> str:
         return f"slice {self.slice} vote"
+
+
+async def _is_on_disk(promised: "asyncio.Future[bool] | None") -> bool:
+    """Whether what we promised last, if anything, may be acted upon; waits for the disk."""
+    return promised is None or await asyncio.shield(promised)

@@ -40,7 +40,7 @@ EXCHANGE = ExchangeConfig(
 class Hand:
     """One owner, and what it hears."""
 
-    def __init__(self, group: "OwnersInMemory", identity: Identity) -> None:
+    def __init__(self, group: "OwnersInMemory", identity: Identity, exchange: ExchangeConfig) -> None:
         self.peer = identity.peer_id
         self.store = BlobStore()
         self.events: list[Event] = []
@@ -52,7 +52,7 @@ class Hand:
         self.context = Context(
             run=RUN,
             identity=identity,
-            exchange=EXCHANGE,
+            exchange=exchange,
             numel={SLICE: NUMEL},
             outer=lambda version, anchor, momentum, gradient: (anchor - gradient, momentum),
             node=SimpleNamespace(door=Doorkeeper(), uplink_mbps=0.0, downlink_mbps=0.0),  # type: ignore[arg-type]
@@ -125,9 +125,9 @@ class Hand:
 class OwnersInMemory:
     """A group; ``passes`` decides which messages arrive, and may raise what a broken link raises."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, exchange: ExchangeConfig = EXCHANGE) -> None:
         identities = [Identity.from_seed(bytes([number]) * 32) for number in range(size)]
-        self.hands = {one.peer_id: Hand(self, one) for one in sorted(identities, key=lambda one: one.peer_id)}
+        self.hands = {one.peer_id: Hand(self, one, exchange) for one in sorted(identities, key=lambda one: one.peer_id)}
         self.passes: Callable[[PeerId, PeerId, RoundMessage], bool] = lambda sender, to, message: True
         expires_s = clock.monotonic_s() + EXCHANGE.lease_s
         claims = {peer: Claim(run=RUN, peer=peer, ready=(SLICE,), expires_s=expires_s) for peer in self.hands}

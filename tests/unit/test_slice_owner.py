@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from p2ptrain.errors import PeerUnreachable
+from p2ptrain.errors import PeerUnreachable, StorageError
 from p2ptrain.ids import GENESIS, PeerId, Version
 from p2ptrain.swarm import error_feedback, part_averages, state
 from p2ptrain.swarm.reduce import part_bounds
@@ -73,6 +73,59 @@ async def test_no_message_waits_while_arrays_are_computed_with(monkeypatch: pyte
         assert [hand.version for hand in hands] == [1] * 3
     assert used == {"encode", "decode", "round_to_bf16", "of"}
     assert in_the_event_loop == set()
+
+
+def what_is_sent(group: OwnersInMemory, by: Hand) -> list[type]:
+    """Kinds of messages, as they leave."""
+    sent: list[type] = []
+
+    def note(sender: PeerId, to: PeerId, message: RoundMessage) -> bool:
+        if sender == by.peer:
+            sent.append(type(message.body))
+        return True
+
+    group.passes = note
+    return sent
+
+
+async def test_nothing_is_said_before_the_disk_has_the_promise_and_nobody_else_waits_for_it() -> None:
+    group = OwnersInMemory(3)
+    slow, *others = group.hands.values()
+    sent, is_written, threads = what_is_sent(group, slow), threading.Event(), set()
+
+    def save_promise(*_: object) -> None:
+        threads.add(threading.current_thread())
+        assert is_written.wait(20)
+
+    slow.save_promise = save_promise  # type: ignore[attr-defined]
+    async with group.running():
+        await contribute([slow, *others])
+        async with asyncio.timeout(20):
+            while len(slow.owner._state.ready) < 3 or not threads:  # noqa: ASYNC110 - no event says so
+                await asyncio.sleep(0)
+        assert not sent
+        is_written.set()
+        await asyncio.gather(*(hand.round_settled_here() for hand in (slow, *others)))
+        assert Ready in sent
+        (certificate,) = slow.owner.history.since(GENESIS)
+        assert {c.peer for c in certificate.value.contributions} == set(group.hands)
+    assert threading.main_thread() not in threads
+
+
+async def test_whoever_could_not_save_its_promise_is_silent_and_hears_what_the_others_decide() -> None:
+    group = OwnersInMemory(3, replace(EXCHANGE, gather_timeout_s=1.0))
+    full, *others = group.hands.values()
+    sent = what_is_sent(group, full)
+
+    def save_promise(*_: object) -> None:
+        raise StorageError("no space left")
+
+    full.save_promise = save_promise  # type: ignore[attr-defined]
+    async with group.running():
+        await contribute([full, *others])
+        await asyncio.gather(*(hand.round_settled_here() for hand in (full, *others)))
+        assert [hand.version for hand in (full, *others)] == [1, 1, 1]
+    assert not {Ready, PartResult, Propose, CastVote} & set(sent)
 
 
 async def test_a_contribution_says_what_its_line_carries() -> None:
