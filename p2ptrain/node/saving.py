@@ -36,7 +36,7 @@ class Saving:
         self._events = events
         self._since_s = 0.0
         self._told_s = 0.0
-        self._writing, self._writing_small = threading.Lock(), threading.Lock()
+        self._writing = threading.Lock()
 
     async def attempt(self, write: Callable[[], None]) -> bool:
         """Run ``write`` outside the event loop; False if the disk did not take it."""
@@ -55,8 +55,7 @@ class Saving:
             StorageError: the disk did not take it, which has been told.
         """
         try:
-            with self._writing_small:  # as in ``_alone``; nobody waits here for a checkpoint
-                write()
+            write()
         except StorageError as error:
             self._in_loop(partial(self._failed, error))
             raise

@@ -1,0 +1,46 @@
+"""What must be on disk before a peer says it."""
+
+import asyncio
+import threading
+from typing import Any
+
+import pytest
+
+from p2ptrain.config.schema import EngineConfig, LimitsConfig, ModelConfig, SlicingConfig
+from p2ptrain.events import EventBus
+from p2ptrain.ids import COMMON, PeerId, SliceId, Version
+from p2ptrain.model.slicing import SlicePlan
+from p2ptrain.node import home_keeper
+from p2ptrain.node.home_keeper import HomeKeeper
+from p2ptrain.swarm.round_commands import Promise
+from p2ptrain.wire.messages import Ballot
+
+PROMISE = Promise(Version(1), Ballot(1, 0, (PeerId("me"),)))
+
+
+async def test_promises_of_a_slice_are_written_one_after_the_other_and_no_other_slice_waits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = ModelConfig(layers=1, width=16, heads=2, kv_heads=2, mlp_hidden=32, context=16)
+    plan = SlicePlan.of(model, SlicingConfig(slices=1))
+    nowhere: Any = None
+    keeper = HomeKeeper(nowhere, plan, EngineConfig(), LimitsConfig(), frozenset({COMMON}), EventBus(sinks=[]))
+    keeper.begin()
+    writing, begun, goes_on = [], threading.Semaphore(0), threading.Event()
+
+    def save_promise(home: object, slice_id: SliceId, promise: Promise) -> None:
+        writing.append(slice_id)
+        begun.release()
+        assert goes_on.wait(20)
+        writing.remove(slice_id)
+
+    monkeypatch.setattr(home_keeper, "save_promise", save_promise)
+    saving = [asyncio.to_thread(keeper.save_promise, s, PROMISE) for s in (COMMON, COMMON, SliceId("0"))]
+    saved = asyncio.gather(*saving)
+    for _ in range(2):
+        assert await asyncio.to_thread(begun.acquire, timeout=20)
+    assert sorted(writing) == ["0", COMMON]
+    assert not await asyncio.to_thread(begun.acquire, timeout=0.05)
+    goes_on.set()
+    await saved
+    assert not writing
