@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from p2ptrain.cli.host_port import host_and_port
+from p2ptrain.cli.log_output import print_or_lose
 from p2ptrain.cli.network_options import Announce
 from p2ptrain.cli.processes import data_folder, quiet_imports, run_until_signal
 from p2ptrain.cli.run_source import read_run
@@ -93,14 +94,14 @@ def bootstrap(
 
 
 def _print_problem(sentence: str) -> None:
-    typer.echo(f"PROBLEM: {sentence}", err=True)
+    print_or_lose(f"PROBLEM: {sentence}", is_problem=True)
 
 
 def _print_addresses(knows_run: bool, addresses: list[str], url: str | None) -> None:
-    typer.echo("bootstrap node listens on")
+    print_or_lose("bootstrap node listens on")
     for address in addresses:
-        typer.echo(f"  {address}")
+        print_or_lose(f"  {address}")
     if url:
-        typer.echo(f"status page: {url}")
+        print_or_lose(f"status page: {url}")
     run = addresses[0] if knows_run else f"FILE --bootstrap {addresses[0]}"
-    typer.echo(f"peers join with: p2ptrain peer --home DIR --run {run}")
+    print_or_lose(f"peers join with: p2ptrain peer --home DIR --run {run}")

@@ -101,7 +101,7 @@ def printer(form: Literal["human", "json"]) -> "Callable[[Record], None]":
 
 def _print_sentence(record: "Record") -> None:
     local = datetime.fromtimestamp(record.time_s, tz=UTC).astimezone()
-    _print(f"{local:%H:%M:%S} {record.event.line()}")
+    print_or_lose(f"{local:%H:%M:%S} {record.event.line()}")
 
 
 def _print_json(record: "Record") -> None:
@@ -110,15 +110,21 @@ def _print_json(record: "Record") -> None:
 
 def _print_object(time_s: float, body: dict[str, Any]) -> None:
     time = datetime.fromtimestamp(time_s, tz=UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    _print(json.dumps({"time": time, **body}, separators=(",", ":")))
+    print_or_lose(json.dumps({"time": time, **body}, separators=(",", ":")))
 
 
-def _print(line: str) -> None:
-    """Print, or lose the line: the journal has all of them, and a ``tee`` that has ended must not end the peer."""
+def print_or_lose(line: str, *, is_problem: bool = False) -> None:
+    """Print what somebody who is there may read, or lose it: a ``tee`` that has ended must not end a running node.
+
+    Args:
+        line: what to print; for peers, the journal has all of it.
+        is_problem: print it where errors go.
+    """
     try:
-        typer.echo(line)
+        typer.echo(line, err=is_problem)
     except BrokenPipeError:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - what is still buffered goes there, too
+        nowhere = open(os.devnull, "w")  # noqa: SIM115 - for good, and for what is still buffered
+        setattr(sys, "stderr" if is_problem else "stdout", nowhere)
     except OSError:  # a full disk
         pass
 

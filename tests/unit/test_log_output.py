@@ -10,7 +10,7 @@ from typing import Literal
 
 import pytest
 
-from p2ptrain.cli.log_output import log_form, printer
+from p2ptrain.cli.log_output import log_form, print_or_lose, printer
 from p2ptrain.errors import UsageError
 from p2ptrain.events import Event, PeerStopped, Record, Traffic
 
@@ -94,3 +94,18 @@ for number in range(3):
         _, errors = process.communicate("\n\n\n", timeout=50)
     assert process.returncode == 0
     assert [line for line in errors.splitlines() if "library" not in line] == ["0", "1", "2"]
+
+
+def test_problems_are_printed_where_errors_go_and_lost_if_nobody_reads_them(capsys: pytest.CaptureFixture[str]) -> None:
+    print_or_lose("bad", is_problem=True)
+    assert capsys.readouterr() == ("", "bad\n")
+    code = (
+        "from p2ptrain.cli.log_output import print_or_lose as p; input(); p('bad', is_problem=True); p('good'); input()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=PIPE, stdout=PIPE, stderr=PIPE, text=True, bufsize=1
+    ) as process:
+        assert process.stderr
+        process.stderr.close()
+        assert process.communicate("\n\n", timeout=50)[0] == "good\n"
+    assert process.returncode == 0
