@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -62,7 +63,7 @@ def doctor(
 
     check_addresses(bootstraps)
     patient = Patient(home=home, run=config, run_id=run_id, bootstraps=bootstraps, device=device)
-    with working("examining"):
+    with working("examining"), warnings.catch_warnings(action="ignore"):
         asked = _of_running_peer(home) if home is not None and not bootstraps else []
         findings = asked or run_loop(examine(patient))
     if as_json:

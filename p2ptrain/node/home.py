@@ -15,6 +15,8 @@
 import contextlib
 import fcntl
 import os
+import threading
+from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -86,6 +88,10 @@ class Home:
     run: RunConfig
     run_id: RunId
     _lock: FolderLock | None = field(default=None, repr=False)
+    writing: defaultdict[Path, threading.Lock] = field(
+        default_factory=lambda: defaultdict(threading.Lock), repr=False, compare=False
+    )
+    """By file. A cancelled task leaves its thread writing, and the file's next writer must not meet it there."""
 
     @classmethod
     def open(cls, path: Path, run_text: str, run_id: RunId) -> Self:

@@ -1,8 +1,6 @@
 """What a running peer keeps in its home: each vote before it leaves, the slices as they move, and its own progress."""
 
 import asyncio
-import threading
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -61,8 +59,6 @@ class HomeKeeper:
         self._precision = engine.precision
         self._events = events
         self._saving = Saving(events)
-        self._writing_votes: defaultdict[SliceId, threading.Lock] = defaultdict(threading.Lock)
-        """A cancelled task leaves its thread writing; the slice's next promise or vote must not meet it in a file."""
         self._moved = asyncio.Event()
         self._budget_bytes: int | None = None
         self._has_room_for_progress = True
@@ -112,7 +108,7 @@ class HomeKeeper:
         Raises:
             StorageError: the disk did not take it.
         """
-        with self._writing_votes[slice_id]:
+        with self._home.writing[self._home.promise_path(slice_id)]:
             self._saving.must(lambda: save_promise(self._home, slice_id, promise))
 
     def save_accepted(self, slice_id: SliceId, accepted: Accepted, averages: Sequence[bytes | memoryview]) -> None:
@@ -121,7 +117,7 @@ class HomeKeeper:
         Raises:
             StorageError: the disk did not take it.
         """
-        with self._writing_votes[slice_id]:
+        with self._home.writing[self._home.accepted_path(slice_id)]:
             self._saving.must(lambda: save_accepted(self._home, slice_id, accepted, averages))
 
     def pasts(self, slices: Iterable[SliceId]) -> dict[SliceId, Past]:

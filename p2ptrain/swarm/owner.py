@@ -22,7 +22,7 @@ from p2ptrain.errors import (
     StorageError,
 )
 from p2ptrain.events import PeerLost, ReducerLied, RoundCommitted, RoundStage, RoundVoid
-from p2ptrain.ids import GENESIS, PeerId, SliceId
+from p2ptrain.ids import GENESIS, PeerId, SliceId, Version
 from p2ptrain.swarm import rounds
 from p2ptrain.swarm.beside import begin_beside
 from p2ptrain.swarm.catch_up import catch_up, fetch_owned, fetch_results, head_of
@@ -125,8 +125,8 @@ class SliceOwner:
         self._catching_up = False
         self._one_vote_at_a_time = asyncio.Lock()
         self._one_promise_at_a_time = asyncio.Lock()
-        self._promised: asyncio.Future[bool] | None = None
-        """Whether the disk took our last promise; None before the first one."""
+        self._promised: tuple[rounds.Promise, asyncio.Future[bool]] | None = None
+        """Our last promise, and whether the disk took it."""
         self._served = ServedState(context.blobs.store, slice_id)
         self._serve_state()
         if accepted:
@@ -271,8 +271,9 @@ class SliceOwner:
         match command:
             case rounds.Send(to, ballot, body, version):
                 message = RoundMessage(self._context.run, self.slice, version, ballot, body)
+                promised = self._promised_in(version, ballot)
                 for peer in to:
-                    self._spawn(self._deliver_as_promised(peer, message, self._promised))
+                    self._spawn(self._deliver_as_promised(peer, message, promised))
             case rounds.AskCutOff(within_s):
                 self._context.listener.cut_off_wanted(self.slice, within_s)
             case rounds.Reduce(parts, contributions, within_s):
@@ -292,15 +293,16 @@ class SliceOwner:
             case rounds.StageResults(results):
                 self._spawn(self._stage(results))
             case rounds.Promise():
-                self._promised = asyncio.get_running_loop().create_future()
-                self._spawn(self._promise(command, self._promised))
+                on_disk = asyncio.get_running_loop().create_future()
+                self._promised = command, on_disk
+                self._spawn(self._promise(command, on_disk))
             case rounds.SignVote(ballot, value):
                 assert self._staged is not None
                 assert self._staged[0] == value.results
                 # The round may be void and this value be proposed again: its averages stay until a version is decided.
                 for result in value.results:
                     self._context.blobs.store.keep(self._vote_label, result.average.sha256)
-                self._spawn(self._vote(ballot, value, self._staged[2], self._promised))
+                self._spawn(self._vote(ballot, value, self._staged[2], self._promised_in(value.version, ballot)))
             case rounds.Commit(certificate):
                 self._commit(certificate)
             case rounds.Void(version, attempt, reason):
@@ -330,14 +332,20 @@ class SliceOwner:
                 if peer == self._context.me:
                     self._spawn(self._try_other_state())
 
-    async def _promise(self, promise: rounds.Promise, promised: "asyncio.Future[bool]") -> None:
+    async def _promise(self, promise: rounds.Promise, on_disk: "asyncio.Future[bool]") -> None:
         async with self._one_promise_at_a_time:
             try:
                 await asyncio.to_thread(self._context.listener.save_promise, self.slice, promise)
             except StorageError:  # as in ``_vote``
-                promised.set_result(False)
+                on_disk.set_result(False)
             else:
-                promised.set_result(True)
+                on_disk.set_result(True)
+
+    def _promised_in(self, version: Version, ballot: Ballot) -> "asyncio.Future[bool] | None":
+        """Whether the disk took our promise to take part in this ballot; None where there is none, as of a guest."""
+        if self._promised is None or self._promised[0] != rounds.Promise(version, ballot):
+            return None
+        return self._promised[1]
 
     async def _deliver_as_promised(
         self, peer: PeerId, message: RoundMessage, promised: "asyncio.Future[bool] | None"
@@ -588,5 +596,5 @@ class SliceOwner:
 
 
 async def _is_on_disk(promised: "asyncio.Future[bool] | None") -> bool:
-    """Whether what we promised last, if anything, may be acted upon; waits for the disk."""
+    """Waits for the disk."""
     return promised is None or await asyncio.shield(promised)

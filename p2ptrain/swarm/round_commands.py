@@ -66,7 +66,7 @@ class StageResults:
 
 @dataclass(frozen=True, slots=True)
 class Promise:
-    """Put the ballot on disk before carrying out what follows; ``begin`` gets it back after a restart."""
+    """Put the ballot on disk before saying or voting for anything in it; ``begin`` gets it back after a restart."""
 
     version: Version
     ballot: Ballot

@@ -14,9 +14,10 @@ from p2ptrain.errors import PeerUnreachable, StorageError
 from p2ptrain.ids import GENESIS, PeerId, Version
 from p2ptrain.swarm import error_feedback, part_averages, state
 from p2ptrain.swarm.reduce import part_bounds
+from p2ptrain.swarm.round_commands import Promise
 from p2ptrain.wire.codec import Float32, decode, encode
 from p2ptrain.wire.doorkeeper import Doorkeeper
-from p2ptrain.wire.messages import BlobRef, CastVote, Committed, PartResult, Propose, Ready, RoundMessage
+from p2ptrain.wire.messages import BlobRef, CastVote, Committed, Offer, PartResult, Propose, Ready, RoundMessage
 from tests.support.owners_in_memory import EXCHANGE, NUMEL, Hand, OwnersInMemory, gradient
 
 
@@ -112,8 +113,8 @@ async def test_nothing_is_said_before_the_disk_has_the_promise_and_nobody_else_w
     assert threading.main_thread() not in threads
 
 
-async def test_whoever_could_not_save_its_promise_is_silent_and_hears_what_the_others_decide() -> None:
-    group = OwnersInMemory(3, replace(EXCHANGE, gather_timeout_s=1.0))
+async def test_whoever_could_not_save_its_promise_is_silent_and_takes_part_again_as_a_guest() -> None:
+    group = OwnersInMemory(3, replace(EXCHANGE, gather_timeout_s=5.0))
     full, *others = group.hands.values()
     sent = what_is_sent(group, full)
 
@@ -121,11 +122,58 @@ async def test_whoever_could_not_save_its_promise_is_silent_and_hears_what_the_o
         raise StorageError("no space left")
 
     full.save_promise = save_promise  # type: ignore[attr-defined]
-    async with group.running():
+    async with group.running(), asyncio.timeout(60):
         await contribute([full, *others])
         await asyncio.gather(*(hand.round_settled_here() for hand in (full, *others)))
         assert [hand.version for hand in (full, *others)] == [1, 1, 1]
-    assert not {Ready, PartResult, Propose, CastVote} & set(sent)
+        assert not {Ready, PartResult, Propose, CastVote} & set(sent)
+        del full.save_promise  # type: ignore[attr-defined]
+        await contribute([full], 10)
+        while Offer not in sent:  # noqa: ASYNC110 - no event says so
+            await asyncio.sleep(0)
+        await contribute(others, 11)
+        await asyncio.gather(*(hand.round_settled_here() for hand in others))
+        _, second = others[0].owner.history.since(GENESIS)
+        assert {c.peer for c in second.value.contributions} == set(group.hands), "it was a guest, who promises nothing"
+
+
+async def test_what_is_said_in_a_ballot_waits_for_that_promise_and_promises_are_saved_in_their_order() -> None:
+    group = OwnersInMemory(3)
+    slow, *others = group.hands.values()
+    heard: list[tuple[type, int]] = []
+    saved: list[int] = []
+    first_begins, first_ends = threading.Event(), threading.Event()
+
+    def note(sender: PeerId, to: PeerId, message: RoundMessage) -> bool:
+        if sender == slow.peer:
+            heard.append((type(message.body), message.ballot.attempt))
+        return True
+
+    def save_promise(_: object, promise: Promise) -> None:
+        if promise.ballot.attempt == 0:
+            first_begins.set()
+            assert first_ends.wait(20)
+            saved.append(0)
+            raise StorageError("no space left for the first one")
+        saved.append(promise.ballot.attempt)
+
+    group.passes = note
+    slow.save_promise = save_promise  # type: ignore[attr-defined]
+    async with group.running(), asyncio.timeout(60):
+        await contribute([slow, *others])
+        assert await asyncio.to_thread(first_begins.wait, 20)
+        state = slow.owner._state
+        ballot = replace(state.ballot, attempt=1)
+        higher = RoundMessage(slow.context.run, slow.owner.slice, state.version, ballot, Ready(None, None))
+        slow.owner.heard(others[0].peer, higher)
+        while slow.owner._state.ballot.attempt != 1:  # noqa: ASYNC110 - no event says so
+            await asyncio.sleep(0)
+        assert not heard
+        first_ends.set()
+        while (Ready, 1) not in heard:  # noqa: ASYNC110 - no event says so
+            await asyncio.sleep(0)
+        assert saved == [0, 1]
+        assert (Ready, 0) not in heard, "the disk never took it"
 
 
 async def test_a_contribution_says_what_its_line_carries() -> None:
