@@ -43,14 +43,16 @@ def counted(peers: Sequence[LivePeer]) -> tuple[float, dict[str, int], list[int]
     """A moment between two rounds: when it was, the versions that all have by then, and the bytes of each one's p2pd.
 
     By what the journals say, so that no pause of a busy machine within a round is taken for one between two: everybody
-    has everything of the rounds that are over, and when the bytes had been read no round had begun.
+    has everything of the rounds that are over, and when the bytes had been read none of the next had begun to move
+    parts. One that gathers has moved hashes only, and peers that are out of step always gather for one slice.
     """
 
     def still() -> tuple[float, dict[str, int], list[int]] | None:
         versions = [newest(peer) for peer in peers]
         counts = [daemon_bytes(peer) for peer in peers]
         at_s = time.monotonic()
-        begun = [e for peer in peers for e in peer.events(RoundStage) if e.version > versions[0].get(e.slice, 0)]
+        stages = [e for peer in peers for e in peer.events(RoundStage) if e.stage != "gathering"]
+        begun = [e for e in stages if e.version > versions[0].get(e.slice, 0)]
         return None if begun or versions.count(versions[0]) < len(versions) else (at_s, versions[0], counts)
 
     return eventually(still, what="a pause between two rounds")
