@@ -223,24 +223,16 @@ class BlobExchange:
                 async with turn():
                     await node.upload.admit(len(chunk))
                     writer.write(chunk)
-                    is_drained = await _drains_within(_TURN_S, writer)
-                if not is_drained and not await _drains_within(_IDLE_S, writer):
-                    raise TimeoutError(f"{short(remote)} has read nothing for {_IDLE_S:.0f} s")
+                    drained = asyncio.ensure_future(writer.drain())
+                    await asyncio.wait({drained}, timeout=_TURN_S)
+                async with asyncio.timeout(_IDLE_S):
+                    await drained
                 start += len(chunk)
                 node.traffic.sent_bytes += len(chunk)
                 node.traffic.recent[remote] += len(chunk)
                 node.meter.sent(len(chunk), clock.monotonic_s())
         finally:
             node.meter.ends(clock.monotonic_s())
-
-
-async def _drains_within(timeout_s: float, writer: asyncio.StreamWriter) -> bool:
-    try:
-        async with asyncio.timeout(timeout_s):
-            await writer.drain()
-    except TimeoutError:
-        return False
-    return True
 
 
 class _Shared:

@@ -6,7 +6,6 @@ parent and hangs on records over 64 KiB; docs/decisions/0002 has the measurement
 
 import asyncio
 import contextlib
-import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -370,9 +369,8 @@ class _Validator(RecordValidatorBase):  # type: ignore[misc]  # hivemind has no 
         return self._check(DirectoryRecord(record.key, subkey, value, record.expiration_time))
 
 
-@functools.lru_cache(maxsize=1024)
 def hivemind_id(peer: PeerId) -> Any:
-    """The id in hivemind's form, which takes a tenth as long as a call to make.
+    """The id in hivemind's form.
 
     Raises:
         PeerUnreachable: it is none; others may write anything into a message that names peers.

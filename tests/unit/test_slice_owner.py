@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
@@ -168,6 +169,9 @@ async def test_what_is_said_in_a_ballot_waits_for_that_promise_and_promises_are_
         slow.owner.heard(others[0].peer, higher)
         while slow.owner._state.ballot.attempt != 1:  # noqa: ASYNC110 - no event says so
             await asyncio.sleep(0)
+        for _ in range(3):  # if the second one did not wait for the first, a thread would have saved it by then
+            await asyncio.to_thread(time.sleep, 0.01)
+        assert not saved
         assert not heard
         first_ends.set()
         while (Ready, 1) not in heard:  # noqa: ASYNC110 - no event says so
