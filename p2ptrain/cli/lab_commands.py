@@ -15,6 +15,7 @@ from p2ptrain.cli.progress import working
 from p2ptrain.errors import UsageError
 
 if TYPE_CHECKING:
+    from p2ptrain.config.ranges import Rule
     from p2ptrain.config.schema import SlicedParts
     from p2ptrain.node.lab import Point, Row, Study, Trial
 
@@ -109,22 +110,23 @@ def quality(
 
     import torch
 
+    from p2ptrain.config.ranges import RULES
     from p2ptrain.data.corpus import load_corpus
     from p2ptrain.node.lab import Lab, Study, at_the_edge
 
     for option, ratio in (("--common-lr-ratio", common_lr_ratio), ("--last-outer-lr-ratio", last_outer_lr_ratio)):
         if ratio is not None and not 0 < ratio < math.inf:
             raise UsageError(f"{option} {ratio} is not a number above 0; 1 changes nothing")
-    lrs = _list("--outer-lr", outer_lr, float, lambda lr: lr > 0)
-    momenta = _list("--outer-momentum", outer_momentum, float, lambda momentum: 0 <= momentum < 1)
+    lrs = _list("--outer-lr", outer_lr, float, RULES["outer.lr"])
+    momenta = _list("--outer-momentum", outer_momentum, float, RULES["outer.momentum"])
     shorter = tune_rounds or max(1, rounds // _TUNE_SHARE)
     study = Study(
-        slices=_list("--slices", slices, int, lambda number: number >= 1),
+        slices=_list("--slices", slices, int, RULES["slicing.slices"]),
         sliced_parts=tuple(_parts(text) for text in sliced_parts or ["mlp"]),
         peers=peers,
         inner_steps=inner_steps,
         rounds=rounds,
-        seeds=_list("--seeds", seeds, int, lambda seed: seed >= 0),
+        seeds=_list("--seeds", seeds, int, RULES["seed"]),
         outer_lrs=lrs,
         outer_momenta=momenta,
         tune_rounds=shorter if tune else 0,
@@ -163,13 +165,15 @@ def quality(
         typer.echo(line)
 
 
-def _list(option: str, text: str, kind: Callable[[str], _T], fits: Callable[[_T], bool]) -> tuple[_T, ...]:
+def _list(option: str, text: str, kind: Callable[[str], _T], rule: "Rule") -> tuple[_T, ...]:
     try:
         numbers = tuple(kind(number) for number in text.split(","))
     except ValueError:
         numbers = ()
-    if not numbers or not all(map(fits, numbers)):
-        raise UsageError(f"{option} {text} is not a list of sensible numbers; write for example {option} 1,2")
+    if not numbers or not all(map(rule.holds, numbers)):
+        raise UsageError(
+            f"{option} {text} is not a list of sensible numbers with commas between; each is {rule.choose}"
+        )
     return tuple(dict.fromkeys(numbers))
 
 

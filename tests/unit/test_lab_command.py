@@ -143,6 +143,7 @@ def test_where_every_run_has_diverged_there_is_no_picture_and_the_table_says_why
     ("options", "said"),
     [
         (["--outer-lr", "much"], "--outer-lr much is not a list of sensible numbers"),
+        (["--outer-lr", "0.5,101"], "each is a number above 0, at most 100"),
         (["--outer-momentum", "1"], "--outer-momentum 1 is not"),
         (["--slices", "0"], "--slices 0 is not"),
         (["--slices", "3"], "choose --peers 3 or more"),
