@@ -93,10 +93,10 @@ class ControlServer:
     ) -> None:
         self._socket = socket_path(home)
         self._journal = home / "events.jsonl"
-        self._subject = subject
         self._log = log
         self._listen = listen
         self._certificates = certificates
+        self._servicer = _Servicer(subject, log, self._journal)
         self._server: Any = None
         self._health: Any = None
 
@@ -113,8 +113,7 @@ class ControlServer:
             ("grpc.so_reuseport", 0),
         ]
         self._server = grpc.aio.server(options=options, maximum_concurrent_rpcs=_MAX_CALLS)
-        servicer = _Servicer(self._subject, self._log, self._journal)
-        add_ControlServicer_to_server(servicer, self._server)  # type: ignore[no-untyped-call]  # generated
+        add_ControlServicer_to_server(self._servicer, self._server)  # type: ignore[no-untyped-call]  # generated
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         for name in ("", SERVICE):
@@ -132,6 +131,9 @@ class ControlServer:
         self._log.close()
         if self._server is not None:
             await self._health.enter_graceful_shutdown()
+            # gRPC's farewell asks for an answer and the connection is closed behind the last stream: a watcher that
+            # answered before it had read its stream's end would take it for a broken connection.
+            await self._servicer.watchers_gone(_GRACE_S)
             await self._server.stop(_GRACE_S)
         self._socket.unlink(missing_ok=True)
 
@@ -194,6 +196,12 @@ class _Servicer(ControlServicer):
         self._subject = subject
         self._log = log
         self._journal = journal
+        self._watching: set[asyncio.Future[None]] = set()
+
+    async def watchers_gone(self, timeout_s: float) -> None:
+        """Wait until every watcher's stream has ended, but no longer than ``timeout_s``."""
+        if self._watching:
+            await asyncio.wait(self._watching, timeout=timeout_s)
 
     @_refusals
     async def Status(self, request: pb.StatusRequest, context: Any) -> pb.StatusReply:
@@ -203,6 +211,10 @@ class _Servicer(ControlServicer):
         return reply
 
     async def Watch(self, request: pb.WatchRequest, context: Any) -> AsyncIterator[pb.EventRecord]:
+        ended = asyncio.get_running_loop().create_future()
+        self._watching.add(ended)
+        ended.add_done_callback(self._watching.discard)
+        context.add_done_callback(lambda _: ended.set_result(None))
         newest = self._log.last_sequence
         after = newest if request.only_new else request.after_sequence
         if after > newest:

@@ -119,11 +119,19 @@ async def test_a_client_that_reconnects_misses_nothing(tmp_path) -> None:
 async def test_watchers_end_when_the_peer_does(tmp_path) -> None:
     async with serving(tmp_path) as (_, events, _):
         happen(events, 1)
-        watching = asyncio.create_task(
-            ask(tmp_path, lambda client: [r.sequence for r in client.watch(pb.WatchRequest())])
-        )
-        await asyncio.sleep(0.3)
-    assert await asyncio.wait_for(watching, 5) == [1]
+        loop, seen = asyncio.get_running_loop(), asyncio.Semaphore(0)
+
+        def watch_all(client: ControlClient) -> list[int]:
+            numbers = []
+            for record in client.watch(pb.WatchRequest()):
+                numbers.append(record.sequence)
+                loop.call_soon_threadsafe(seen.release)
+            return numbers
+
+        watching = [asyncio.create_task(ask(tmp_path, watch_all)) for _ in range(4)]
+        for _ in watching:
+            await asyncio.wait_for(seen.acquire(), 30)
+    assert await asyncio.wait_for(asyncio.gather(*watching), 30) == [[1]] * 4
 
 
 async def test_unknown_fields_and_calls_of_later_versions_are_tolerated(tmp_path) -> None:

@@ -86,7 +86,7 @@ def _folder(manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         ("bench step --slices a", "write for example 1,4,8"),
         ("bench step --device tpu", "choose auto, cpu, cuda"),
         ("bench fit --device tpu --memory 8GiB", "choose auto, cpu, cuda"),
-        ("lab quality --slices 1,x", "write for example --slices 1,2"),
+        ("lab quality --slices 1,x", "with commas between; each is a whole number of at least 1"),
         ("lab quality --preset nosuch", "choose from nano, tiny"),
         ("lab quality --out absent/lab", "make it first"),
         ("lab chaos --peers 1", "choose 2 or more"),
