@@ -36,7 +36,7 @@ from p2ptrain.events import (
     TwinSeen,
 )
 from p2ptrain.identity.keys import load_or_create
-from p2ptrain.ids import COMMON, PeerId, SliceId, numbered_slices, short, slice_of, slice_order
+from p2ptrain.ids import COMMON, PeerId, SliceId, fragment_index, numbered_slices, short, slice_of, slice_order
 from p2ptrain.model.initial_weights import initial_values
 from p2ptrain.model.slicing import SlicePlan
 from p2ptrain.node.admission import check_admitted, keep_guests, open_door
@@ -417,7 +417,9 @@ class Peer:
         """The round that this peer contributed to was committed or is void."""
         if slice_id in self._unsettled:  # else it is a slice that we own without training it
             self._unsettled.discard(slice_id)
-            self._trainer.send(Settled(slice_id))
+            together = [s for s in self._unsettled if fragment_index(s) == fragment_index(slice_id)]
+            gathering = frozenset(s for s in together if s in self._swarm.owners and self._swarm.owners[s].lacks_others)
+            self._trainer.send(Settled(slice_id, gathering))
         self._complete_if_done()
 
     def slices_changed(self, trained: frozenset[SliceId]) -> None:

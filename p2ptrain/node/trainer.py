@@ -54,6 +54,8 @@ class Settled:
     """The round that a slice was contributed to is committed, with an ``Advance`` before this, or void."""
 
     slice: SliceId
+    gathering: frozenset[SliceId] = frozenset()
+    """Other slices of its turn that are in flight and still lack the contribution of another owner."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +203,8 @@ class Trainer:
         """Longest that a message lay there since the last cut-off."""
         self._in_flight: dict[SliceId, int] = {}
         """Slices that are being averaged, with the inner steps done since their cut-off."""
+        self._ahead: frozenset[SliceId] = frozenset()
+        """Of these, the ones in which we were ahead of another owner when others of the same cut-off were settled."""
         self._cut_at: dict[SliceId, Version] = {}
         """The versions that slices were at when they were last cut off."""
         self._asks: dict[SliceId, CutOffBy] = {}
@@ -312,7 +316,7 @@ class Trainer:
         steps = turn_steps(self._inner.run, turn)
         while self._may_step(ending := turn if done == steps else None):
             # Who asks for the cut-off while we still average is answered as soon as that is settled.
-            asked = self._asked()
+            asked = self._asked(ending)
             if turn in asked or (done == steps and not self._late(ending)):
                 self._cut_off(turn, round, tokens)
                 return
@@ -362,7 +366,7 @@ class Trainer:
         while late := self._late(ending):
             if self._stopping.is_set():
                 return False
-            if self._asked():
+            if self._asked(ending):
                 return True
             self._show(Phase(self._round, tuple(sorted(late))))
             self._meter.waiting(self._wait)
@@ -385,14 +389,28 @@ class Trainer:
         return frozenset(late)
 
     def _askers(self) -> list[CutOffBy]:
-        """What others ask for and can be given: fragments of which none is being averaged."""
-        averaged = {fragment_index(slice_id) for slice_id in self._in_flight}
-        return [ask for ask in self._asks.values() if fragment_index(ask.slice) not in averaged]
+        """What others ask for and can be given: fragments of which nothing is averaged in which we are not ahead."""
+        averaged = {fragment_index(slice_id) for slice_id in self._in_flight.keys() - self._ahead}
+        return [
+            ask
+            for ask in self._asks.values()
+            if fragment_index(ask.slice) not in averaged and ask.slice not in self._in_flight
+        ]
 
-    def _asked(self) -> frozenset[int]:
-        """Turns of which others wait for a fragment now."""
+    def _asked(self, ending: int | None = None) -> frozenset[int]:
+        """Turns of which others wait for a fragment now; ``ending`` as for ``_may_step``.
+
+        Whoever waits for a slice in which it is ahead would otherwise stay ahead for good, train while all others wait
+        for it, and wait while they train (docs/decisions/0022-peers-out-of-step.md). What it gives now, which may be
+        nothing, brings it to the cut-off that they are at.
+        """
         now_s = clock.monotonic_s()
-        return frozenset(fragment_index(ask.slice) for ask in self._askers() if self._is_resting or ask.by_s <= now_s)
+        out_of_step = {fragment_index(s) for s in self._late(ending) & self._ahead}
+        return frozenset(
+            fragment_index(ask.slice)
+            for ask in self._askers()
+            if self._is_resting or ask.by_s <= now_s or fragment_index(ask.slice) in out_of_step
+        )
 
     def _wait(self) -> None:
         """Take the next message, or return when something that others ask for is due.
@@ -448,9 +466,12 @@ class Trainer:
             self._in_loop(self._emit, Evaluated(round=version, loss_nats=loss_nats))
 
     def _cut_off(self, turn: int, round: Version, tokens: int) -> None:
-        """Hand over all owned fragments of a turn, so that slices stay together whoever asks for one of them."""
+        """Hand over all owned fragments of a turn, so that slices stay together whoever asks for one of them.
+
+        But for those in which we are ahead: their owners have our contribution already.
+        """
         slices = {}
-        for slice_id in self._inner.owned:
+        for slice_id in self._inner.owned - self._ahead:
             if fragment_index(slice_id) != turn:
                 continue
             local = self._inner.local_values(slice_id)
@@ -498,8 +519,9 @@ class Trainer:
                 self._inner.replace(slice_id, published.values)
             case Advance(slice_id, to):
                 self._advance(slice_id, to)
-            case Settled(slice_id):
+            case Settled(slice_id, gathering):
                 self._in_flight.pop(slice_id, None)
+                self._ahead = (self._ahead | gathering) & self._in_flight.keys()
             case Remember(answer):
                 self._in_loop(_answer, answer, Memory.of(self._inner))
             case Own():

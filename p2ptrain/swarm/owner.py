@@ -230,6 +230,14 @@ class SliceOwner:
         return self._pending is not None
 
     @property
+    def lacks_others(self) -> bool:
+        """Whether a contribution of ours waits for that of another living owner."""
+        s = self._state
+        if self._pending is None or s.stage not in (rounds.Stage.IDLE, rounds.Stage.GATHERING):
+            return False
+        return bool((s.claims & frozenset(s.ballot.members)) - s.suspects - s.ready.keys() - {self._context.me})
+
+    @property
     def can_stop(self) -> bool:
         """Whether this peer owes the slice nothing: no round is open, and no vote of ours waits for its certificate."""
         s = self._state

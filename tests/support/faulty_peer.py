@@ -24,8 +24,9 @@ from typing import Any
 
 STAGES = ("training", "gathering", "sending", "reducing", "agreeing", "committing", "disseminating", "receiving")
 """In the order of a round; receiving is a non-owner's part of disseminating."""
-FAULTS = ("kill", "stop", "cut", "slow", "corrupt", "lie", "forge", "repeat", "ahead", "behind")
-"""``lie`` names bytes that nobody has; ``forge`` averages to something else, and delivers that under its right hash."""
+FAULTS = ("kill", "stop", "cut", "slow", "corrupt", "lie", "forge", "repeat", "ahead", "behind", "apart")
+"""``lie`` names bytes that nobody has; ``forge`` averages to something else, and delivers that under its right hash;
+``apart`` cuts the common part off once without the slices."""
 SLOW_MBPS = 1.0
 CLOCK_OFF_S = 30.0
 
@@ -103,6 +104,8 @@ def _daemons() -> list[int]:
 def install(orders: Orders) -> None:
     """Wrap what carries bytes and messages."""
     from p2ptrain import events
+    from p2ptrain.ids import COMMON, slice_of
+    from p2ptrain.node import trainer
     from p2ptrain.node.fail_at import stage_of
     from p2ptrain.swarm import owner, part_averages, swarm
     from p2ptrain.wire import blobs, libp2p
@@ -204,12 +207,21 @@ def install(orders: Orders) -> None:
         orders.reached("disseminating", message.slice)
         await tell(self, peer, message)
 
+    cut_off = trainer.Trainer._cut_off
+
+    def cut_off_apart(self: Any, *arguments: Any) -> None:
+        if _until_s.pop("apart", 0.0):
+            self._ahead = frozenset(s for s in self._inner.owned if slice_of(s) != COMMON)
+        cut_off(self, *arguments)
+        self._ahead &= self._in_flight.keys()
+
     patched: dict[Any, dict[str, Any]] = {
         events.EventBus: {"emit": emit_and_strike},
         blobs.BlobExchange: {"_send": send_badly},
         libp2p.Libp2pNode: {"open_stream": open_stream_slowly, "call": call_slowly},
         owner.SliceOwner: {"_deliver": deliver_badly, "_vote": vote_or_strike},
         swarm.Swarm: {"_tell": tell_or_strike},
+        trainer.Trainer: {"_cut_off": cut_off_apart},
     }
     for owning_class, methods in patched.items():
         for name, method in methods.items():

@@ -27,7 +27,7 @@ from p2ptrain.config.schema import (
 from p2ptrain.data.corpus import Corpus
 from p2ptrain.errors import NonFiniteUpdate, StepBrokenOff
 from p2ptrain.events import EngineLightened, Event, InnerStepDone, TrainingFailed
-from p2ptrain.ids import COMMON, Digest, PeerId, SliceId, Version
+from p2ptrain.ids import COMMON, Digest, PeerId, SliceId, Version, fragment_index
 from p2ptrain.model.initial_weights import initial_values
 from p2ptrain.model.slicing import SlicePlan
 from p2ptrain.model.transformer import Transformer
@@ -571,33 +571,66 @@ def test_a_round_whose_end_is_not_told_yet_counts_once_when_its_outcome_is_there
     asyncio.run(whole())
 
 
-class Pair:
-    """Two trainers that average with each other: whoever is cut off first asks the other one, as in a real round."""
+class Group:
+    """Trainers that average with each other: whoever is cut off first asks the others, as in a real round."""
 
     def __init__(self, run: RunConfig, asked_within_s: float) -> None:
-        self.benches = (Bench(run), Bench(run))
-        self.versions = dict.fromkeys(SlicePlan.of(run.model, run.slicing).slice_ids, 0)
+        self.benches: list[Bench] = []
+        self.owners: dict[SliceId, list[Bench]] = {s: [] for s in SlicePlan.of(run.model, run.slicing).slice_ids}
+        self.versions = dict.fromkeys(self.owners, 0)
         self.history: list[tuple[int, ...]] = []
         """Versions of the common part's fragments after each commit."""
+        self._run = run
         self._asked_within_s = asked_within_s
-        self._sent: dict[SliceId, dict[Bench, SliceTrained]] = {}
+        self._sent: dict[SliceId, dict[Bench, SliceTrained]] = {s: {} for s in self.owners}
+        self.cut_offs: dict[Bench, list[dict[SliceId, int]]] = {}
+        """What each was cut off with, and the versions that it went into."""
+
+    def add(self, at: Mapping[str, int] | None = None, *, step_s: float = 0.0) -> Bench:
+        """One more owner of everything, from these versions on; its inner steps take so much longer."""
+        bench = Bench(self._run, at)
+        bench.trainer._on_trained = lambda trained: self._heard(bench, trained)
+        step = bench.inner.step
+
+        def slowly(*arguments: Any, **options: Any) -> StepReport:
+            time.sleep(step_s)
+            return step(*arguments, **options)
+
+        bench.inner.step = slowly  # type: ignore[method-assign]
+        self.benches.append(bench)
+        for owners in self.owners.values():
+            owners.append(bench)
+        return bench
+
+    def start(self) -> None:
         for bench in self.benches:
-            bench.trainer._on_trained = lambda trained, bench=bench: self._heard(bench, trained)  # type: ignore[misc]
+            bench.trainer.start()
+
+    async def stop(self) -> None:
+        for bench in self.benches:
+            await bench.trainer.stop()
 
     def _heard(self, bench: Bench, trained: RoundTrained) -> None:
         bench.trained.append(trained)
-        other = next(one for one in self.benches if one is not bench)
+        self.cut_offs.setdefault(bench, []).append({s: self.versions[s] + 1 for s in trained.slices})
         for slice_id, one in trained.slices.items():
-            sent = self._sent.setdefault(slice_id, {})
+            sent = self._sent[slice_id]
             assert bench not in sent, "one contribution to a version"
             sent[bench] = one
-            if len(sent) == 2:
-                self._commit(slice_id, self._sent.pop(slice_id))
-            else:
-                by_s = clock.monotonic_s() + self._asked_within_s
-                other.trainer.send(CutOffBy(slice_id, Version(self.versions[slice_id]), by_s))
+            if self._lacks_others(slice_id):
+                for other in self.owners[slice_id]:
+                    if other not in sent:
+                        by_s = clock.monotonic_s() + self._asked_within_s
+                        other.trainer.send(CutOffBy(slice_id, Version(self.versions[slice_id]), by_s))
+        for slice_id in trained.slices:
+            if self._sent[slice_id] and not self._lacks_others(slice_id):
+                self._commit(slice_id)
 
-    def _commit(self, slice_id: SliceId, sent: Mapping[Bench, SliceTrained]) -> None:
+    def _lacks_others(self, slice_id: SliceId) -> bool:
+        return len(self._sent[slice_id]) < len(self.owners[slice_id])
+
+    def _commit(self, slice_id: SliceId) -> None:
+        sent, self._sent[slice_id] = self._sent[slice_id], {}
         self.versions[slice_id] += 1
         self.history.append(tuple(version for s, version in self.versions.items() if s.startswith("common")))
         anchor = np.mean([one.local for one in sent.values()], axis=0, dtype=np.float32)
@@ -606,8 +639,10 @@ class Pair:
             to = Move(
                 anchor=anchor, version=Version(self.versions[slice_id]), tokens=one.tokens or None, contained=whole
             )
+            lacking = frozenset(s for s, others in self._sent.items() if bench in others and self._lacks_others(s))
+            together = frozenset(s for s in lacking if fragment_index(s) == fragment_index(slice_id))
             bench.trainer.send(Advance(slice_id, to))
-            bench.trainer.send(Settled(slice_id))
+            bench.trainer.send(Settled(slice_id, together))
 
 
 @pytest.mark.parametrize("delay_steps", [0, 2, 5])
@@ -622,24 +657,45 @@ def test_a_fast_and_a_slow_peer_have_the_same_turns_and_end_the_run_together(fra
     )
 
     async def whole() -> None:
-        pair = Pair(run, asked_within_s=0.01)
-        slow = pair.benches[1].inner
-        step = slow.step
-
-        def slowly(*arguments: Any, **options: Any) -> StepReport:
-            time.sleep(0.01)
-            return step(*arguments, **options)
-
-        slow.step = slowly  # type: ignore[method-assign]
-        for bench in pair.benches:
-            bench.trainer.start()
+        group = Group(run, asked_within_s=0.01)
+        group.add()
+        group.add(step_s=0.01)
+        group.start()
         try:
-            await until(lambda: set(pair.versions.values()) == {run.rounds})
+            await until(lambda: set(group.versions.values()) == {run.rounds})
         finally:
-            for bench in pair.benches:
-                await bench.trainer.stop()
-        assert all(max(versions) - min(versions) <= 1 for versions in pair.history)
-        assert pair.history == sorted(pair.history), "no fragment twice before the others"
-        assert all(sum(one.tokens for one in bench.trained) > 0 for bench in pair.benches)
+            await group.stop()
+        assert all(max(versions) - min(versions) <= 1 for versions in group.history)
+        assert group.history == sorted(group.history), "no fragment twice before the others"
+        assert all(sum(one.tokens for one in bench.trained) > 0 for bench in group.benches)
+
+    asyncio.run(whole())
+
+
+@pytest.mark.parametrize("delay_steps", [0, 2])
+@pytest.mark.parametrize(("first", "second"), [(COMMON, ZERO), (ZERO, COMMON)])
+def test_who_joins_between_the_commits_of_two_slices_is_soon_in_step_with_the_others(
+    first: SliceId, second: SliceId, delay_steps: int
+) -> None:
+    run = replace(RUN, rounds=1000, overlap=OverlapConfig(delay_steps=delay_steps))
+
+    async def whole() -> None:
+        group = Group(run, asked_within_s=60.0)
+        other = group.add(step_s=0.003)
+        # The newcomer is waited for in one slice, and does not know yet that the other one is committed without it.
+        joined = group.add({first: 1}, step_s=0.003)
+        group.owners[first].remove(joined)
+        other.trainer.start()
+        await until(lambda: group.versions[first] == 1)
+        group.owners[first].append(joined)
+        joined.trainer.start()
+        try:
+            await until(lambda: min(map(len, (other.trained, joined.trained))) >= 12)
+        finally:
+            await group.stop()
+        both = [[cut for cut in group.cut_offs[bench] if len(cut) == 2] for bench in group.benches]
+        assert [len(cuts) >= len(group.cut_offs[other]) - 2 for cuts in both] == [True, True], "as one, but for once"
+        ahead = [{cut[ZERO] - cut[COMMON] for cut in cuts[-8:]} for cuts in both]
+        assert ahead[0] == ahead[1], group.cut_offs
 
     asyncio.run(whole())
