@@ -36,7 +36,7 @@ from p2ptrain.events import (
     TwinSeen,
 )
 from p2ptrain.identity.keys import load_or_create
-from p2ptrain.ids import COMMON, PeerId, SliceId, fragment_index, numbered_slices, short, slice_of, slice_order
+from p2ptrain.ids import COMMON, PeerId, SliceId, Version, numbered_slices, short, slice_of, slice_order
 from p2ptrain.model.initial_weights import initial_values
 from p2ptrain.model.slicing import SlicePlan
 from p2ptrain.node.admission import check_admitted, keep_guests, open_door
@@ -397,7 +397,7 @@ class Peer:
         except NonFiniteUpdate as error:
             self._events.emit(Refused(peer=self._identity.peer_id, reason=f"our own pseudo-gradient: {error}"))
             gradient, tokens = np.zeros_like(trained.local), 0
-        await self._swarm.owners[slice_id].contribute(gradient, tokens, loss_nats)
+        await self._swarm.owners[slice_id].contribute(gradient, tokens, loss_nats, trained.beside)
 
     def _phase_began(self, phase: Phase) -> None:
         """The training thread trains, or waits for slices that are not settled."""
@@ -413,13 +413,11 @@ class Peer:
         else:
             self._enter("TRAINING", f"{of}; {self._utilisation_percent:.0f} % of the last one in inner steps")
 
-    def round_settled(self, slice_id: SliceId) -> None:
-        """The round that this peer contributed to was committed or is void."""
+    def round_settled(self, slice_id: SliceId, beside: Version) -> None:
+        """The round that this peer contributed to was committed or is void; ``beside`` as in ``Settled``."""
         if slice_id in self._unsettled:  # else it is a slice that we own without training it
             self._unsettled.discard(slice_id)
-            together = [s for s in self._unsettled if fragment_index(s) == fragment_index(slice_id)]
-            gathering = frozenset(s for s in together if s in self._swarm.owners and self._swarm.owners[s].lacks_others)
-            self._trainer.send(Settled(slice_id, gathering))
+            self._trainer.send(Settled(slice_id, beside))
         self._complete_if_done()
 
     def slices_changed(self, trained: frozenset[SliceId]) -> None:

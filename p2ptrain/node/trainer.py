@@ -20,7 +20,7 @@ from p2ptrain import clock
 from p2ptrain.config.schema import RunConfig
 from p2ptrain.errors import NonFiniteUpdate, StepBrokenOff
 from p2ptrain.events import EngineLightened, Evaluated, Event, InnerStepDone, ProgressDropped, TrainingFailed
-from p2ptrain.ids import COMMON, SliceId, Version, fragment_index, slice_of
+from p2ptrain.ids import COMMON, GENESIS, SliceId, Version, fragment_index, slice_of
 from p2ptrain.node.meter import Meter
 from p2ptrain.swarm.state import PublishedState
 from p2ptrain.training.device import release_memory, use_threads
@@ -54,8 +54,8 @@ class Settled:
     """The round that a slice was contributed to is committed, with an ``Advance`` before this, or void."""
 
     slice: SliceId
-    gathering: frozenset[SliceId] = frozenset()
-    """Other slices of its turn that are in flight and still lack the contribution of another owner."""
+    beside: Version = GENESIS
+    """The highest version of the common part that another owner's contribution was cut off for together with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +130,8 @@ class SliceTrained:
     """[numel]; not changed any more."""
     tokens: int
     """That no anchor contains yet; 0 if there is no progress to contribute."""
+    beside: Version
+    """Of the common part, that this cut-off goes into."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -203,10 +205,12 @@ class Trainer:
         """Longest that a message lay there since the last cut-off."""
         self._in_flight: dict[SliceId, int] = {}
         """Slices that are being averaged, with the inner steps done since their cut-off."""
-        self._ahead: frozenset[SliceId] = frozenset()
-        """Of these, the ones in which we were ahead of another owner when others of the same cut-off were settled."""
         self._cut_at: dict[SliceId, Version] = {}
         """The versions that slices were at when they were last cut off."""
+        self._beside: dict[SliceId, Version] = {}
+        """The versions of the common part that these cut-offs went into."""
+        self._left_out: dict[SliceId, Version] = {}
+        """Slices that are no part of cut-offs for the common part up to this version: we are ahead in them."""
         self._asks: dict[SliceId, CutOffBy] = {}
         self._to_own: Own | None = None
         self._is_resting = False
@@ -316,7 +320,7 @@ class Trainer:
         steps = turn_steps(self._inner.run, turn)
         while self._may_step(ending := turn if done == steps else None):
             # Who asks for the cut-off while we still average is answered as soon as that is settled.
-            asked = self._asked(ending)
+            asked = self._asked()
             if turn in asked or (done == steps and not self._late(ending)):
                 self._cut_off(turn, round, tokens)
                 return
@@ -366,7 +370,7 @@ class Trainer:
         while late := self._late(ending):
             if self._stopping.is_set():
                 return False
-            if self._asked(ending):
+            if self._asked():
                 return True
             self._show(Phase(self._round, tuple(sorted(late))))
             self._meter.waiting(self._wait)
@@ -389,28 +393,14 @@ class Trainer:
         return frozenset(late)
 
     def _askers(self) -> list[CutOffBy]:
-        """What others ask for and can be given: fragments of which nothing is averaged in which we are not ahead."""
-        averaged = {fragment_index(slice_id) for slice_id in self._in_flight.keys() - self._ahead}
-        return [
-            ask
-            for ask in self._asks.values()
-            if fragment_index(ask.slice) not in averaged and ask.slice not in self._in_flight
-        ]
+        """What others ask for and can be given: fragments of which none is being averaged."""
+        averaged = {fragment_index(slice_id) for slice_id in self._in_flight}
+        return [ask for ask in self._asks.values() if fragment_index(ask.slice) not in averaged]
 
-    def _asked(self, ending: int | None = None) -> frozenset[int]:
-        """Turns of which others wait for a fragment now; ``ending`` as for ``_may_step``.
-
-        Whoever waits for a slice in which it is ahead would otherwise stay ahead for good, train while all others wait
-        for it, and wait while they train (docs/decisions/0022-peers-out-of-step.md). What it gives now, which may be
-        nothing, brings it to the cut-off that they are at.
-        """
+    def _asked(self) -> frozenset[int]:
+        """Turns of which others wait for a fragment now."""
         now_s = clock.monotonic_s()
-        out_of_step = {fragment_index(s) for s in self._late(ending) & self._ahead}
-        return frozenset(
-            fragment_index(ask.slice)
-            for ask in self._askers()
-            if self._is_resting or ask.by_s <= now_s or fragment_index(ask.slice) in out_of_step
-        )
+        return frozenset(fragment_index(ask.slice) for ask in self._askers() if self._is_resting or ask.by_s <= now_s)
 
     def _wait(self) -> None:
         """Take the next message, or return when something that others ask for is due.
@@ -466,19 +456,17 @@ class Trainer:
             self._in_loop(self._emit, Evaluated(round=version, loss_nats=loss_nats))
 
     def _cut_off(self, turn: int, round: Version, tokens: int) -> None:
-        """Hand over all owned fragments of a turn, so that slices stay together whoever asks for one of them.
-
-        But for those in which we are ahead: their owners have our contribution already.
-        """
-        slices = {}
-        for slice_id in self._inner.owned - self._ahead:
-            if fragment_index(slice_id) != turn:
+        """Hand over all owned fragments of a turn, so that slices stay together whoever asks for one of them."""
+        slices, goes_into = {}, Version(self._next_versions[turn] + 1)
+        for slice_id in self._inner.owned:
+            if fragment_index(slice_id) != turn or goes_into <= self._left_out.get(slice_id, GENESIS):
                 continue
             local = self._inner.local_values(slice_id)
             footing = self._footings[slice_id]
-            slices[slice_id] = SliceTrained(footing.anchor, local, footing.tokens)
+            slices[slice_id] = SliceTrained(footing.anchor, local, footing.tokens, goes_into)
             self._footings[slice_id] = footing.cut_off(local)
             self._in_flight[slice_id], self._cut_at[slice_id] = 0, footing.version
+            self._beside[slice_id] = goes_into
             self._asks.pop(slice_id, None)
         training_s, waiting_s, other_s = self._meter.lap()
         trained = RoundTrained(
@@ -519,16 +507,18 @@ class Trainer:
                 self._inner.replace(slice_id, published.values)
             case Advance(slice_id, to):
                 self._advance(slice_id, to)
-            case Settled(slice_id, gathering):
+            case Settled(slice_id, beside):
                 self._in_flight.pop(slice_id, None)
-                self._ahead = (self._ahead | gathering) & self._in_flight.keys()
+                self._compare_step(slice_id, beside)
             case Remember(answer):
                 self._in_loop(_answer, answer, Memory.of(self._inner))
             case Own():
                 self._to_own = message
             case CutOffBy(slice_id, version) if slice_id in self._footings:
                 footing = self._footings[slice_id]
-                if version >= footing.version and not (slice_id in self._in_flight and version == footing.version):
+                # Its Advance may be here, and its Settled not yet: then what is in flight is for the version before.
+                is_given = slice_id in self._in_flight and version == self._cut_at[slice_id]
+                if version >= footing.version and not is_given:
                     self._asks[slice_id] = message
             case CutOffBy():  # for a slice that is trained no more: the event loop answers when it hears that
                 pass
@@ -555,6 +545,17 @@ class Trainer:
         if moved.dropped_tokens:
             event = ProgressDropped(slice=slice_id, tokens=moved.dropped_tokens, version=to.version)
             self._in_loop(self._emit, event)
+
+    def _compare_step(self, slice_id: SliceId, beside: Version) -> None:
+        """Where another owner gave a slice at a later cut-off than we did, leave it out until we are there, too.
+
+        If we gave it at every cut-off, that owner and we would train in turn and wait for each other in between, for
+        good (docs/decisions/0022-peers-out-of-step.md).
+        """
+        if slice_id in self._footings and beside > self._beside.get(slice_id, beside):
+            # Nobody can have been cut off for more than the next version, whatever it says.
+            next_version = Version(self._next_versions[fragment_index(slice_id)] + 1)
+            self._left_out[slice_id] = min(beside, next_version)
 
     def _in_loop(self, call: Callable[..., None], *arguments: object) -> None:
         try:

@@ -8,7 +8,7 @@ from typing import Protocol
 from p2ptrain.config.schema import ExchangeConfig
 from p2ptrain.events import EventBus
 from p2ptrain.identity.keys import Identity
-from p2ptrain.ids import PeerId, RunId, SliceId, fragment_index, slice_of
+from p2ptrain.ids import PeerId, RunId, SliceId, Version, fragment_index, slice_of
 from p2ptrain.swarm.address_book import AddressBook
 from p2ptrain.swarm.directory import Claim
 from p2ptrain.swarm.head import Head
@@ -26,8 +26,14 @@ class Listener(Protocol):
     def cut_off_wanted(self, slice_id: SliceId, within_s: float) -> None:
         """Other owners are ready; end the inner steps within this time."""
 
-    def round_settled(self, slice_id: SliceId) -> None:
-        """The round that this peer contributed to was committed or is void."""
+    def round_settled(self, slice_id: SliceId, beside: Version) -> None:
+        """The round that this peer contributed to was committed or is void.
+
+        Args:
+            slice_id: whose.
+            beside: version of the common part that another owner's same cut-off went into, the highest of all that
+                told it; ``GENESIS`` if none did.
+        """
 
     def slice_moved(self, slice_id: SliceId) -> None:
         """A slice, owned or not, is at a new version."""

@@ -200,13 +200,16 @@ class SliceOwner:
             self._holders = holders
             self._queue.put_nowait(rounds.ClaimsSeen(holders))
 
-    async def contribute(self, pseudo_gradient: Float32, tokens: int, loss_nats: float) -> None:
+    async def contribute(
+        self, pseudo_gradient: Float32, tokens: int, loss_nats: float, beside: Version = GENESIS
+    ) -> None:
         """End this peer's inner steps and average; the listener hears when the round is settled.
 
         Args:
             pseudo_gradient: anchor minus local weights, [numel].
             tokens: what weighs it; 0 takes part without adding anything.
             loss_nats: mean training loss since the last round.
+            beside: version of the common part that the same cut-off goes into; ``GENESIS`` if that means nothing.
         """
         contribution = None
         self._pending = _Pending(clock.monotonic_s())
@@ -222,20 +225,12 @@ class SliceOwner:
             up_mbps, down_mbps = self._context.line_mbps(self.slice)
             contribution = Contribution(self._context.me, tokens, loss_nats, refs, up_mbps, down_mbps)
             self._pending = _Pending(clock.monotonic_s(), sent)
-        self._queue.put_nowait(rounds.CutOff(contribution))
+        self._queue.put_nowait(rounds.CutOff(contribution, beside))
 
     @property
     def is_averaging(self) -> bool:
         """Whether a contribution of ours waits for its round to be settled."""
         return self._pending is not None
-
-    @property
-    def lacks_others(self) -> bool:
-        """Whether a contribution of ours waits for that of another living owner."""
-        s = self._state
-        if self._pending is None or s.stage not in (rounds.Stage.IDLE, rounds.Stage.GATHERING):
-            return False
-        return bool((s.claims & frozenset(s.ballot.members)) - s.suspects - s.ready.keys() - {self._context.me})
 
     @property
     def can_stop(self) -> bool:
@@ -311,8 +306,8 @@ class SliceOwner:
                 for result in value.results:
                     self._context.blobs.store.keep(self._vote_label, result.average.sha256)
                 self._spawn(self._vote(ballot, value, self._staged[2], self._promised_in(value.version, ballot)))
-            case rounds.Commit(certificate):
-                self._commit(certificate)
+            case rounds.Commit(certificate, beside):
+                self._commit(certificate, beside)
             case rounds.Void(version, attempt, reason):
                 event = RoundVoid(slice=self.slice, version=version, attempt=attempt, reason=reason)
                 self._context.events.emit(event)
@@ -463,7 +458,7 @@ class SliceOwner:
         self._serve_state()
         self._have_staged(results, staged, update, averages)
 
-    def _commit(self, certificate: Certificate) -> None:
+    def _commit(self, certificate: Certificate, beside: Version) -> None:
         assert self._staged is not None
         results, staged, averages = self._staged
         assert (results, staged.owned.digest) == (certificate.value.results, certificate.value.digest)
@@ -471,7 +466,7 @@ class SliceOwner:
         self._move(certificate, Replica(certificate, staged.published, staged.owned), [*averages, staged.update])
         self._tell_of_commit(certificate)
         self._context.caller.announce(self.slice)
-        self._settle()
+        self._settle(beside)
 
     def _tell_of_commit(self, certificate: Certificate) -> None:
         value, now_s = certificate.value, clock.monotonic_s()
@@ -548,15 +543,19 @@ class SliceOwner:
             slice=self.slice, version=self._state.version, attempt=self._state.ballot.attempt, reason=reason
         )
         self._context.events.emit(event)
-        self._context.listener.round_settled(self.slice)
+        self._context.listener.round_settled(self.slice, GENESIS)
 
-    def _settle(self) -> None:
-        """The round is over: nobody needs its contribution and averages any more, and training may go on."""
+    def _settle(self, beside: Version = GENESIS) -> None:
+        """The round is over: nobody needs its contribution and averages any more, and training may go on.
+
+        Args:
+            beside: the highest version of the common part that another owner was cut off for together with this slice.
+        """
         self._context.blobs.store.release(self._contribution_label)
         self._context.blobs.store.release(self._round_label)
         if self._pending is not None:
             self._pending = None
-            self._context.listener.round_settled(self.slice)
+            self._context.listener.round_settled(self.slice, beside)
 
     def _is_staged(self, certificate: Certificate) -> bool:
         """Whether a certificate proves what we have computed ourselves, and only lacked the votes for."""

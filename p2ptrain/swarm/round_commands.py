@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from p2ptrain.ids import Digest, PeerId, Version
+from p2ptrain.ids import GENESIS, Digest, PeerId, Version
 from p2ptrain.swarm.deadlines import Deadline
 from p2ptrain.wire.messages import Ballot, Certificate, Contribution, PartResult, RoundBody, Value
 
@@ -89,6 +89,8 @@ class Commit:
     """Make the staged state the current one; the certificate proves it."""
 
     certificate: Certificate
+    beside: Version = GENESIS
+    """The highest that another owner told in its ``Ready``."""
 
 
 @dataclass(frozen=True, slots=True)

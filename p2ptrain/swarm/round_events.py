@@ -2,16 +2,19 @@
 
 from dataclasses import dataclass
 
-from p2ptrain.ids import Digest, PeerId
+from p2ptrain.ids import GENESIS, Digest, PeerId, Version
 from p2ptrain.swarm.head import Head
 from p2ptrain.wire.messages import BlobRef, Contribution, PartResult, RoundMessage
 
 
 @dataclass(frozen=True, slots=True)
 class CutOff:
-    """This peer's inner steps are done; None when it has nothing to add."""
+    """This peer's inner steps are done."""
 
     contribution: Contribution | None
+    """None when it has nothing to add."""
+    beside: Version = GENESIS
+    """As in ``Ready``."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from p2ptrain.ids import Digest, PeerId, RunId, SliceId, Version
+from p2ptrain.ids import GENESIS, Digest, PeerId, RunId, SliceId, Version
 from p2ptrain.swarm.certificates import votes_needed
 from p2ptrain.swarm.deadlines import PLANNED_ROOM, Deadline, StageDurations, adaptive_deadline
 from p2ptrain.swarm.electorate import drawn
@@ -66,6 +66,8 @@ class RoundState:
     first_ready_s: float | None = None
     """When this ballot's first Ready was heard here: from then on its sender waits."""
     contribution: Contribution | None = None
+    beside: Version = GENESIS
+    """As in ``Ready``: of our last cut-off."""
     held: CutOff | None = None
     """As a guest: ours, until we have a vote or a version is decided."""
     invited: frozenset[PeerId] = frozenset()

@@ -26,7 +26,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from p2ptrain.ids import Digest, PeerId, short
+from p2ptrain.ids import GENESIS, Digest, PeerId, short
 from p2ptrain.swarm.confirming import (
     announced,
     disagreement,
@@ -88,7 +88,6 @@ from p2ptrain.wire.messages import (
     CastVote,
     Certificate,
     Committed,
-    Contribution,
     Offer,
     PartResult,
     Plan,
@@ -156,8 +155,8 @@ def advance(state: RoundState, event: Event, now_s: float) -> tuple[RoundState, 
     """The state after ``event`` at monotonic time ``now_s``, and what the edge must do about it."""
     turn = _Turn(state, now_s)
     match event:
-        case CutOff(contribution):
-            turn.cut_off(contribution)
+        case CutOff():
+            turn.cut_off(event)
         case Heard(sender, message):
             turn.heard(sender, message)
         case Unreachable(peer):
@@ -188,16 +187,16 @@ class _Turn:
 
     # What the edge reports.
 
-    def cut_off(self, contribution: Contribution | None) -> None:
+    def cut_off(self, cut_off: CutOff) -> None:
         s = self.state
         if s.stage is not Stage.IDLE:
             return
         if s.me not in s.ballot.members:
-            self._set(held=CutOff(contribution))
+            self._set(held=cut_off)
             if s.asked or s.me in guests(s):  # of many holders only some have a place in the group
                 self._offer(s.ballot.members)
             return
-        self._set(contribution=contribution, attempts=1)
+        self._set(contribution=cut_off.contribution, beside=cut_off.beside, attempts=1)
         self._promise()
 
     def give_what_was_held(self) -> None:
@@ -205,7 +204,7 @@ class _Turn:
         s = self.state
         if s.held and s.stage is Stage.IDLE and s.me in s.ballot.members:
             self._set(held=None)
-            self.cut_off(s.held.contribution)
+            self.cut_off(s.held)
 
     def heard(self, sender: PeerId, message: RoundMessage) -> None:
         s = self.state
@@ -677,7 +676,8 @@ class _Turn:
 
     def _commit(self, certificate: Certificate) -> None:
         s = self.state
-        self._do(Commit(certificate))
+        beside = max((ready.beside for peer, ready in s.ready.items() if peer != s.me), default=GENESIS)
+        self._do(Commit(certificate, beside))
         if s.stage is Stage.VOTING and s.gathered_s and s.reduced_s:  # we were there from the first stage on
             took = {"gather_s": s.gathered_s, "reduce_s": s.reduced_s, "vote_s": self.now_s - s.stage_began_s}
             self._set(durations=s.durations.after_round(**took))
@@ -750,7 +750,8 @@ class _Turn:
             self._send(to, Offer(s.held.contribution, s.head.value_hash))
 
     def _my_ready(self) -> Ready:
-        return Ready(self.state.contribution, self.state.accepted, self.state.head.value_hash)
+        s = self.state
+        return Ready(s.contribution, s.accepted, s.head.value_hash, s.beside)
 
     def _suspect(self, peer: PeerId, reason: str) -> None:
         self._set(suspects=self.state.suspects | {peer})

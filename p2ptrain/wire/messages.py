@@ -15,7 +15,7 @@ from typing import TypeVar
 from google.protobuf.message import DecodeError
 
 from p2ptrain.errors import BadMessage
-from p2ptrain.ids import Digest, PeerId, RunId, SliceId, Version
+from p2ptrain.ids import GENESIS, Digest, PeerId, RunId, SliceId, Version
 from p2ptrain.wire.v1 import peer_pb2 as pb
 
 PROTOCOL = 1
@@ -221,6 +221,8 @@ class Ready:
     accepted: Accepted | None
     previous: Digest | None = None
     """Hash of the value that the sender holds and its contribution starts from; None at version 0."""
+    beside: Version = GENESIS
+    """The common part's, that the same cut-off goes into; ``GENESIS`` where the sender does not tell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,8 +286,8 @@ class RoundMessage:
         """The protobuf form."""
         m = pb.RoundMessage(run=self.run, slice=self.slice, version=self.version, ballot=_ballot_to_pb(self.ballot))
         match self.body:
-            case Ready(contribution, accepted, previous):
-                ready = pb.Ready(previous_sha256=bytes.fromhex(previous or ""))
+            case Ready(contribution, accepted, previous, beside):
+                ready = pb.Ready(previous_sha256=bytes.fromhex(previous or ""), beside=beside)
                 if contribution:
                     ready.contribution.CopyFrom(_contribution_to_pb(contribution))
                 if accepted:
@@ -333,7 +335,7 @@ class RoundMessage:
                     accepted = Accepted(_ballot_from_pb(r.accepted.ballot), Value.decode(r.accepted.value))
                 previous = _digest(r.previous_sha256) if r.previous_sha256 else None
                 contribution = _contribution_from_pb(r.contribution) if r.HasField("contribution") else None
-                body = Ready(contribution, accepted, previous)
+                body = Ready(contribution, accepted, previous, Version(r.beside))
             case "offer":
                 o = m.offer
                 previous = _digest(o.previous_sha256) if o.previous_sha256 else None

@@ -210,10 +210,11 @@ def install(orders: Orders) -> None:
     cut_off = trainer.Trainer._cut_off
 
     def cut_off_apart(self: Any, *arguments: Any) -> None:
+        before = dict(self._left_out)
         if _until_s.pop("apart", 0.0):
-            self._ahead = frozenset(s for s in self._inner.owned if slice_of(s) != COMMON)
+            self._left_out.update({s: sys.maxsize for s in self._inner.owned if slice_of(s) != COMMON})
         cut_off(self, *arguments)
-        self._ahead &= self._in_flight.keys()
+        self._left_out = before
 
     patched: dict[Any, dict[str, Any]] = {
         events.EventBus: {"emit": emit_and_strike},

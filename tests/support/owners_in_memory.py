@@ -113,7 +113,7 @@ class Hand:
 
     # As the listener.
 
-    def round_settled(self, slice_id: SliceId) -> None:
+    def round_settled(self, slice_id: SliceId, beside: Version) -> None:
         self._settled.put_nowait(None)
 
     def __getattr__(self, name: str) -> Callable[..., None]:

@@ -134,6 +134,11 @@ def test_a_number_that_no_peer_has_and_an_average_of_nobody_are_refused() -> Non
         Value.decode(value.SerializeToString())
 
 
+def test_what_a_cut_off_goes_into_beside_the_slice_is_told() -> None:
+    sent = message(Ready(None, None, beside=Version(7)))
+    assert RoundMessage.from_pb(sent.to_pb()).body == sent.body
+
+
 def test_a_line_is_announced_in_both_directions() -> None:
     sent = message(Ready(Contribution(A, 1, 1.0, (BLOB,), 20.0, 50.0), None))
     assert RoundMessage.from_pb(sent.to_pb()).body == sent.body

@@ -753,6 +753,16 @@ def test_a_certificate_for_what_we_have_staged_commits_it() -> None:
     assert owner.hears(B, Committed(certificate)).told(Commit) == [Commit(certificate)]
 
 
+def test_owners_tell_what_else_the_same_cut_off_goes_into_and_a_commit_says_how_far_the_others_are() -> None:
+    owner = Owner(A).does(CutOff(contribution(A), beside=Version(9)))
+    assert [body.beside for _, body in owner.sent(Ready)] == [9]
+    owner.hears(B, replace(ready(B), beside=Version(7))).hears(C, replace(ready(C), beside=Version(8)))
+    owner.hears(C, Propose(value())).stages()
+    certificate = Certificate(value(), BALLOT, (Vote(B, b""), Vote(C, b"")))
+    assert owner.hears(B, Committed(certificate)).told(Commit) == [Commit(certificate, Version(8))]
+    assert owner.state.ready == {}
+
+
 @pytest.mark.parametrize("order", [(1, 2**32 - 1), (2**32 - 1, 0)])
 def test_a_ballot_that_uses_up_the_numbers_is_refused(order: tuple[int, int]) -> None:
     owner = Owner(A).cuts_off().hears(B, ready(B), Ballot(*order, MEMBERS))

@@ -175,14 +175,16 @@ class Proposal(_message.Message):
     def __init__(self, ballot: _Optional[_Union[Ballot, _Mapping]] = ..., value: _Optional[bytes] = ...) -> None: ...
 
 class Ready(_message.Message):
-    __slots__ = ("contribution", "accepted", "previous_sha256")
+    __slots__ = ("contribution", "accepted", "previous_sha256", "beside")
     CONTRIBUTION_FIELD_NUMBER: _ClassVar[int]
     ACCEPTED_FIELD_NUMBER: _ClassVar[int]
     PREVIOUS_SHA256_FIELD_NUMBER: _ClassVar[int]
+    BESIDE_FIELD_NUMBER: _ClassVar[int]
     contribution: Contribution
     accepted: Proposal
     previous_sha256: bytes
-    def __init__(self, contribution: _Optional[_Union[Contribution, _Mapping]] = ..., accepted: _Optional[_Union[Proposal, _Mapping]] = ..., previous_sha256: _Optional[bytes] = ...) -> None: ...
+    beside: int
+    def __init__(self, contribution: _Optional[_Union[Contribution, _Mapping]] = ..., accepted: _Optional[_Union[Proposal, _Mapping]] = ..., previous_sha256: _Optional[bytes] = ..., beside: _Optional[int] = ...) -> None: ...
 
 class Offer(_message.Message):
     __slots__ = ("contribution", "previous_sha256")
