@@ -227,18 +227,7 @@ class Peer:
         self._capacity = Capacity(max_slices=min(self._config.max_slices, self._run.slicing.slices), way=node.reach.way)
         chosen = await self._swarm.choose(self._wanted_slices(), is_fixed=self._config.slices is not None)
         owned = self._plan.fragments(chosen)
-        self._enter("JOINING", "fetching what the others have")
-        self._keeper.check_limit(self._config.limits, owned)
-        replicas = await asyncio.to_thread(self._starting_replicas, owned)
-        # What we made ourselves, version 0, has no certificate.
-        if resumed := {s: replica.published.version for s, replica in replicas.items() if replica.certificate}:
-            self._events.emit(StateResumed(versions=resumed))
-        histories = await self._keeper.histories(replicas)
-        reporting = asyncio.create_task(self._report_traffic())
-        try:
-            await self._swarm.join(owned, replicas, self._keeper.pasts(owned), histories)
-        finally:
-            reporting.cancel()
+        await self._join(owned)
         inner = await asyncio.to_thread(self._inner_loop, owned)
         self._keeper.restore_progress(self._swarm, inner)
         self._trained = self._to_train = owned
@@ -262,6 +251,22 @@ class Peer:
                 await self._swarm.leave()
         await self._keeper.save(self._swarm)
         await self._keeper.save_progress(self._swarm, self._trainer.last_memory())
+
+    async def _join(self, owned: frozenset[SliceId]) -> None:
+        """Fetch what the others have; what we began with, which is as large, is not kept."""
+        self._enter("JOINING", "fetching what the others have")
+        self._keeper.check_limit(self._config.limits, owned)
+        replicas = await asyncio.to_thread(self._starting_replicas, owned)
+        self._saved = {}
+        # What we made ourselves, version 0, has no certificate.
+        if resumed := {s: replica.published.version for s, replica in replicas.items() if replica.certificate}:
+            self._events.emit(StateResumed(versions=resumed))
+        histories = await self._keeper.histories(replicas)
+        reporting = asyncio.create_task(self._report_traffic())
+        try:
+            await self._swarm.join(owned, replicas, self._keeper.pasts(owned), histories)
+        finally:
+            reporting.cancel()
 
     async def _train_until(self, stop: asyncio.Event, *beside: Coroutine[Any, Any, None]) -> None:
         """Train, and do all that goes on beside it; what fails there ends the peer."""
