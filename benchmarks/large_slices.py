@@ -1,4 +1,4 @@
-"""What a round of large slices costs a peer: how late its event loop gets, and seconds from cut-off to commit.
+"""What a round of large slices costs a peer: its event loop's delay, seconds from cut-off to commit, and memory.
 
 Three real processes, two slices of 42 million parameters and a common part of 29 million; inner steps are few, so that
 the exchange is nearly all that they do. The first version is not counted: peers start, and allocate what they keep.
@@ -41,6 +41,7 @@ def measure(rounds: int) -> dict[str, object]:
                 has_done = functools.partial(_has_done, peer, rounds + WARM_UP)
                 eventually(has_done, what=peer.log, within_s=TIMEOUT_S * (rounds + WARM_UP))
             lags = [used.loop_lag_s for peer in peers for used in peer.events(ComputeUsed)[WARM_UP:]]
+            peak_gb = [_peak_bytes(peer) / 1e9 for peer in peers]
             seconds = [event.seconds for peer in peers for event in peer.committed(COMMON)[WARM_UP:]]
     return {
         "rounds": len(lags),
@@ -48,7 +49,13 @@ def measure(rounds: int) -> dict[str, object]:
         "loop_lag_s_max": round(max(lags), 3),
         "commit_s_median": round(statistics.median(seconds), 2),
         "commit_s_max": round(max(seconds), 2),
+        "peak_gb_max": round(max(peak_gb), 2),
     }
+
+
+def _peak_bytes(peer: LivePeer) -> int:
+    status = Path(f"/proc/{peer.child.pid}/status").read_text()
+    return 1024 * int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0])
 
 
 def _has_done(peer: LivePeer, rounds: int) -> bool:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -9,7 +10,7 @@ import torch
 from p2ptrain import clock
 from p2ptrain.config.schema import EngineConfig, LimitsConfig
 from p2ptrain.events import CheckpointSaved, EventBus, ProgressRestored
-from p2ptrain.ids import SliceId
+from p2ptrain.ids import SliceId, Version
 from p2ptrain.model.slicing import SlicePlan
 from p2ptrain.node.disk_budget import Worth, check_budget, checkpoint_bytes, keep_within
 from p2ptrain.node.home import Home
@@ -24,6 +25,7 @@ from p2ptrain.swarm.history import PastRound
 from p2ptrain.swarm.round_commands import Promise
 from p2ptrain.swarm.swarm import Swarm
 from p2ptrain.training.inner_loop import InnerLoop
+from p2ptrain.wire.blobs import OnDisk
 from p2ptrain.wire.messages import Accepted
 
 _CHECKPOINT_PAUSE_S = 0.5
@@ -130,7 +132,15 @@ class HomeKeeper:
 
     async def histories(self, replicas: Mapping[SliceId, Replica]) -> dict[SliceId, list[PastRound]]:
         """The rounds that led to these replicas, to pass on."""
-        return await asyncio.to_thread(load_rounds, self._home, replicas)
+        chains = await asyncio.to_thread(load_rounds, self._home, replicas)
+        if self._rounds_stay:
+            return chains
+        return {slice_id: [replace(one, place=None) for one in chain] for slice_id, chain in chains.items()}
+
+    @property
+    def _rounds_stay(self) -> bool:
+        """Whether rounds on disk are there for as long as others may want them; else they are kept in memory, too."""
+        return self._budget_bytes is None
 
     # Slices, as they move.
 
@@ -158,7 +168,10 @@ class HomeKeeper:
         histories = {slice_id: swarm.history(slice_id).rounds() for slice_id in self._plan.slice_ids}
         # Rounds first: a chain that leads beyond the checkpoint is cut, one that does not reach it is of no use.
         if self._keeps_rounds:
-            self._keeps_rounds = await self._saving.attempt(lambda: save_rounds(self._home, histories))
+            written: list[tuple[SliceId, Version, OnDisk]] = []
+            self._keeps_rounds = await self._saving.attempt(lambda: written.extend(save_rounds(self._home, histories)))
+            for slice_id, version, place in written if self._rounds_stay else ():
+                swarm.history(slice_id).saved(version, place)
         if not await self._saving.attempt(lambda: save_replicas(self._home, replicas)):
             # On a full disk they may be what is in the way; they are not worth a vote.
             self._keeps_rounds = False

@@ -18,6 +18,7 @@ from p2ptrain.node.atomic_file import replace_file
 from p2ptrain.node.home import Home
 from p2ptrain.swarm.context import Replica
 from p2ptrain.swarm.history import PastRound
+from p2ptrain.wire.blobs import OnDisk
 from p2ptrain.wire.messages import BlobRef, Certificate
 
 _LENGTH_BYTES = 8
@@ -43,10 +44,13 @@ def round_files(home: Home) -> list[RoundFile]:
     return sorted(found, key=lambda file: (file.version, file.slice))
 
 
-def save_rounds(home: Home, rounds: Mapping[SliceId, Sequence[PastRound]]) -> None:
+def save_rounds(home: Home, rounds: Mapping[SliceId, Sequence[PastRound]]) -> list[tuple[SliceId, Version, OnDisk]]:
     """Bring the folder up to date: write what is newer than its newest file, drop what the histories have dropped.
 
     What lies between, and is gone, was dropped for want of room, and is not written again.
+
+    Returns:
+        Where the blobs of what was written now lie, one after the other.
 
     Raises:
         StorageError: the disk is full or failing.
@@ -55,15 +59,17 @@ def save_rounds(home: Home, rounds: Mapping[SliceId, Sequence[PastRound]]) -> No
         home.rounds_path.mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
         raise StorageError(f"{home.rounds_path} cannot be made: {error.strerror}; check the disk") from error
-    on_disk = round_files(home)
+    on_disk, written = round_files(home), []
     for slice_id, past in rounds.items():
         files = {file.version: file.path for file in on_disk if file.slice == slice_id}
         kept = {one.certificate.value.version for one in past}
         drop_files(files.pop(version) for version in set(files) - kept)
         newest = max(files, default=0)
         for one in past:
-            if one.certificate.value.version > newest:
-                _write(home, slice_id, one)
+            version = one.certificate.value.version
+            if version > newest:
+                written.append((slice_id, version, _write(home, slice_id, one)))
+    return written
 
 
 def load_rounds(home: Home, replicas: Mapping[SliceId, Replica]) -> dict[SliceId, list[PastRound]]:
@@ -95,11 +101,13 @@ def _newest_hash(replica: Replica | None) -> str | None:
     return replica.certificate.value.value_hash if replica and replica.certificate else None
 
 
-def _write(home: Home, slice_id: SliceId, one: PastRound) -> None:
-    certificate = one.certificate.encode()
+def _write(home: Home, slice_id: SliceId, one: PastRound) -> OnDisk:
+    certificate, version = one.certificate.encode(), one.certificate.value.version
     chunks = [len(certificate).to_bytes(_LENGTH_BYTES, "little"), certificate, *one.blobs]
-    path = home.rounds_path / f"{slice_id}.{one.certificate.value.version}.bin"
-    replace_file(path, chunks, size_bytes=sum(map(len, chunks)), is_synced=False)
+    path = home.rounds_path / f"{slice_id}.{version}.bin"
+    offset, size_bytes = _LENGTH_BYTES + len(certificate), sum(map(len, one.blobs))
+    replace_file(path, chunks, size_bytes=offset + size_bytes, is_synced=False)
+    return OnDisk(path, offset, size_bytes)
 
 
 def _read(path: Path) -> PastRound | None:
@@ -112,7 +120,7 @@ def _read(path: Path) -> PastRound | None:
         blobs = _split(view[_LENGTH_BYTES:][length:], [r.average for r in value.results], value.update)
     except (OSError, BadMessage):
         return None
-    return PastRound(certificate, blobs)
+    return PastRound(certificate, blobs, OnDisk(path, _LENGTH_BYTES + length, sum(map(len, blobs))))
 
 
 def _split(rest: memoryview, averages: Iterable[BlobRef], update: BlobRef) -> list[memoryview]:

@@ -9,11 +9,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from p2ptrain.ids import Digest, SliceId, Version
-from p2ptrain.wire.blobs import BlobStore
-from p2ptrain.wire.messages import Certificate
+from p2ptrain.wire.blobs import BlobStore, OnDisk
+from p2ptrain.wire.messages import BlobRef, Certificate
 
 _REMEMBERED = 10_000
 """Versions of which the hash is kept: about 2 MB."""
+_LEAVES_MEMORY_BYTES = 4 << 20
+"""Of a round's blobs; smaller ones are not worth a file that is opened for each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +25,8 @@ class PastRound:
     certificate: Certificate
     blobs: Sequence[bytes | memoryview]
     """The averages in the order of parts and the update, the update alone, or nothing."""
+    place: OnDisk | None = None
+    """Where they lie, one after the other, if they will stay there."""
 
 
 class History:
@@ -43,9 +47,8 @@ class History:
         self._decided[certificate.value.version] = certificate.value.value_hash
         if len(self._decided) > _REMEMBERED:
             del self._decided[next(iter(self._decided))]
-        names = [*(result.average.sha256 for result in certificate.value.results), certificate.value.update.sha256]
-        for blob, sha256 in zip(blobs, names[-len(blobs) :], strict=True) if blobs else ():
-            self._store.hold(self._label(certificate), blob, sha256=sha256)
+        for blob, ref in zip(blobs, _blobs_of(certificate)[-len(blobs) :], strict=True) if blobs else ():
+            self._store.hold(self._label(certificate), blob, sha256=ref.sha256)
         while len(self._certificates) > self._length:
             self._store.release(self._label(self._certificates.popleft()))
 
@@ -59,18 +62,36 @@ class History:
         """Go on with what ``rounds`` gave before a restart, oldest first."""
         for one in rounds:
             self.add(one.certificate, list(one.blobs))
+            if one.place:
+                self.saved(one.certificate.value.version, one.place)
 
     def rounds(self) -> list[PastRound]:
-        """Everything that is kept, oldest first, for the disk."""
+        """Everything that is kept, oldest first, for the disk; without the blobs that are there already."""
         kept = []
         for certificate in self._certificates:
             value = certificate.value
-            averages = [self._store.get(result.average.sha256) for result in value.results]
-            update = self._store.get(value.update.sha256)
-            whole = [blob for blob in (*averages, update) if blob is not None]
-            alone = [update] if update is not None else []
+            averages = [self._store.find(result.average.sha256) for result in value.results]
+            update = self._store.find(value.update.sha256)
+            whole = [blob for blob in (*averages, update) if isinstance(blob, memoryview)]
+            alone = [update] if isinstance(update, memoryview) else []
             kept.append(PastRound(certificate, whole if len(whole) == len(averages) + 1 else alone))
         return kept
+
+    def saved(self, version: Version, place: OnDisk) -> None:
+        """The blobs of a version lie on disk, in the order of ``PastRound``: large ones are not kept in memory, too.
+
+        Eight rounds are four times the published weights, and hardly anybody asks for them.
+        """
+        if place.size_bytes < _LEAVES_MEMORY_BYTES:
+            return
+        for certificate in self._certificates:
+            if certificate.value.version == version:
+                refs, offset = _blobs_of(certificate), place.offset
+                for ref in refs if place.size_bytes > refs[-1].size_bytes else refs[-1:]:
+                    self._store.move_to_disk(
+                        self._label(certificate), ref.sha256, OnDisk(place.path, offset, ref.size_bytes)
+                    )
+                    offset += ref.size_bytes
 
     def since(self, version: Version) -> list[Certificate]:
         """Certificates after ``version``: all of them when they are kept without a gap, else the newest alone."""
@@ -89,3 +110,8 @@ class History:
 
     def _label(self, certificate: Certificate) -> str:
         return f"slice {self._slice} v{certificate.value.version} {certificate.value.value_hash}"
+
+
+def _blobs_of(certificate: Certificate) -> list[BlobRef]:
+    """The averages in the order of parts, and the update."""
+    return [*(result.average for result in certificate.value.results), certificate.value.update]

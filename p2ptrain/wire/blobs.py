@@ -9,10 +9,12 @@ bytes from the offset on. Requests follow each other until the caller closes the
 import asyncio
 import contextlib
 import hashlib
+import os
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, BinaryIO
 
 from p2ptrain import clock
 from p2ptrain.errors import BlobUnavailable, DialledTooSoon, PeerUnreachable
@@ -56,11 +58,20 @@ _MAX_STREAMS = 32
 """Fetched at once: a holder's p2pd refuses streams when more than 100 wait to be accepted (seen with 300 at once)."""
 
 
+@dataclass(frozen=True, slots=True)
+class OnDisk:
+    """Where a blob lies in a file, which may be gone by the time that somebody asks for it."""
+
+    path: Path
+    offset: int
+    size_bytes: int
+
+
 @dataclass
 class BlobStore:
-    """Blobs that this peer serves, in memory, each held under labels and dropped with the last of them."""
+    """Blobs that this peer serves, in memory or on disk, each held under labels and dropped with the last of them."""
 
-    _data: dict[Digest, memoryview] = field(default_factory=dict)
+    _data: dict[Digest, memoryview | OnDisk] = field(default_factory=dict)
     _labels: dict[Digest, set[str]] = field(default_factory=dict)
     _patient: set[Digest] = field(default_factory=set)
     _served_s: dict[Digest, float] = field(default_factory=dict)
@@ -89,9 +100,26 @@ class BlobStore:
         if sha256 in self._labels:
             self._labels[sha256].add(label)
 
-    def get(self, sha256: Digest) -> memoryview | None:
-        """The blob's bytes, if they are here."""
+    def move_to_disk(self, label: str, sha256: Digest, place: OnDisk) -> None:
+        """Read a blob from now on where it has been written, if nobody but ``label`` holds it."""
+        if self._labels.get(sha256) == {label}:
+            self._data[sha256] = place
+
+    def find(self, sha256: Digest) -> memoryview | OnDisk | None:
+        """The blob's bytes, or where they are, if they are here."""
         return self._data.get(sha256)
+
+    def get(self, sha256: Digest) -> memoryview | None:
+        """The blob's bytes, if they are here; one that is on disk is read."""
+        found = self._data.get(sha256)
+        if not isinstance(found, OnDisk):
+            return found
+        try:
+            with found.path.open("rb") as file:
+                data = os.pread(file.fileno(), found.size_bytes, found.offset)
+        except OSError:
+            return None
+        return memoryview(data) if len(data) == found.size_bytes else None
 
     def is_patient(self, sha256: Digest) -> bool:
         """Whether a blob waits for those of rounds."""
@@ -194,19 +222,33 @@ class BlobExchange:
                 return
             sha256 = Digest(request[:32].hex())
             offset, length = (int.from_bytes(request[at : at + 8], "big") for at in (32, 40))
-            data = self.store.get(sha256)
-            if data is None or offset > len(data):
-                writer.write(_NOT_HERE.to_bytes(8, "big"))
-                await writer.drain()
-                continue
-            writer.write(len(data).to_bytes(8, "big"))
-            self.store.note_served(sha256, clock.monotonic_s())
-            wanted = data[offset : min(offset + length, len(data))]
-            if self.store.is_patient(sha256):
-                await self._send(remote, writer, wanted, self._queue.patient_chunk)
-            else:
-                async with self._queue.urgent():
-                    await self._send(remote, writer, wanted, contextlib.nullcontext)
+            with _opened(self.store.find(sha256)) as blob:
+                if blob is None or offset > blob.size_bytes:
+                    writer.write(_NOT_HERE.to_bytes(8, "big"))
+                    await writer.drain()
+                    continue
+                writer.write(blob.size_bytes.to_bytes(8, "big"))
+                self.store.note_served(sha256, clock.monotonic_s())
+                stop = min(offset + length, blob.size_bytes)
+                if self.store.is_patient(sha256):
+                    await self._send_from(blob, offset, stop, remote, writer, self._queue.patient_chunk)
+                else:
+                    async with self._queue.urgent():
+                        await self._send_from(blob, offset, stop, remote, writer, contextlib.nullcontext)
+
+    async def _send_from(
+        self,
+        blob: "_Opened",
+        start: int,
+        stop: int,
+        remote: PeerId,
+        writer: asyncio.StreamWriter,
+        turn: Callable[[], contextlib.AbstractAsyncContextManager[None]],
+    ) -> None:
+        while start < stop:
+            data = await blob.read(start, stop)
+            await self._send(remote, writer, data, turn)
+            start += len(data)
 
     async def _send(
         self,
@@ -233,6 +275,47 @@ class BlobExchange:
                 node.meter.sent(len(chunk), clock.monotonic_s())
         finally:
             node.meter.ends(clock.monotonic_s())
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """A blob that is being served; what is read from a file stays readable when the file is removed meanwhile."""
+
+    size_bytes: int
+    data: memoryview | None
+    file: BinaryIO | None = None
+    offset: int = 0
+    """Of the blob in ``file``."""
+
+    async def read(self, start: int, stop: int) -> memoryview:
+        """Bytes of the blob from ``start`` on, up to ``stop`` or somewhat before.
+
+        Raises:
+            OSError: the disk fails, or the file was cut short.
+        """
+        if self.data is not None:
+            return self.data[start:stop]
+        assert self.file is not None
+        wanted = min(stop - start, _PIECE_BYTES)
+        data = await asyncio.to_thread(os.pread, self.file.fileno(), wanted, self.offset + start)
+        if not data:
+            raise OSError(f"{self.file.name} ends before its blob does")
+        return memoryview(data)
+
+
+@contextlib.contextmanager
+def _opened(found: memoryview | OnDisk | None) -> Iterator[_Opened | None]:
+    """None where there is nothing, or its file is gone."""
+    if not isinstance(found, OnDisk):
+        yield None if found is None else _Opened(len(found), found)
+        return
+    try:
+        file = found.path.open("rb")
+    except OSError:
+        yield None
+        return
+    with file:
+        yield _Opened(found.size_bytes, None, file, found.offset)
 
 
 class _Shared:

@@ -21,7 +21,7 @@ from p2ptrain.identity.keys import Identity, load_or_create
 from p2ptrain.ids import Digest, PeerId, RunId, SliceId
 from p2ptrain.node.child_processes import die_with_parent_prefix
 from p2ptrain.swarm.directory import Claim, DhtDirectory, _encode, _record_name, is_valid_record
-from p2ptrain.wire.blobs import BlobExchange
+from p2ptrain.wire.blobs import BlobExchange, OnDisk
 from p2ptrain.wire.libp2p import Libp2pNode
 from p2ptrain.wire.libp2p_start import NodeOptions
 from p2ptrain.wire.messages import BlobRef
@@ -98,6 +98,29 @@ async def test_blob_arrives_whole_and_is_counted(tmp_path: Path) -> None:
         assert donor == holder.peer
         assert asker.node.traffic.received_bytes >= len(data)
         assert len(data) <= holder.node.traffic.sent_bytes < len(data) + 1000
+
+
+async def test_a_blob_on_disk_is_served_from_there_and_one_whose_file_is_gone_is_not_here(tmp_path: Path) -> None:
+    async with parties(tmp_path, 2) as (holder, asker):
+        data, before = os.urandom(9 * MEGABYTE), b"what comes first in the file"
+        ref = holder.blobs.store.hold("test", data)
+        path = tmp_path / "round.bin"
+        path.write_bytes(before + data)
+        holder.blobs.store.move_to_disk("test", ref.sha256, OnDisk(path, len(before), len(data)))
+
+        async def fetched() -> bytes:
+            received, _ = await asker.blobs.fetch(ref, [holder.peer], silence_timeout_s=PATIENCE_S, what="data")
+            return bytes(received)
+
+        assert await fetched() == data
+        assert len(data) <= holder.node.traffic.sent_bytes < len(data) + 1000
+        path.write_bytes(before + data[: 6 * MEGABYTE])
+        with pytest.raises(BlobUnavailable):
+            await fetched()
+        path.unlink()
+        with pytest.raises(BlobUnavailable):
+            await fetched()
+        assert await soon(lambda: fetched_whole(asker, holder), "it serves other blobs as ever")
 
 
 async def fetched_whole(asker: Party, holder: Party) -> bool:

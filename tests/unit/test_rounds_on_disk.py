@@ -1,5 +1,6 @@
 """The last rounds of a slice on disk: written once, checked when read, and given up before anything that matters."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from p2ptrain.node.rounds_on_disk import load_rounds, round_files, save_rounds
 from p2ptrain.swarm.context import Replica
 from p2ptrain.swarm.history import History, PastRound
 from p2ptrain.swarm.state import PublishedState
-from p2ptrain.wire.blobs import BlobStore
+from p2ptrain.wire.blobs import BlobStore, OnDisk
 from p2ptrain.wire.messages import Ballot, BlobRef, Certificate, PartResult, Value
 
 A = PeerId("12D3KooWaaaaaa")
@@ -123,6 +124,69 @@ def test_rounds_are_written_once_and_go_when_the_history_drops_them(home: Home) 
     round_files(home)[0].path.unlink()  # for want of room
     save_rounds(home, {ZERO: chain[1:6]})
     assert [file.version for file in round_files(home)] == [3, 4, 5, 6], "what was given up is not written again"
+
+
+def large_rounds(count: int) -> list[PastRound]:
+    """As ``rounds``, with blobs that are worth a file: the last one's certificate is real, their names are."""
+    chain: list[PastRound] = []
+    for one in rounds(count):
+        value = one.certificate.value
+        blobs = [np.full(3 << 20, 16 * value.version + kind, np.uint8).data for kind in range(3)]
+        refs = [BlobRef.of(blob) for blob in blobs]
+        results = tuple(PartResult(part, refs[part], (A,)) for part in range(2))
+        previous = chain[-1].certificate.value.value_hash if chain else None
+        value = replace(value, update=refs[2], results=results, previous=previous)
+        chain.append(PastRound(Certificate(value, Ballot(1, 0, (A,)), ()), blobs))
+    return chain
+
+
+def names(one: PastRound) -> list[Digest]:
+    value = one.certificate.value
+    return [*(result.average.sha256 for result in value.results), value.update.sha256]
+
+
+def test_large_rounds_leave_memory_once_they_are_on_disk_and_are_read_from_there(home: Home) -> None:
+    store, chain = BlobStore(), large_rounds(3)
+    history = History(ZERO, store, 2)
+    for one in chain[:2]:
+        history.add(one.certificate, list(one.blobs))
+    store.keep("a vote", names(chain[1])[0])  # its averages must not go when the file does
+    for slice_id, version, place in save_rounds(home, {ZERO: history.rounds()}):
+        assert slice_id == ZERO
+        history.saved(version, place)
+    found = [store.find(name) for one in chain[:2] for name in names(one)]
+    assert [isinstance(one, OnDisk) for one in found] == [True, True, True, False, True, True]
+    for one in chain[:2]:
+        assert [store.get(name) for name in names(one)] == list(one.blobs)
+
+    history.add(chain[2].certificate, list(chain[2].blobs))
+    assert [len(one.blobs) for one in history.rounds()] == [0, 3], "what is on disk is not read to be written again"
+    assert [version for _, version, _ in save_rounds(home, {ZERO: history.rounds()})] == [3]
+    assert [file.version for file in round_files(home)] == [2, 3]
+    assert store.get(names(chain[0])[2]) is None, "the history has dropped it"
+    assert store.get(names(chain[1])[2]) == chain[1].blobs[2]
+    for file in round_files(home):
+        file.path.unlink()
+    assert store.get(names(chain[1])[2]) is None, "a full disk took it"
+    assert store.get(names(chain[1])[0]) == chain[1].blobs[0]
+
+
+def test_after_a_restart_large_rounds_are_on_disk_from_the_beginning(home: Home) -> None:
+    chain = large_rounds(2)
+    save_rounds(home, {ZERO: chain})
+    store = BlobStore()
+    History(ZERO, store, 8).restore(load_rounds(home, at(chain[-1]))[ZERO])
+    assert all(isinstance(store.find(name), OnDisk) for one in chain for name in names(one))
+    assert [store.get(name) for one in chain for name in names(one)] == [blob for one in chain for blob in one.blobs]
+
+
+def test_small_rounds_stay_in_memory(home: Home) -> None:
+    store, chain = BlobStore(), rounds(1)
+    history = History(ZERO, store, 8)
+    history.restore(chain)
+    for _, version, place in save_rounds(home, {ZERO: chain}):
+        history.saved(version, place)
+    assert isinstance(store.find(names(chain[0])[0]), memoryview)
 
 
 def stored(name: str, size_bytes: int, worth: Worth, age_rank: int = 0) -> StoredFile:
