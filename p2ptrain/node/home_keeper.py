@@ -10,7 +10,7 @@ import torch
 from p2ptrain import clock
 from p2ptrain.config.schema import EngineConfig, LimitsConfig
 from p2ptrain.events import CheckpointSaved, EventBus, ProgressRestored
-from p2ptrain.ids import SliceId, Version
+from p2ptrain.ids import Digest, SliceId
 from p2ptrain.model.slicing import SlicePlan
 from p2ptrain.node.disk_budget import Worth, check_budget, checkpoint_bytes, keep_within
 from p2ptrain.node.home import Home
@@ -164,22 +164,29 @@ class HomeKeeper:
     async def save(self, swarm: Swarm) -> None:
         """Save all slices as they are now."""
         self._moved.clear()
+        if not self._rounds_stay:  # a limit that came while we ran: others may want what it makes us drop
+            await self._recall_rounds(swarm)
         replicas = {slice_id: swarm.replica(slice_id) for slice_id in self._plan.slice_ids}
         histories = {slice_id: swarm.history(slice_id).rounds() for slice_id in self._plan.slice_ids}
         # Rounds first: a chain that leads beyond the checkpoint is cut, one that does not reach it is of no use.
         if self._keeps_rounds:
-            written: list[tuple[SliceId, Version, OnDisk]] = []
+            written: list[tuple[SliceId, Digest, OnDisk]] = []
             self._keeps_rounds = await self._saving.attempt(lambda: written.extend(save_rounds(self._home, histories)))
-            for slice_id, version, place in written if self._rounds_stay else ():
-                swarm.history(slice_id).saved(version, place)
+            for slice_id, value_hash, place in written if self._rounds_stay else ():
+                swarm.history(slice_id).saved(value_hash, place)
         if not await self._saving.attempt(lambda: save_replicas(self._home, replicas)):
             # On a full disk they may be what is in the way; they are not worth a vote.
             self._keeps_rounds = False
+            await self._recall_rounds(swarm)
             drop_files(file.path for file in round_files(self._home))
             return
         versions = {slice_id: replica.published.version for slice_id, replica in replicas.items()}
         self._events.emit(CheckpointSaved(versions=versions))
         await asyncio.to_thread(self._keep_within_budget, frozenset(swarm.owners))
+
+    async def _recall_rounds(self, swarm: Swarm) -> None:
+        for slice_id in self._plan.slice_ids:
+            await swarm.history(slice_id).recall()
 
     def _keep_within_budget(self, owned: frozenset[SliceId]) -> None:
         dropped = keep_within(self._home, self._budget_bytes, checkpoint_bytes(self._plan, owned))

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from p2ptrain.errors import BadMessage, StorageError
-from p2ptrain.ids import SliceId, Version
+from p2ptrain.ids import Digest, SliceId, Version
 from p2ptrain.node.atomic_file import replace_file
 from p2ptrain.node.home import Home
 from p2ptrain.swarm.context import Replica
@@ -44,13 +44,13 @@ def round_files(home: Home) -> list[RoundFile]:
     return sorted(found, key=lambda file: (file.version, file.slice))
 
 
-def save_rounds(home: Home, rounds: Mapping[SliceId, Sequence[PastRound]]) -> list[tuple[SliceId, Version, OnDisk]]:
+def save_rounds(home: Home, rounds: Mapping[SliceId, Sequence[PastRound]]) -> list[tuple[SliceId, Digest, OnDisk]]:
     """Bring the folder up to date: write what is newer than its newest file, drop what the histories have dropped.
 
     What lies between, and is gone, was dropped for want of room, and is not written again.
 
     Returns:
-        Where the blobs of what was written now lie, one after the other.
+        By slice and hash of the value where the blobs of what was written now lie, one after the other.
 
     Raises:
         StorageError: the disk is full or failing.
@@ -66,9 +66,9 @@ def save_rounds(home: Home, rounds: Mapping[SliceId, Sequence[PastRound]]) -> li
         drop_files(files.pop(version) for version in set(files) - kept)
         newest = max(files, default=0)
         for one in past:
-            version = one.certificate.value.version
-            if version > newest:
-                written.append((slice_id, version, _write(home, slice_id, one)))
+            value = one.certificate.value
+            if value.version > newest:
+                written.append((slice_id, value.value_hash, _write(home, slice_id, one)))
     return written
 
 

@@ -210,7 +210,8 @@ class Trainer:
         self._beside: dict[SliceId, Version] = {}
         """The versions of the common part that these cut-offs went into."""
         self._left_out: dict[SliceId, Version] = {}
-        """Slices that are no part of cut-offs for the common part up to this version: we are ahead in them."""
+        """Slices that are no part of the next cut-off, if it is for up to this version of the common part: we are ahead
+        in them."""
         self._asks: dict[SliceId, CutOffBy] = {}
         self._to_own: Own | None = None
         self._is_resting = False
@@ -459,7 +460,7 @@ class Trainer:
         """Hand over all owned fragments of a turn, so that slices stay together whoever asks for one of them."""
         slices, goes_into = {}, Version(self._next_versions[turn] + 1)
         for slice_id in self._inner.owned:
-            if fragment_index(slice_id) != turn or goes_into <= self._left_out.get(slice_id, GENESIS):
+            if fragment_index(slice_id) != turn or self._is_left_out(slice_id, goes_into):
                 continue
             local = self._inner.local_values(slice_id)
             footing = self._footings[slice_id]
@@ -552,10 +553,16 @@ class Trainer:
         If we gave it at every cut-off, that owner and we would train in turn and wait for each other in between, for
         good (docs/decisions/0022-peers-out-of-step.md).
         """
+        if slice_of(slice_id) == COMMON:  # that is what all others are compared by
+            return
         if slice_id in self._footings and beside > self._beside.get(slice_id, beside):
             # Nobody can have been cut off for more than the next version, whatever it says.
             next_version = Version(self._next_versions[fragment_index(slice_id)] + 1)
             self._left_out[slice_id] = min(beside, next_version)
+
+    def _is_left_out(self, slice_id: SliceId, goes_into: Version) -> bool:
+        """Once, and not if its owners wait for us: then they have gone on already."""
+        return goes_into <= self._left_out.pop(slice_id, GENESIS) and slice_id not in self._asks
 
     def _in_loop(self, call: Callable[..., None], *arguments: object) -> None:
         try:

@@ -4,6 +4,7 @@ Whoever missed a few rounds replays them from here; who missed more fetches the 
 it is known which they were, so that whoever stood on another can be told that it was on a branch that lost.
 """
 
+import asyncio
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -63,7 +64,7 @@ class History:
         for one in rounds:
             self.add(one.certificate, list(one.blobs))
             if one.place:
-                self.saved(one.certificate.value.version, one.place)
+                self.saved(one.certificate.value.value_hash, one.place)
 
     def rounds(self) -> list[PastRound]:
         """Everything that is kept, oldest first, for the disk; without the blobs that are there already."""
@@ -77,21 +78,30 @@ class History:
             kept.append(PastRound(certificate, whole if len(whole) == len(averages) + 1 else alone))
         return kept
 
-    def saved(self, version: Version, place: OnDisk) -> None:
-        """The blobs of a version lie on disk, in the order of ``PastRound``: large ones are not kept in memory, too.
+    def saved(self, value_hash: Digest, place: OnDisk) -> None:
+        """The blobs of a round lie on disk, in the order of ``PastRound``: large ones are not kept in memory, too.
 
         Eight rounds are four times the published weights, and hardly anybody asks for them.
         """
         if place.size_bytes < _LEAVES_MEMORY_BYTES:
             return
         for certificate in self._certificates:
-            if certificate.value.version == version:
+            if certificate.value.value_hash == value_hash:
                 refs, offset = _blobs_of(certificate), place.offset
                 for ref in refs if place.size_bytes > refs[-1].size_bytes else refs[-1:]:
                     self._store.move_to_disk(
                         self._label(certificate), ref.sha256, OnDisk(place.path, offset, ref.size_bytes)
                     )
                     offset += ref.size_bytes
+
+    async def recall(self) -> None:
+        """Read back into memory what is on disk: its files have to go."""
+        for certificate in list(self._certificates):
+            for ref in _blobs_of(certificate):
+                if isinstance(self._store.find(ref.sha256), OnDisk):
+                    data = await asyncio.to_thread(self._store.get, ref.sha256)
+                    if data is not None and certificate in self._certificates:  # not dropped meanwhile
+                        self._store.hold(self._label(certificate), data, sha256=ref.sha256)
 
     def since(self, version: Version) -> list[Certificate]:
         """Certificates after ``version``: all of them when they are kept without a gap, else the newest alone."""

@@ -91,7 +91,8 @@ class BlobStore:
         ref = BlobRef(sha256, memoryview(data).nbytes) if sha256 else BlobRef.of(data)
         if is_patient:
             self._patient.add(ref.sha256)
-        self._data.setdefault(ref.sha256, memoryview(data).cast("B"))
+        if not isinstance(self._data.get(ref.sha256), memoryview):
+            self._data[ref.sha256] = memoryview(data).cast("B")
         self._labels.setdefault(ref.sha256, set()).add(label)
         return ref
 
@@ -116,7 +117,8 @@ class BlobStore:
             return found
         try:
             with found.path.open("rb") as file:
-                data = os.pread(file.fileno(), found.size_bytes, found.offset)
+                file.seek(found.offset)
+                data = file.read(found.size_bytes)
         except OSError:
             return None
         return memoryview(data) if len(data) == found.size_bytes else None

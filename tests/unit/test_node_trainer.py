@@ -623,6 +623,46 @@ def test_a_slice_in_which_we_are_ahead_is_left_out_of_one_cut_off(
     drive(test, replace(RUN, rounds=10, overlap=OverlapConfig(delay_steps=0)))
 
 
+def test_whatever_is_said_of_it_the_common_part_is_never_left_out() -> None:
+    async def test(bench: Bench) -> None:
+        for number in range(3):
+            await until(lambda number=number: len(bench.trained) == number + 1)
+            anchor = bench.trained[-1].slices[COMMON].local
+            bench.trainer.send(Advance(COMMON, Move(anchor=anchor, version=Version(number + 1))))
+            bench.trainer.send(Settled(COMMON, Version(10**18)))
+            zero_is_committed(bench, number + 1, 0)
+        assert bench.cut == [{COMMON, ZERO}] * 3
+
+    drive(test, replace(RUN, overlap=OverlapConfig(delay_steps=0)))
+
+
+def test_a_slice_that_its_owners_wait_for_is_not_left_out() -> None:
+    async def test(bench: Bench) -> None:
+        await until(lambda: len(bench.trained) == 1)
+        common_goes_on(bench, 1)
+        zero_is_committed(bench, 1, 2)
+        bench.trainer.send(CutOffBy(ZERO, Version(1), clock.monotonic_s() + 60))
+        await until(lambda: len(bench.trained) == 2)
+        assert bench.cut[1] == {COMMON, ZERO}
+
+    # The message that settles the common part must not be the last one, or a turn could end before the ask is there.
+    drive(test, replace(RUN, inner=replace(RUN.inner, steps=200), overlap=OverlapConfig(delay_steps=0)))
+
+
+def test_a_slice_is_left_out_once_also_when_the_common_parts_round_is_void() -> None:
+    async def test(bench: Bench) -> None:
+        await until(lambda: len(bench.trained) == 1)
+        common_goes_on(bench, 1)
+        zero_is_committed(bench, 1, 2)
+        await until(lambda: len(bench.trained) == 2)
+        assert bench.cut[1] == {COMMON}
+        bench.trainer.send(Settled(COMMON))
+        await until(lambda: len(bench.trained) == 3)
+        assert bench.cut[2] == {COMMON, ZERO}
+
+    drive(test, replace(RUN, overlap=OverlapConfig(delay_steps=0)))
+
+
 def test_who_asks_between_a_commit_and_its_end_is_answered() -> None:
     slow = replace(RUN, inner=replace(RUN.inner, steps=100_000), overlap=OverlapConfig(delay_steps=100_000))
 

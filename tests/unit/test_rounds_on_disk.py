@@ -151,9 +151,9 @@ def test_large_rounds_leave_memory_once_they_are_on_disk_and_are_read_from_there
     for one in chain[:2]:
         history.add(one.certificate, list(one.blobs))
     store.keep("a vote", names(chain[1])[0])  # its averages must not go when the file does
-    for slice_id, version, place in save_rounds(home, {ZERO: history.rounds()}):
+    for slice_id, value_hash, place in save_rounds(home, {ZERO: history.rounds()}):
         assert slice_id == ZERO
-        history.saved(version, place)
+        history.saved(value_hash, place)
     found = [store.find(name) for one in chain[:2] for name in names(one)]
     assert [isinstance(one, OnDisk) for one in found] == [True, True, True, False, True, True]
     for one in chain[:2]:
@@ -161,13 +161,16 @@ def test_large_rounds_leave_memory_once_they_are_on_disk_and_are_read_from_there
 
     history.add(chain[2].certificate, list(chain[2].blobs))
     assert [len(one.blobs) for one in history.rounds()] == [0, 3], "what is on disk is not read to be written again"
-    assert [version for _, version, _ in save_rounds(home, {ZERO: history.rounds()})] == [3]
+    written = save_rounds(home, {ZERO: history.rounds()})
+    assert [value_hash for _, value_hash, _ in written] == [chain[2].certificate.value.value_hash]
     assert [file.version for file in round_files(home)] == [2, 3]
     assert store.get(names(chain[0])[2]) is None, "the history has dropped it"
     assert store.get(names(chain[1])[2]) == chain[1].blobs[2]
     for file in round_files(home):
         file.path.unlink()
     assert store.get(names(chain[1])[2]) is None, "a full disk took it"
+    store.hold("the same, computed again", chain[1].blobs[2])
+    assert store.get(names(chain[1])[2]) == chain[1].blobs[2]
     assert store.get(names(chain[1])[0]) == chain[1].blobs[0]
 
 
@@ -180,12 +183,39 @@ def test_after_a_restart_large_rounds_are_on_disk_from_the_beginning(home: Home)
     assert [store.get(name) for one in chain for name in names(one)] == [blob for one in chain for blob in one.blobs]
 
 
+async def test_rounds_whose_files_have_to_go_are_passed_on_from_memory_again(home: Home) -> None:
+    chain = large_rounds(3)
+    save_rounds(home, {ZERO: chain})
+    store = BlobStore()
+    history = History(ZERO, store, 2)
+    history.restore(load_rounds(home, at(chain[-1]))[ZERO])
+    await history.recall()
+    for file in round_files(home):
+        file.path.unlink()
+    assert [store.get(name) for one in chain[1:] for name in names(one)] == [b for one in chain[1:] for b in one.blobs]
+    history.clear()
+    assert not any(store.find(name) for one in chain for name in names(one)), "and is dropped with the history"
+
+
+def test_a_file_of_another_branch_is_not_taken_for_ours(home: Home) -> None:
+    ours, theirs = large_rounds(1)[0], large_rounds(2)[1]
+    value = replace(theirs.certificate.value, version=ours.certificate.value.version, previous=None)
+    rival = PastRound(replace(theirs.certificate, value=value), theirs.blobs)
+    store = BlobStore()
+    history = History(ZERO, store, 8)
+    written = save_rounds(home, {ZERO: [rival]})  # while that was written we went over to the other branch
+    history.add(ours.certificate, list(ours.blobs))
+    for _, value_hash, place in written:
+        history.saved(value_hash, place)
+    assert [store.get(name) for name in names(ours)] == list(ours.blobs)
+
+
 def test_small_rounds_stay_in_memory(home: Home) -> None:
     store, chain = BlobStore(), rounds(1)
     history = History(ZERO, store, 8)
     history.restore(chain)
-    for _, version, place in save_rounds(home, {ZERO: chain}):
-        history.saved(version, place)
+    for _, value_hash, place in save_rounds(home, {ZERO: chain}):
+        history.saved(value_hash, place)
     assert isinstance(store.find(names(chain[0])[0]), memoryview)
 
 
