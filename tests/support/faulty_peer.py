@@ -210,11 +210,14 @@ def install(orders: Orders) -> None:
     cut_off = trainer.Trainer._cut_off
 
     def cut_off_apart(self: Any, *arguments: Any) -> None:
-        before = dict(self._left_out)
-        if _until_s.pop("apart", 0.0):
-            self._left_out.update({s: sys.maxsize for s in self._inner.owned if slice_of(s) != COMMON})
+        if not _until_s.pop("apart", 0.0):
+            cut_off(self, *arguments)
+            return
+        slices = [s for s in self._inner.owned if slice_of(s) != COMMON]
+        asks = {s: self._asks.pop(s) for s in slices if s in self._asks}  # a slice that is asked for is never left out
+        self._left_out = dict.fromkeys(slices, sys.maxsize)
         cut_off(self, *arguments)
-        self._left_out = before
+        self._left_out, self._asks = {}, self._asks | asks
 
     patched: dict[Any, dict[str, Any]] = {
         events.EventBus: {"emit": emit_and_strike},
