@@ -15,6 +15,7 @@ from p2ptrain.control.enrolment import Authority, Enrolment
 from p2ptrain.control.v1 import control_pb2 as pb
 from p2ptrain.control.v1.control_pb2_grpc import ControlStub
 from p2ptrain.errors import ControlError, ControlUsageError, NoPeerRunning
+from p2ptrain.node.control_server import _Servicer
 from tests.support.fake_seat import happen, serving
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*event loop.*:DeprecationWarning")
@@ -116,7 +117,21 @@ async def test_a_client_that_reconnects_misses_nothing(tmp_path) -> None:
             await ask(tmp_path, lambda client: list(client.watch(pb.WatchRequest(after_sequence=99))))
 
 
-async def test_watchers_end_when_the_peer_does(tmp_path) -> None:
+async def test_watchers_end_when_the_peer_does(tmp_path, monkeypatch) -> None:
+    order = []
+    gone, stop = _Servicer.watchers_gone, type(grpc.aio.server()).stop
+
+    async def watched_gone(self, timeout_s):
+        before = len(self._watching)
+        await gone(self, timeout_s)
+        order.append((before, len(self._watching)))
+
+    async def watched_stop(self, grace):
+        order.append("farewell")
+        await stop(self, grace)
+
+    monkeypatch.setattr(_Servicer, "watchers_gone", watched_gone)
+    monkeypatch.setattr(type(grpc.aio.server()), "stop", watched_stop)
     async with serving(tmp_path) as (_, events, _):
         happen(events, 1)
         loop, seen = asyncio.get_running_loop(), asyncio.Semaphore(0)
@@ -132,6 +147,7 @@ async def test_watchers_end_when_the_peer_does(tmp_path) -> None:
         for _ in watching:
             await asyncio.wait_for(seen.acquire(), 30)
     assert await asyncio.wait_for(asyncio.gather(*watching), 30) == [[1]] * 4
+    assert order == [(4, 0), "farewell"], "a farewell before the end of their streams would break some of them"
 
 
 async def test_unknown_fields_and_calls_of_later_versions_are_tolerated(tmp_path) -> None:

@@ -1,5 +1,6 @@
 """The last rounds of a slice on disk: written once, checked when read, and given up before anything that matters."""
 
+import asyncio
 from dataclasses import replace
 from pathlib import Path
 
@@ -195,6 +196,19 @@ async def test_rounds_whose_files_have_to_go_are_passed_on_from_memory_again(hom
     assert [store.get(name) for one in chain[1:] for name in names(one)] == [b for one in chain[1:] for b in one.blobs]
     history.clear()
     assert not any(store.find(name) for one in chain for name in names(one)), "and is dropped with the history"
+
+
+async def test_a_round_that_is_dropped_while_it_is_read_back_does_not_stay(home: Home) -> None:
+    chain = large_rounds(1)
+    save_rounds(home, {ZERO: chain})
+    store = BlobStore()
+    history = History(ZERO, store, 2)
+    history.restore(load_rounds(home, at(chain[-1]))[ZERO])
+    recalling = asyncio.create_task(history.recall())
+    await asyncio.sleep(0)  # it waits for its first file
+    history.clear()
+    await recalling
+    assert not any(store.find(name) for name in names(chain[0]))
 
 
 def test_a_file_of_another_branch_is_not_taken_for_ours(home: Home) -> None:
