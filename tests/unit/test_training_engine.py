@@ -1,6 +1,7 @@
 """The engine's choices: bfloat16 with split masters, micro-batches, stepping down when memory runs out."""
 
 import logging
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -119,6 +120,18 @@ def test_micro_batches_and_recomputation_change_no_more_than_rounding(precision:
         found = other.step(Version(0))
         assert found.loss_nats == pytest.approx(expected.loss_nats, rel=1e-3 if precision == "bfloat16" else 1e-6)
         assert found.grad_norm == pytest.approx(expected.grad_norm, rel=1e-2 if precision == "bfloat16" else 1e-5)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch compiles for CPUs with g++")
+def test_a_compiled_step_trains_the_same(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    plain, compiled = loop(EngineConfig(lean=True)), loop(EngineConfig(compile=True))
+    for version in range(2):
+        expected, found = plain.step(Version(version)), compiled.step(Version(version))
+        assert found.loss_nats == pytest.approx(expected.loss_nats, rel=1e-6)
+        assert found.grad_norm == pytest.approx(expected.grad_norm, rel=1e-5)
+    assert list(tmp_path.rglob("*.so")), "nothing was compiled"
 
 
 def test_memory_that_runs_out_steps_down_and_the_step_is_done(
