@@ -297,7 +297,7 @@ class ComputeUsed(Event):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProgressDropped(Event):
-    """Inner steps of this peer are given up: they missed the averaging of too many versions of the slice."""
+    """Inner steps are given up: they missed too many versions of the slice, or one that had no place for them."""
 
     slice: SliceId
     tokens: int
@@ -306,7 +306,7 @@ class ProgressDropped(Event):
 
     def line(self) -> str:
         """The event as one sentence for people."""
-        return f"slice {self.slice}: progress of {self.tokens} tokens is too old for v{self.version} and dropped"
+        return f"slice {self.slice}: progress of {self.tokens} tokens is not in v{self.version}, and dropped"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -395,6 +395,43 @@ class PeerLost(Event):
     def line(self) -> str:
         """The event as one sentence for people."""
         return f"lost {short(self.peer)} in slice {self.slice}: {self.reason}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WorkEntrusted(Event):
+    """The lot drew this peer for no group, and an owner averaged its contribution with its own."""
+
+    slice: SliceId
+    version: Version
+    """That the round would commit."""
+    delegate: PeerId
+    """That owner."""
+    tokens: int
+    """Of this peer's contribution."""
+
+    def line(self) -> str:
+        """The event as one sentence for people."""
+        return f"{short(self.delegate)} brings our {self.tokens} tokens to slice {self.slice} v{self.version}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WorkBrought(Event):
+    """This peer averaged its contribution with those of holders whom the lot left out."""
+
+    slice: SliceId
+    version: Version
+    """That the round would commit."""
+    constituents: list[PeerId]
+    """Whose contributions are in ours."""
+    tokens: int
+    """Of all of them and our own."""
+    waited_s: float
+    """For them, after our own cut-off."""
+
+    def line(self) -> str:
+        """The event as one sentence for people."""
+        names = ", ".join(map(short, self.constituents))
+        return f"brings the work of {names} to slice {self.slice} v{self.version}, {self.tokens} tokens in all"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -92,6 +92,7 @@ RULES: Mapping[str, Rule] = {
     "exchange.gather_timeout_s": _SECONDS,
     "exchange.reduce_timeout_s": _SECONDS,
     "exchange.vote_timeout_s": _SECONDS,
+    "exchange.max_constituents": Rule(lambda value: 0 <= value <= 64, "a whole number from 0 to 64"),
     "exchange.max_owners": Rule(lambda value: 3 <= value <= 1024, "a whole number from 3 to 1024"),
     "exchange.max_listed": Rule(lambda value: 3 <= value <= 4096, "a whole number from 3 to 4096"),
     "exchange.history": _COUNT,

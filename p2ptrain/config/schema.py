@@ -122,7 +122,8 @@ class OverlapConfig:
     mixing: float = 0.5
     """Share of the local weights when ``merge = "mix"``."""
     max_stale_rounds: int = 4
-    """Progress that missed the averaging of this many versions of its slice is kept for the next; older is dropped."""
+    """Progress that missed the averaging of this many versions of its slice is kept for the next; older is dropped, and
+    so is that of a peer whom the lot drew for no group and whose work no owner brought along."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -153,8 +154,12 @@ class ExchangeConfig:
     """Longest wait for the proposer's proposal and for the votes on it, each."""
     max_owners: int = 64
     """Owners of one slice, and of the common part, that average together in a round. If more peers hold it, they take
-    turns by lot, so that messages and bytes of a round do not grow with the swarm. Larger groups waste less of the
-    others' work and send more messages."""
+    turns by lot, so that messages and bytes of a round do not grow with the swarm, and owners bring others' work along.
+    Larger groups send more messages."""
+    max_constituents: int = 4
+    """Holders beyond ``max_owners`` whose work each owner of a version averages with its own before it contributes.
+    Each costs that owner one contribution to download, and none to upload. 0: those whom the lot left out work for
+    nothing until they are drawn."""
     max_listed: int = 128
     """Peers whose claims the directory shows at a time, besides newcomers and the owners that certificates name. Where
     more take part, a lot decides every twenty leases who is listed; the others train and follow. So what a peer reads

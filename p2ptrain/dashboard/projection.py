@@ -342,6 +342,7 @@ def _note_text(view: SwarmView, record: Record) -> str:
             | events.StateResumed()
             | events.PeerLost()
             | events.PartLeftOut()
+            | events.WorkEntrusted()
             | events.BranchLost()
             | events.SliceTakenOver()
             | events.TrainingFailed()

@@ -13,7 +13,7 @@ from statistics import median
 from p2ptrain import events
 from p2ptrain.dashboard.projection import PeerView, SwarmView, fold
 from p2ptrain.events import Record
-from p2ptrain.ids import SliceId, Version, counts_rounds
+from p2ptrain.ids import PeerId, SliceId, Version, counts_rounds
 from p2ptrain.report import SwarmReport
 
 _KEPT_COMMITS = 12
@@ -110,6 +110,8 @@ class Seat:
     told: Mapping[SliceId, Version] = field(default_factory=dict)
     """Newest commit in the journals, which may be behind what peers answered when a long one is being read."""
     last_contributors: Mapping[SliceId, tuple[str, ...]] = field(default_factory=dict)
+    entrusted: Mapping[SliceId, tuple[Version, PeerId]] = field(default_factory=dict)
+    """The newest version whose round an owner brought our work to, and that owner."""
     seen: Mapping[str, tuple[float, Version]] = field(default_factory=dict)
     """Peer id -> when, and at which version, it last contributed to a round that we know of."""
     traffic: tuple[TrafficSample, ...] = ()
@@ -194,6 +196,9 @@ def observe_record(seat: Seat, name: str, record: Record) -> Seat:
         case events.RoundStage():
             span = StageSpan(lane=event.slice, stage=_STAGES.get(event.stage, event.stage), begin_s=now_s, end_s=now_s)
             return _with_span(seat, span)
+        case events.WorkEntrusted():
+            entrusted = {**seat.entrusted, event.slice: (event.version, event.delegate)}
+            return replace(seat, entrusted=entrusted)
         case events.RoundVoid():
             return _close(seat, event.slice, now_s)
         case events.UpdateApplied():
@@ -290,7 +295,9 @@ def _committed(seat: Seat, now_s: float, event: events.RoundCommitted) -> Seat:
     if not counts_rounds(event.slice):
         return seat
     commits = (*seat.commits_s, now_s)[-_KEPT_COMMITS:]
-    if me is None or me not in event.contributors:
+    version, delegate = seat.entrusted.get(event.slice, (None, None))
+    ours = {me, delegate} if version == event.version else {me}
+    if me is None or ours.isdisjoint(event.contributors):
         return replace(seat, commits_s=commits, rounds_missed=seat.rounds_missed + (me is not None))
     return replace(
         seat,

@@ -467,12 +467,14 @@ class Peer:
         """What is new, and what of ours is in it."""
         assert replica.owned is not None
         assert replica.certificate is not None
-        value, me = replica.certificate.value, self._identity.peer_id
+        ours = self._swarm.owners[slice_id].contained(replica.certificate)
         bounds = part_bounds(self._plan.numel(slice_id), self._run.exchange.part_elements)
-        contained = [bounds[result.part] for result in value.results if me in result.contributors]
-        tokens = next((c.tokens for c in value.contributions if c.peer == me), None) if contained else None
         return Move(
-            anchor=replica.owned.anchor, version=replica.owned.version, tokens=tokens, contained=tuple(contained)
+            anchor=replica.owned.anchor,
+            version=replica.owned.version,
+            tokens=ours.tokens,
+            contained=tuple(bounds[part] for part in ours.parts),
+            had_place=ours.had_place,
         )
 
     def _complete_if_done(self) -> None:

@@ -21,6 +21,8 @@ from p2ptrain.ids import COMMON, GENESIS, Digest, PeerId, SliceId, Version, frag
 from p2ptrain.model.initial_weights import initial_values
 from p2ptrain.model.slicing import SlicePlan
 from p2ptrain.model.transformer import Transformer
+from p2ptrain.swarm.delegation import whom_to_ask
+from p2ptrain.swarm.electorate import drawn
 from p2ptrain.swarm.error_feedback import (
     EncodedContribution,
     Residual,
@@ -30,7 +32,7 @@ from p2ptrain.swarm.error_feedback import (
     split,
 )
 from p2ptrain.swarm.reduce import part_bounds
-from p2ptrain.swarm.robust import combine
+from p2ptrain.swarm.robust import add_work, combine
 from p2ptrain.swarm.state import OwnedState, PublishedState, genesis, outer_step
 from p2ptrain.training.evaluation import validation_loss
 from p2ptrain.training.footing import Footing, Move, Snapshot, move
@@ -60,6 +62,12 @@ class _Slice:
     """Per owner what was rounded away from its contributions so far."""
     before: PublishedState | None = None
     """The published weights one version earlier, for those who look back."""
+    owners: tuple[PeerId, ...] = ()
+    """Who decided the last version: all, or of more than ``exchange.max_owners`` those whom the lot drew."""
+    contained: frozenset[PeerId] = frozenset()
+    """Whose work the last version contains."""
+    placed: frozenset[PeerId] = frozenset()
+    """Whose work it could have contained."""
 
 
 class VirtualSwarm:
@@ -249,6 +257,8 @@ class VirtualSwarm:
             for name, published in (("published", state.published), ("before", state.before)):
                 if published is not None:
                     tensors[f"slice.{slice_id}.{name}"] = torch.from_numpy(published.bits.view(np.int16).copy())
+            for name, chosen in (("owners", state.owners), ("contained", state.contained), ("placed", state.placed)):
+                tensors[f"slice.{slice_id}.{name}"] = torch.tensor([peer in chosen for peer in sorted(state.residuals)])
             for peer, residual in state.residuals.items():
                 tensors[f"residual.{slice_id}.{peer}"] = torch.from_numpy(np.concatenate(residual))
         for peer, inner in self._inner.items():
@@ -258,12 +268,16 @@ class VirtualSwarm:
                 tensors[f"local.{peer}.{slice_id}"] = torch.from_numpy(inner.local_values(slice_id))
             for slice_id, footing in self._footings[peer].items():
                 tensors[f"tokens.{peer}.{slice_id}"] = torch.tensor(footing.tokens)
+                tensors[f"since.{peer}.{slice_id}"] = torch.tensor(footing.since)
             for slice_id, steps in self._unmerged[peer].items():
                 tensors[f"unmerged.{peer}.{slice_id}"] = torch.tensor(steps)
                 if slice_id in inner.owned:
                     sent = self._footings[peer][slice_id].snapshots[-1]
                     tensors[f"sent.{peer}.{slice_id}"] = torch.from_numpy(sent.values)
                     tensors[f"sent_tokens.{peer}.{slice_id}"] = torch.tensor(sent.tokens)
+                    if peer not in self._slices[slice_id].contained:
+                        anchor = self._footings[peer][slice_id].anchor
+                        tensors[f"anchor.{peer}.{slice_id}"] = torch.from_numpy(anchor.copy())
         return save(tensors)
 
     def restore(self, saved: bytes) -> None:
@@ -276,6 +290,9 @@ class VirtualSwarm:
             state.published = PublishedState.of(state.owned.version, bits)
             if (earlier := tensors.get(f"slice.{slice_id}.before")) is not None:
                 state.before = PublishedState.of(Version(self.version - 1), earlier.numpy().view(np.uint16))
+            state.owners = self._chosen(tensors[f"slice.{slice_id}.owners"], state)
+            state.contained = frozenset(self._chosen(tensors[f"slice.{slice_id}.contained"], state))
+            state.placed = frozenset(self._chosen(tensors[f"slice.{slice_id}.placed"], state))
             for peer in state.residuals:
                 residual = tensors[f"residual.{slice_id}.{peer}"].numpy()
                 state.residuals[peer] = split(residual, part_bounds(residual.size, self.run.exchange.part_elements))
@@ -298,40 +315,99 @@ class VirtualSwarm:
         """What ``swarm.owner`` does in a round that nobody drops out of."""
         state, exchange = self._slices[slice_id], self.run.exchange
         codec, bounds = exchange.codec, part_bounds(state.owned.numel, exchange.part_elements)
+        most, lot = exchange.max_owners, state.owned.digest
+        state.owners = drawn(state.residuals, present=state.owners, most=most, lot=lot)
+        delegates = self._delegates(state)
         sent: dict[PeerId, EncodedContribution] = {}
-        tokens: dict[PeerId, int] = {}
-        for peer, residual in state.residuals.items():
-            local, footing = self._inner[peer].local_values(slice_id), self._footings[peer][slice_id]
-            self._footings[peer][slice_id] = footing.cut_off(local)
-            tokens[peer] = footing.tokens
-            if footing.tokens > 0:
-                gradient = pseudo_gradient(footing.anchor, local)
-                if peer in self._lies:
-                    gradient = self._lies[peer](gradient)
-                sent[peer] = encode_contribution(codec, gradient, residual, bounds)
-        assert sent, f"nobody trained slice {slice_id}"
+        weights: dict[PeerId, int] = {}
+        for owner in state.owners:
+            tokens, with_others = self._contribution(owner, slice_id, [p for p, d in delegates.items() if d == owner])
+            sent |= with_others
+            if tokens > 0:
+                weights[owner] = tokens
+        state.placed = frozenset([*state.owners, *delegates])
+        for peer in state.residuals.keys() - state.placed:
+            self._cut_off(peer, slice_id)
+        assert weights, f"nobody trained slice {slice_id}"
         averages = []
-        for part, (start, stop) in enumerate(bounds):
-            arrived = {peer: (tokens[peer], decode(codec, c.parts[part], stop - start)) for peer, c in sent.items()}
+        for number, (start, stop) in enumerate(bounds):
+            arrived = {p: (t, decode(codec, sent[p].parts[number], stop - start)) for p, t in weights.items()}
             averages.append(encode(codec, combine(exchange.averaging, arrived).mean))
         staged = outer_step(state.owned, state.published, averages, bounds, codec, self._rules[slice_id])
         for peer, contribution in sent.items():
             state.residuals[peer] = keep_rounded_away(state.residuals[peer], contribution, range(len(bounds)))
         if self._look_back:
             state.before = state.published
-        state.owned, state.published = staged.owned, staged.published
+        state.owned, state.published, state.contained = staged.owned, staged.published, frozenset(sent)
+
+    def _contribution(
+        self, owner: PeerId, slice_id: SliceId, constituents: Sequence[PeerId]
+    ) -> tuple[int, dict[PeerId, EncodedContribution]]:
+        """An owner's tokens with those of its constituents, and what it and each of them has sent."""
+        state, exchange = self._slices[slice_id], self.run.exchange
+        codec, bounds = exchange.codec, part_bounds(state.owned.numel, exchange.part_elements)
+        sent: dict[PeerId, EncodedContribution] = {}
+        handed: dict[PeerId, int] = {}
+        for peer in constituents:
+            tokens, gradient = self._cut_off(peer, slice_id)
+            if tokens > 0:
+                handed[peer] = tokens
+                sent[peer] = encode_contribution(codec, gradient, state.residuals[peer], bounds)
+
+        def part(peer: PeerId, index: int) -> Float32:
+            start, stop = bounds[index]
+            return decode(codec, sent[peer].parts[index], stop - start)
+
+        tokens, gradient = self._cut_off(owner, slice_id)
+        if handed and tokens > 0:
+            brought, _ = add_work(gradient, tokens, handed, bounds, part)
+            tokens += sum(handed[peer] for peer in brought)
+            sent = {peer: sent[peer] for peer in brought}
+        else:
+            sent = {}
+        if tokens > 0:
+            sent[owner] = encode_contribution(codec, gradient, state.residuals[owner], bounds)
+        return tokens, sent
+
+    def _cut_off(self, peer: PeerId, slice_id: SliceId) -> tuple[int, Float32]:
+        """Tokens and pseudo-gradient of what the peer contributes."""
+        local, footing = self._inner[peer].local_values(slice_id), self._footings[peer][slice_id]
+        self._footings[peer][slice_id] = footing.cut_off(local)
+        gradient = pseudo_gradient(footing.anchor, local)
+        if peer in self._lies and footing.tokens > 0:
+            gradient = self._lies[peer](gradient)
+        return footing.tokens, gradient
+
+    def _delegates(self, state: _Slice) -> dict[PeerId, PeerId]:
+        """Who brings the work of those who were not drawn; nobody, where all places are taken."""
+        places = dict.fromkeys(state.owners, self.run.exchange.max_constituents)
+        delegates = {}
+        for peer in sorted(state.residuals.keys() - places.keys()):
+            for owner in whom_to_ask(peer, state.owners, lot=state.owned.digest):
+                if places[owner]:
+                    places[owner] -= 1
+                    delegates[peer] = owner
+                    break
+        return delegates
+
+    def _chosen(self, flags: torch.Tensor, state: _Slice) -> tuple[PeerId, ...]:
+        """Who of a slice's holders has a flag in a file."""
+        return tuple(peer for peer, is_one in zip(sorted(state.residuals), flags.tolist(), strict=True) if is_one)
 
     def _no_residual(self, numel: int) -> Residual:
         return no_residual(part_bounds(numel, self.run.exchange.part_elements))
 
     def _restored(self, peer: PeerId, slice_id: SliceId, tensors: Mapping[str, torch.Tensor]) -> Footing:
-        """Between two rounds: on the anchor, or with a snapshot that the anchor contains."""
+        """Between two rounds: on the anchor, or with a snapshot of what was sent."""
         owned, tokens = self._slices[slice_id].owned, int(tensors[f"tokens.{peer}.{slice_id}"])
+        since = Version(int(tensors[f"since.{peer}.{slice_id}"]))
         if slice_id not in self._unmerged[peer]:
-            return Footing.on(owned.anchor, owned.version).trained(tokens)
+            return Footing(anchor=owned.anchor, version=owned.version, since=since, tokens=tokens)
         sent = Snapshot(tensors[f"sent.{peer}.{slice_id}"].numpy(), int(tensors[f"sent_tokens.{peer}.{slice_id}"]))
         before = Version(owned.version - 1)
-        return Footing(anchor=sent.values, version=before, since=before, tokens=tokens, snapshots=(sent,))
+        # Where the new anchor contains what was sent, the one before is not looked at.
+        anchor = tensors.get(f"anchor.{peer}.{slice_id}", tensors[f"sent.{peer}.{slice_id}"]).numpy()
+        return Footing(anchor=anchor, version=before, since=since, tokens=tokens, snapshots=(sent,))
 
     def _seen(self, state: _Slice) -> Float32:
         """What non-owners compute with."""
@@ -349,12 +425,14 @@ class VirtualSwarm:
             if slice_id not in footings:
                 inner.replace(slice_id, self._seen(state))
                 continue
-            tokens = footings[slice_id].snapshots[-1].tokens
+            is_contained = peer in state.contained
+            tokens = footings[slice_id].snapshots[-1].tokens if is_contained else 0
             to = Move(
                 anchor=state.owned.anchor,
                 version=state.owned.version,
                 tokens=tokens or None,
                 contained=[(0, state.owned.numel)] if tokens else (),
+                had_place=peer in state.placed,
             )
             moved = move(footings[slice_id], inner.local_values(slice_id), to, self.run.overlap)
             footings[slice_id] = moved.footing

@@ -2,10 +2,12 @@
 
 import asyncio
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, TypeVar
+
+_T = TypeVar("_T")
 
 
-def begin_beside(group: asyncio.TaskGroup, work: Coroutine[Any, Any, None]) -> asyncio.Task[None] | None:
+def begin_beside(group: asyncio.TaskGroup, work: Coroutine[Any, Any, _T]) -> asyncio.Task[_T] | None:
     """Begin ``work`` in the group, or nothing where the group ends: messages may still come while a peer does."""
     try:
         return group.create_task(work)

@@ -17,7 +17,7 @@ from p2ptrain.swarm.round_commands import Promise
 from p2ptrain.swarm.state import OuterRule, OwnedState, PublishedState
 from p2ptrain.wire.blobs import BlobExchange
 from p2ptrain.wire.libp2p import Libp2pNode
-from p2ptrain.wire.messages import Accepted, Certificate, RoundMessage
+from p2ptrain.wire.messages import Accepted, Certificate, Entrust, RoundMessage
 
 
 class Listener(Protocol):
@@ -82,6 +82,29 @@ class Caller(Protocol):
 
     def announce(self, slice_id: SliceId) -> None:
         """Spread the news of a commit."""
+
+    async def entrust(self, owner: PeerId, request: Entrust) -> bool:
+        """Whether the owner has a place for us, or takes what we hand over.
+
+        Raises:
+            PeerUnreachable: it may never have heard of it.
+        """
+
+    async def tell_constituent(
+        self, peer: PeerId, slice_id: SliceId, version: Version, *, cut_off_within_s: float = 0.0, tokens: int = 0
+    ) -> bool:
+        """Ask a holder that has a place with us for its work, or tell it what has become of it; whether it is ours.
+
+        Args:
+            peer: the holder.
+            slice_id: the slice.
+            version: that the round would commit.
+            cut_off_within_s: it is to end its inner steps within so long; 0 asks for nothing.
+            tokens: of our contribution, which its work is part of; 0: of none so far.
+
+        Raises:
+            PeerUnreachable: it may never have heard of it.
+        """
 
 
 @dataclass(kw_only=True)

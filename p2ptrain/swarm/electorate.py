@@ -2,8 +2,9 @@
 
 Everybody owns the common part, and a popular slice has many replicas. A group's messages grow with its size, so it is
 bounded by the manifest's ``exchange.max_owners``, and the lot decides. Those who are not drawn hold the slice's state
-all the same, follow its commits, keep their local progress and take their turn. A bare majority of a group stays
-from one version to the next, so that those who certainly have the new state can go on without the newly drawn.
+all the same, follow its commits, have their work brought along by an owner (swarm/delegation.py) and take their turn.
+A bare majority of a group stays from one version to the next, so that those who certainly have the new state can go on
+without the newly drawn.
 
 The choice is part of the value that the group signs: nobody has to compute the same one. Where there is no value to say
 who the owners are (version 0, or a majority is gone), everybody draws by the same hash from the claims that it sees.

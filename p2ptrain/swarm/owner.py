@@ -28,6 +28,8 @@ from p2ptrain.swarm.beside import begin_beside
 from p2ptrain.swarm.catch_up import catch_up, fetch_owned, fetch_results, head_of
 from p2ptrain.swarm.certificates import check_certificate, check_vote, sign_vote
 from p2ptrain.swarm.context import Context, Past, Replica
+from p2ptrain.swarm.deadlines import MIN_MEASURED
+from p2ptrain.swarm.delegation import Contained, Delegation
 from p2ptrain.swarm.error_feedback import (
     EncodedContribution,
     Residual,
@@ -39,10 +41,11 @@ from p2ptrain.swarm.error_feedback import (
 from p2ptrain.swarm.history import History
 from p2ptrain.swarm.part_averages import PartAverage, PartAverages
 from p2ptrain.swarm.plausible import check_plausible
+from p2ptrain.swarm.proposing import guests
 from p2ptrain.swarm.served_state import ServedState
 from p2ptrain.swarm.state import OwnedState, StagedState, outer_step
 from p2ptrain.swarm.why import SliceSituation
-from p2ptrain.wire.codec import Float32
+from p2ptrain.wire.codec import Float32, encoded_bytes
 from p2ptrain.wire.messages import (
     Accepted,
     Ballot,
@@ -51,6 +54,7 @@ from p2ptrain.wire.messages import (
     Certificate,
     Committed,
     Contribution,
+    Entrust,
     PartResult,
     RoundMessage,
     Value,
@@ -58,6 +62,10 @@ from p2ptrain.wire.messages import (
 
 _LIE_WEIGHT = 8
 """Strikes for a wrong average, which no bug or bad line makes: enough to be cut off at once."""
+_PATIENCE_SHARE = 0.5
+"""Of what a ready owner waits for the others, how long each of these may wait for its constituents."""
+_FIRST_PATIENCE_S = 2.0
+"""The same, beside the transfer, while we have measured too few rounds to know what the others wait."""
 _DELIVER_AGAIN_S = 1.0
 _MAX_DELIVER_AGAIN_S = 5.0
 """As long as p2pd dials nobody anew to whom a call has failed."""
@@ -127,6 +135,7 @@ class SliceOwner:
         self._one_promise_at_a_time = asyncio.Lock()
         self._promised: tuple[rounds.Promise, asyncio.Future[bool]] | None = None
         """Our last promise, and whether the disk took it."""
+        self._delegation = Delegation(context, slice_id, self._spawn)
         self._served = ServedState(context.blobs.store, slice_id)
         self._serve_state()
         if accepted:
@@ -166,6 +175,7 @@ class SliceOwner:
     async def run(self) -> None:
         """Drive the rounds until cancelled."""
         async with asyncio.TaskGroup() as self._group:
+            self._take_place()
             while True:
                 self._handle(await self._next_event())
 
@@ -211,21 +221,66 @@ class SliceOwner:
             loss_nats: mean training loss since the last round.
             beside: version of the common part that the same cut-off goes into; ``GENESIS`` if that means nothing.
         """
-        contribution = None
-        self._pending = _Pending(clock.monotonic_s())
-        if tokens > 0:
+        contribution: Contribution | None = None
+        sent: EncodedContribution | None = None
+        refs: tuple[BlobRef, ...] = ()
+        pending = self._pending = _Pending(clock.monotonic_s())
+        brought = await self._delegation.bring(pseudo_gradient, tokens, loss_nats, self._patience_s)
+        if brought.tokens > 0 and self._pending is pending:
             try:
-                sent, refs = await asyncio.to_thread(self._encoded, pseudo_gradient, self._residual)
+                sent, refs = await asyncio.to_thread(self._encoded, brought.pseudo_gradient, self._residual)
             except NonFiniteUpdate as error:
                 self._pending = None
                 self._settle_void(f"the pseudo-gradient is withheld: {error}")
                 return
+        if self._pending is not pending:
+            return  # the others have committed meanwhile, and our work stays in our weights
+        if sent:
             for part, ref in zip(sent.parts, refs, strict=True):
                 self._context.blobs.store.hold(self._contribution_label, part, sha256=ref.sha256)
             up_mbps, down_mbps = self._context.line_mbps(self.slice)
-            contribution = Contribution(self._context.me, tokens, loss_nats, refs, up_mbps, down_mbps)
-            self._pending = _Pending(clock.monotonic_s(), sent)
-        self._queue.put_nowait(rounds.CutOff(contribution, beside))
+            contribution = Contribution(self._context.me, brought.tokens, brought.loss_nats, refs, up_mbps, down_mbps)
+            pending = self._pending = _Pending(clock.monotonic_s(), sent)
+        self._delegation.contributed(brought)
+        # Whoever has a place in the group by now contributes nothing by way of another, or it would count twice.
+        handing = self._delegation.hand_over(None if self._has_place else contribution)
+        if self._has_place:
+            self._spawn(handing)
+        elif await handing:
+            contribution = None
+        if self._pending is pending:
+            self._queue.put_nowait(rounds.CutOff(contribution, beside))
+
+    def contained(self, certificate: Certificate) -> Contained:
+        """What of our work a version contains; asked while its commit is told, and not later."""
+        return self._delegation.contained(certificate)
+
+    def entrusted(self, sender: PeerId, request: Entrust) -> str:
+        """A holder wants us to bring its work along; why not, or nothing if we do.
+
+        Raises:
+            BadMessage: what it hands over cannot be a contribution to this slice.
+        """
+        s = self._state
+        if s.me not in s.ballot.members:
+            return "only owners bring the work of others along"
+        if sender not in s.claims or sender in s.ballot.members or sender in guests(s):
+            return "only of holders of the slice without a place in the group is work brought along"
+        return self._delegation.entrusted(sender, request)
+
+    def heard_from_delegate(self, sender: PeerId, version: Version, *, cut_off_within_s: float, tokens: int) -> bool:
+        """An owner asks for our work, or tells us that its contribution has it; False: we are not its constituent.
+
+        Arguments as of ``Caller.tell_constituent``.
+        """
+        if not self._delegation.has_delegate(sender, version):
+            return False
+        if tokens:
+            self._delegation.is_brought(sender, tokens)
+        elif cut_off_within_s > 0 and not self.is_averaging:
+            within_s = min(cut_off_within_s, self._context.exchange.gather_timeout_s)
+            self._context.listener.cut_off_wanted(self.slice, within_s)
+        return True
 
     @property
     def is_averaging(self) -> bool:
@@ -269,6 +324,36 @@ class SliceOwner:
             self._staged = staged
         for command in commands:
             self._carry_out(command)
+        self._take_place()
+
+    @property
+    def _patience_s(self) -> float:
+        """How long to wait for constituents from now on: the other owners may wait for us already."""
+        s, now_s = self._state, clock.monotonic_s()
+        waits_since_s = now_s if s.first_ready_s is None else s.first_ready_s
+        patience_s = _PATIENCE_SHARE * s.gather_limit.seconds
+        if len(s.durations.gather) < MIN_MEASURED:  # those who have measured more will not wait for so long
+            up_mbps, _ = self._context.line_mbps(self.slice)
+            megabits = 8e-6 * encoded_bytes(self._context.exchange.codec, self._context.numel[self.slice])
+            patience_s = min(patience_s, _FIRST_PATIENCE_S + (megabits / up_mbps if up_mbps else 0.0))
+        return max(0.0, waits_since_s + patience_s - now_s)
+
+    @property
+    def _has_place(self) -> bool:
+        """Whether the group counts us in, as a member or as a guest."""
+        s = self._state
+        return s.me in s.ballot.members or s.me in guests(s)
+
+    def _take_place(self) -> None:
+        """Once a version has begun: as an owner bring others' work along, without a place among them find who does."""
+        s = self._state
+        if self._delegation.next == (s.version, s.head.value_hash):
+            return
+        has_place = self._has_place
+        self._delegation.begin(s.version, s.head.value_hash, has_place=has_place)
+        if not has_place and self._context.is_listed and self._context.exchange.max_constituents:
+            claims = self._context.claims
+            self._delegation.look_for_delegate([m for m in s.ballot.members if m in claims and not claims[m].is_away])
 
     def _carry_out(self, command: rounds.Command) -> None:
         match command:
@@ -279,6 +364,7 @@ class SliceOwner:
                     self._spawn(self._deliver_as_promised(peer, message, promised))
             case rounds.AskCutOff(within_s):
                 self._context.listener.cut_off_wanted(self.slice, within_s)
+                self._delegation.ask_for_work(self._patience_s)
             case rounds.Reduce(parts, contributions, within_s):
                 for part in parts:
                     averaging = functools.partial(self._averages.reduce, part, contributions, within_s)
@@ -489,9 +575,7 @@ class SliceOwner:
         """The codec's error is not lost: see ``error_feedback``."""
         if self._pending is None or self._pending.sent is None:
             return
-        results = certificate.value.results
-        used = {part for part, result in enumerate(results) if self._context.me in result.contributors}
-        self._residual = keep_rounded_away(self._residual, self._pending.sent, used)
+        self._residual = keep_rounded_away(self._residual, self._pending.sent, self.contained(certificate).parts)
 
     async def _catch_up(self, peer: PeerId) -> None:
         try:
@@ -510,7 +594,7 @@ class SliceOwner:
             if is_ours:  # a guest's, or one that the others committed without our vote
                 self._keep_what_was_rounded_away(step.certificate)
             self._move(step.certificate, step.replica, step.blobs)
-            if is_ours and any(c.peer == self._context.me for c in step.certificate.value.contributions):
+            if is_ours and self.contained(step.certificate).parts:
                 self._tell_of_commit(step.certificate)
         if certificates and not steps and not rounds.Head.of(certificates[-1]).outranks(self._state.head):
             self._tell_head(peer)
@@ -586,8 +670,8 @@ class SliceOwner:
         staged = outer_step(owned, replica.published, averages, bounds, context.exchange.codec, context.outer)
         return staged, BlobRef.of(staged.update)
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        begin_beside(self._group, work)
+    def _spawn(self, work: Coroutine[Any, Any, Any]) -> "asyncio.Task[Any] | None":
+        return begin_beside(self._group, work)
 
     @property
     def _contribution_label(self) -> str:

@@ -6,12 +6,13 @@ bitwise the same on another processor: owners take the reducer's encoded bytes, 
 
 import math
 import statistics
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from p2ptrain.config.schema import Averaging
+from p2ptrain.errors import BadMessage
 from p2ptrain.ids import PeerId
 from p2ptrain.swarm.reduce import weighted_mean
 from p2ptrain.wire.codec import Float32
@@ -95,6 +96,51 @@ def centered_clip(values: Float32) -> Float32:
         scales = np.minimum(1.0, radius / np.maximum(distances, np.finfo(np.float64).tiny)).astype(np.float32)
         centre = centre + (apart * scales[:, None]).mean(axis=0, dtype=np.float32)
     return centre
+
+
+def add_work(
+    values: Float32,
+    tokens: int,
+    others: Mapping[PeerId, int],
+    bounds: Sequence[tuple[int, int]],
+    part: Callable[[PeerId, int], Float32],
+) -> tuple[tuple[PeerId, ...], Mapping[PeerId, str]]:
+    """Make a pseudo-gradient the mean, by tokens, of itself and those of others; who is in it, and who is not and why.
+
+    Who has one part that is not finite, or far larger than ours, is left out of all: else the group would leave out
+    what we bring, and the others' work with it.
+
+    Args:
+        values: our own pseudo-gradient, shape [numel], float32; changed in place.
+        tokens: of ours, positive.
+        others: tokens of each, positive.
+        bounds: first and last + 1 element of each part.
+        part: somebody's part by its number, shape [elements of the part], float32; may raise BadMessage. Called twice
+            for each, so that no more than one part of all has to be held.
+    """
+    left_out: dict[PeerId, str] = {}
+    whole = _norm(values)
+    for index, (start, stop) in enumerate(bounds):
+        usual = _norm(values[start:stop]) or whole
+        for peer in others.keys() - left_out.keys():
+            longer = min(max(others[peer] / tokens, 1.0), _MAX_LONGER)
+            try:
+                norm = _norm(part(peer, index))
+            except BadMessage as error:
+                left_out[peer] = str(error)
+                continue
+            if not math.isfinite(norm):
+                left_out[peer] = "its part has NaN or infinity"
+            elif norm > MAX_NORM_RATIO * longer * usual:
+                left_out[peer] = f"its part's norm is {norm / usual if usual else math.inf:.0f}x ours"
+    brought = tuple(sorted(others.keys() - left_out.keys()))
+    total = tokens + sum(others[peer] for peer in brought)
+    for index, (start, stop) in enumerate(bounds):
+        mean = values[start:stop]
+        mean *= np.float32(tokens / total)
+        for peer in brought:
+            mean += part(peer, index) * np.float32(others[peer] / total)
+    return brought, left_out
 
 
 def _conspicuous(parts: Mapping[PeerId, tuple[int, Float32]]) -> dict[PeerId, str]:

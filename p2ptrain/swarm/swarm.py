@@ -22,7 +22,7 @@ from p2ptrain.events import (
     SliceTakenOver,
     StateMissing,
 )
-from p2ptrain.ids import COMMON, PeerId, SliceId, slice_of, slice_order
+from p2ptrain.ids import COMMON, PeerId, SliceId, Version, slice_of, slice_order
 from p2ptrain.swarm.answers import CALL_TIMEOUT_S, HEADS, STATUS, Condition, Part, heads_reply, status_reply
 from p2ptrain.swarm.assignment import Assignment
 from p2ptrain.swarm.beside import begin_beside
@@ -39,10 +39,12 @@ from p2ptrain.swarm.pacing import newcomers_need_s
 from p2ptrain.swarm.roster import Roster, look_interval_s
 from p2ptrain.swarm.spread import FAN_OUT, some, whom_to_tell
 from p2ptrain.wire.codec import encoded_bytes
-from p2ptrain.wire.messages import Certificate, Committed, RoundMessage
+from p2ptrain.wire.messages import Certificate, Committed, Entrust, RoundMessage
 from p2ptrain.wire.v1 import peer_pb2 as pb
 
 ROUND = "p2ptrain/1/round"
+ENTRUST = "p2ptrain/1/entrust"
+DELEGATE = "p2ptrain/1/delegate"
 _PULL_EVERY_S = 2.0
 _MAX_PAGES = 64
 _MOST_ASKED = 64
@@ -95,6 +97,8 @@ class Swarm:
         node = self._context.node
         await self._context.blobs.start()
         await node.serve(ROUND, pb.RoundMessage, self._on_round_message)
+        await node.serve(ENTRUST, pb.EntrustRequest, self._on_entrust)
+        await node.serve(DELEGATE, pb.DelegateNews, self._on_delegate_news)
         await node.serve(HEADS, pb.HeadsRequest, self._on_heads)
         await node.serve(STATUS, pb.StatusRequest, self._on_status)
 
@@ -319,6 +323,26 @@ class Swarm:
         for peer in told:
             self._spawn(self._tell(peer, message))
 
+    async def entrust(self, owner: PeerId, request: Entrust) -> bool:
+        """Whether the owner has a place for us, or takes what we hand over.
+
+        Raises:
+            PeerUnreachable: it may never have heard of it.
+        """
+        call, reply_type = self._context.node.call, pb.EntrustReply
+        reply = await call(owner, ENTRUST, request.to_pb(), reply_type, timeout_s=CALL_TIMEOUT_S)
+        return not reply.refusal
+
+    async def tell_constituent(
+        self, peer: PeerId, slice_id: SliceId, version: Version, *, cut_off_within_s: float = 0.0, tokens: int = 0
+    ) -> bool:
+        """Ask a holder that has a place with us for its work, or tell it what has become of it; see ``Caller``."""
+        news = pb.DelegateNews(
+            run=self._context.run, slice=slice_id, version=version, cut_off_within_s=cut_off_within_s, tokens=tokens
+        )
+        ack = await self._context.node.call(peer, DELEGATE, news, pb.Ack, timeout_s=CALL_TIMEOUT_S)
+        return not ack.refusal
+
     def _refuse(self, peer: PeerId, reason: str) -> None:
         """What a peer sent breaks the protocol: say so, and stop listening to it when that goes on."""
         self._context.events.emit(Refused(peer=peer, reason=reason))
@@ -345,6 +369,26 @@ class Swarm:
             self._refuse(sender, str(error))
             return pb.Ack(refusal=str(error))
         return pb.Ack()
+
+    async def _on_entrust(self, sender: PeerId, request: pb.EntrustRequest) -> pb.EntrustReply:
+        try:
+            entrust = Entrust.from_pb(request)
+            owner = self.owners.get(entrust.slice)
+            if entrust.run != self._context.run or owner is None:
+                return pb.EntrustReply(refusal=f"this peer does not own slice {request.slice[:64]} of such a run")
+            return pb.EntrustReply(refusal=owner.entrusted(sender, entrust))
+        except BadMessage as error:
+            self._refuse(sender, str(error))
+            return pb.EntrustReply(refusal=str(error))
+
+    async def _on_delegate_news(self, sender: PeerId, news: pb.DelegateNews) -> pb.Ack:
+        owner = self.owners.get(SliceId(news.slice))
+        if news.run != self._context.run or owner is None:
+            return pb.Ack(refusal=f"this peer does not own slice {news.slice[:64]} of such a run")
+        is_ours = owner.heard_from_delegate(
+            sender, Version(news.version), cut_off_within_s=news.cut_off_within_s, tokens=news.tokens
+        )
+        return pb.Ack(refusal="" if is_ours else "you bring no work of this peer to that version")
 
     async def _on_heads(self, sender: PeerId, request: pb.HeadsRequest) -> pb.HeadsReply:
         if request.run != self._context.run:

@@ -70,6 +70,8 @@ class Move:
     """Of our contribution that the new anchor contains; None: it contains none."""
     contained: Sequence[tuple[int, int]] = ()
     """Where it contains it: first and last + 1 element of each part."""
+    had_place: bool = True
+    """Whether its round could have contained any: False where the lot left us out and nobody brought our work."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,7 +82,7 @@ class Moved:
     local: np.ndarray
     """Shape [numel], float32."""
     dropped_tokens: int = 0
-    """Of progress that was given up, because it had missed too many versions."""
+    """Of progress that was given up, because it had missed too many versions, or one in which it had no place."""
 
 
 def move(footing: Footing, local: np.ndarray, to: Move, rule: OverlapConfig) -> Moved:
@@ -101,7 +103,9 @@ def move(footing: Footing, local: np.ndarray, to: Move, rule: OverlapConfig) -> 
         # What lay between is unknown and may contain the contribution: rather lose it than count it twice.
         used, contained = len(footing.snapshots) - 1, [(0, local.size)]
     if used is None:
-        if footing.tokens and to.version - footing.since > rule.max_stale_rounds:
+        # Rounds that we are no part of come many in a row: what is kept over them does harm (docs/results/lot.md).
+        is_too_old = not to.had_place or to.version - footing.since > rule.max_stale_rounds
+        if footing.tokens and is_too_old:
             return Moved(Footing.on(to.anchor, to.version), to.anchor, dropped_tokens=footing.tokens)
         sent, later = Snapshot(footing.anchor, 0), footing.snapshots
         contained, since = (), footing.since

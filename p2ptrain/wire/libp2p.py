@@ -422,7 +422,8 @@ class Libp2pNode:
         """One request and its reply; at most 4 MiB each.
 
         Raises:
-            PeerUnreachable: the peer cannot be dialled, failed to answer, or took longer than ``timeout_s``.
+            PeerUnreachable: the peer cannot be dialled, failed to answer, took longer than ``timeout_s``, or sent what
+                is no such reply.
         """
         try:
             async with asyncio.timeout(timeout_s):
@@ -430,6 +431,9 @@ class Libp2pNode:
                 reply = await self._p2p.call_protobuf_handler(hivemind_id(peer), name, request, reply_type)
         except CALL_FAILED as error:
             raise PeerUnreachable(f"{short(peer)} did not answer {name}: {error or 'no answer in time'}") from error
+        except DecodeError as error:
+            self.door.accuse(peer, f"its answer to {name} is none")
+            raise PeerUnreachable(f"{short(peer)} did not answer {name}, but sent something else") from error
         assert isinstance(reply, reply_type)
         self._count_received(reply.ByteSize())
         return reply

@@ -364,6 +364,51 @@ class RoundMessage:
         return cls(RunId(m.run), SliceId(m.slice), Version(m.version), _ballot_from_pb(m.ballot), body)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Entrust:
+    """A holder that was not drawn asks an owner to bring its work along, or hands it over."""
+
+    run: RunId
+    slice: SliceId
+    version: Version
+    """That the round would commit."""
+    previous: Digest | None
+    """As in ``Ready``."""
+    is_cut_off: bool = False
+    """False: asks for a place, and what there is to add comes later."""
+    contribution: Contribution | None = None
+    """None at a cut-off: has nothing to add."""
+
+    def to_pb(self) -> pb.EntrustRequest:
+        """The protobuf form."""
+        m = pb.EntrustRequest(
+            run=self.run,
+            slice=self.slice,
+            version=self.version,
+            previous_sha256=bytes.fromhex(self.previous or ""),
+            cut_off=self.is_cut_off,
+        )
+        if self.contribution:
+            m.contribution.CopyFrom(_contribution_to_pb(self.contribution))
+        return m
+
+    @classmethod
+    def from_pb(cls, m: pb.EntrustRequest) -> "Entrust":
+        """The request in its protobuf form.
+
+        Raises:
+            BadMessage: a field is malformed or beyond its limit.
+        """
+        return cls(
+            run=RunId(m.run),
+            slice=SliceId(m.slice),
+            version=Version(m.version),
+            previous=_digest(m.previous_sha256) if m.previous_sha256 else None,
+            is_cut_off=m.cut_off,
+            contribution=_contribution_from_pb(m.contribution) if m.HasField("contribution") else None,
+        )
+
+
 _M = TypeVar("_M", pb.Ballot, pb.Value, pb.Certificate)
 
 

@@ -17,7 +17,7 @@ from p2ptrain.ids import COMMON, Digest, PeerId, RunId, SliceId, Version
 from p2ptrain.swarm.answers import HEADS, STATUS
 from p2ptrain.swarm.certificates import sign_vote
 from p2ptrain.swarm.head import Head
-from p2ptrain.swarm.swarm import ROUND
+from p2ptrain.swarm.swarm import DELEGATE, ENTRUST, ROUND
 from p2ptrain.wire.blobs import STREAM
 from p2ptrain.wire.messages import Ballot, BlobRef, Certificate, Committed, RoundMessage
 from p2ptrain.wire.v1 import peer_pb2 as pb
@@ -64,6 +64,20 @@ async def attack(hostile: Party, victim: PeerId, run: str) -> int:
         except (DecodeError, UnicodeDecodeError):
             return chance.randbytes(100)
 
+    def entrusted() -> bytes:
+        parts = [pb.BlobRef(sha256=chance.randbytes(32), size_bytes=chance.randrange(2**40)) for _ in range(3)]
+        contribution = pb.Contribution(peer=hostile.peer, tokens=chance.choice([0, 100, 2**63]), parts=parts)
+        whole = pb.EntrustRequest(run=run, slice=COMMON, version=chance.randrange(10), cut_off=chance.random() < 0.5)
+        whole.contribution.CopyFrom(contribution)
+        return whole.SerializeToString()
+
+    def news() -> bytes:
+        within_s = chance.choice([0.0, 1e-9, 1e300, float("inf"), float("nan"), -1.0])
+        tokens = chance.choice([0, 1, 2**64 - 1])
+        version = chance.randrange(10)
+        whole = pb.DelegateNews(run=run, slice=COMMON, version=version, cut_off_within_s=within_s, tokens=tokens)
+        return whole.SerializeToString()
+
     streams = []
     for _ in range(80):
         _, reader, writer = await client.stream_open(to, (STREAM,))
@@ -72,10 +86,11 @@ async def attack(hostile: Party, victim: PeerId, run: str) -> int:
     await call(ROUND, b"\xff" * (5 * 1024 * 1024))
     until_s = time.monotonic() + ATTACK_S
     while time.monotonic() < until_s or made < ENOUGH_CALLS:
-        garbage = [
-            call(chance.choice([ROUND, HEADS, STATUS]), chance.randbytes(chance.randrange(500))) for _ in range(20)
-        ]
+        names = [ROUND, HEADS, STATUS, ENTRUST, DELEGATE]
+        garbage = [call(chance.choice(names), chance.randbytes(chance.randrange(500))) for _ in range(20)]
         untimely = [call(ROUND, message()) for _ in range(60)]
+        untimely += [call(ENTRUST, entrusted()) for _ in range(10)]
+        untimely += [call(DELEGATE, news()) for _ in range(10)]
         flood = [call(STATUS, pb.StatusRequest(run=run).SerializeToString()) for _ in range(60)]
         await asyncio.gather(*garbage, *untimely, *flood)
     for _, writer in streams:

@@ -14,7 +14,7 @@ import numpy as np
 
 from p2ptrain import clock
 from p2ptrain.config.schema import ExchangeConfig
-from p2ptrain.errors import BlobUnavailable
+from p2ptrain.errors import BlobUnavailable, PeerUnreachable
 from p2ptrain.events import Event, EventBus
 from p2ptrain.identity.keys import Identity
 from p2ptrain.ids import PeerId, RunId, SliceId, Version
@@ -27,7 +27,7 @@ from p2ptrain.swarm.state import genesis
 from p2ptrain.wire.blobs import BlobStore
 from p2ptrain.wire.codec import Float32
 from p2ptrain.wire.doorkeeper import Doorkeeper
-from p2ptrain.wire.messages import BlobRef, Certificate, RoundMessage
+from p2ptrain.wire.messages import BlobRef, Certificate, Entrust, RoundMessage
 
 RUN = RunId("ab" * 32)
 SLICE = SliceId("0")
@@ -99,7 +99,7 @@ class Hand:
 
     async def deliver(self, peer: PeerId, message: RoundMessage) -> bool:
         if self._group.passes(self.peer, peer, message):
-            self._group.hands[peer].owner.heard(self.peer, message)
+            self._group.hands[peer].owner.heard(self.peer, RoundMessage.from_pb(message.to_pb()))
         return True  # what is lost on the way is not noticed
 
     async def newer_certificates(self, peer: PeerId, have: Mapping[SliceId, int]) -> list[Certificate]:
@@ -110,6 +110,19 @@ class Hand:
 
     def announce(self, slice_id: SliceId) -> None:
         pass
+
+    async def entrust(self, owner: PeerId, request: Entrust) -> bool:
+        if not self._group.is_reachable(self.peer, owner):
+            raise PeerUnreachable(owner)
+        return not self._group.hands[owner].owner.entrusted(self.peer, Entrust.from_pb(request.to_pb()))
+
+    async def tell_constituent(
+        self, peer: PeerId, slice_id: SliceId, version: Version, *, cut_off_within_s: float = 0.0, tokens: int = 0
+    ) -> bool:
+        if not self._group.is_reachable(self.peer, peer):
+            raise PeerUnreachable(peer)
+        owner = self._group.hands[peer].owner
+        return owner.heard_from_delegate(self.peer, version, cut_off_within_s=cut_off_within_s, tokens=tokens)
 
     # As the listener.
 
@@ -129,6 +142,8 @@ class OwnersInMemory:
         identities = [Identity.from_seed(bytes([number]) * 32) for number in range(size)]
         self.hands = {one.peer_id: Hand(self, one, exchange) for one in sorted(identities, key=lambda one: one.peer_id)}
         self.passes: Callable[[PeerId, PeerId, RoundMessage], bool] = lambda sender, to, message: True
+        self.is_reachable: Callable[[PeerId, PeerId], bool] = lambda sender, to: True
+        """For calls between a delegate and its constituents."""
         expires_s = clock.monotonic_s() + EXCHANGE.lease_s
         claims = {peer: Claim(run=RUN, peer=peer, ready=(SLICE,), expires_s=expires_s) for peer in self.hands}
         for hand in self.hands.values():

@@ -262,6 +262,16 @@ async def test_call_to_a_frozen_peer_ends_at_its_deadline(tmp_path: Path) -> Non
         assert 0.4 < time.monotonic() - started_s < PATIENCE_S
 
 
+async def test_an_answer_that_is_none_is_told_from_no_answer_and_ends_nothing(tmp_path: Path) -> None:
+    async def answer(sender: PeerId, request: pb.StatusRequest) -> pb.BlobRef:
+        return pb.BlobRef(sha256=b"\xff\xff")  # where the caller expects a sentence
+
+    async with parties(tmp_path, 2) as (liar, caller):
+        await liar.node.serve("nonsense", pb.StatusRequest, answer)
+        with pytest.raises(PeerUnreachable, match="something else"):
+            await caller.node.call(liar.peer, "nonsense", pb.StatusRequest(), pb.Ack, timeout_s=PATIENCE_S)
+
+
 async def test_answers_that_come_just_at_their_deadline_do_not_deafen_the_caller(tmp_path: Path) -> None:
     async def answer(sender: PeerId, request: pb.StatusRequest) -> pb.Ack:
         await asyncio.sleep(float(request.run))

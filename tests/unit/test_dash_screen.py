@@ -29,6 +29,7 @@ from p2ptrain.events import (
     StateChanged,
     Traffic,
     UpdateApplied,
+    WorkEntrusted,
 )
 from p2ptrain.ids import COMMON, Digest, PeerId, RunId, SliceId, Version
 from p2ptrain.report import SwarmReport
@@ -160,6 +161,17 @@ def test_share_counts_our_tokens_in_committed_rounds_only() -> None:
     assert story.seat.rounds_contributed == 2
     assert story.seat.rounds_missed == 1
     assert story.seat.share() == pytest.approx((400 + 800) / 2000)
+
+
+def test_a_round_to_which_a_delegate_brought_our_work_counts_and_no_other_round_of_it_does() -> None:
+    def brought(version: int) -> WorkEntrusted:
+        return WorkEntrusted(slice=COMMON, version=Version(version), delegate=OTHER, tokens=400)
+
+    story = Story().start().tell(brought(1)).round(1, contributors=[OTHER]).round(2, contributors=[OTHER])
+    assert (story.seat.rounds_contributed, story.seat.rounds_missed) == (1, 1)
+    assert story.seat.share() == pytest.approx(400 / 1000)
+    story.tell(brought(3)).round(3, contributors=[THIRD])
+    assert (story.seat.rounds_contributed, story.seat.rounds_missed) == (1, 2), "the delegate was left out itself"
 
 
 def test_a_past_that_is_read_after_the_others_answered_counts_as_it_would_have_before() -> None:

@@ -127,6 +127,44 @@ def test_overlap_costs_little_of_what_is_learned_and_a_restored_swarm_goes_on_wi
     assert digests(second) == digests(overlaps)
 
 
+def with_lot(places: int, run: RunConfig = RUN) -> RunConfig:
+    """Three owners a version, who bring the work of so many others each."""
+    exchange = replace(run.exchange, codec="float32", max_owners=3, max_constituents=places)
+    return replace(run, exchange=exchange, slicing=replace(run.slicing, slices=1))
+
+
+def test_three_owners_with_places_for_all_decide_what_all_would_have_decided() -> None:
+    few = swarm(with_lot(4), peers=7)
+    everybody = swarm(replace(with_lot(4), exchange=replace(RUN.exchange, codec="float32")), peers=7)
+    for _ in range(3):
+        few.train_round()
+        everybody.train_round()
+    assert all(len(state.owners) == 3 and len(state.contained) == 7 for state in few._slices.values())
+    for slice_id, values in everybody.values(frozenset(everybody.plan.slice_ids)).items():
+        np.testing.assert_allclose(few.values(frozenset(few.plan.slice_ids))[slice_id], values, atol=1e-5)
+
+
+@pytest.mark.parametrize("places", [0, 1])
+@pytest.mark.parametrize("delay_steps", [0, 2])
+def test_who_is_not_drawn_and_finds_no_place_waits_and_a_restored_swarm_goes_on_with_the_same_bits(
+    places: int, delay_steps: int
+) -> None:
+    run = with_lot(places, overlapped(delay_steps))
+    straight, first, second = (swarm(run, peers=7) for _ in range(3))
+    counted = set()
+    for _ in range(6):
+        straight.train_round()
+        counted |= straight._slices[COMMON].contained
+        assert len(straight._slices[COMMON].contained) == 3 + 3 * places
+    assert len(counted) > 3 + 3 * places, "others took their turn"
+    for _ in range(3):
+        first.train_round()
+    second.restore(first.save())
+    for _ in range(3):
+        second.train_round()
+    assert digests(second) == digests(straight)
+
+
 def fragmented(delay_steps: int, fragments: int = 2) -> RunConfig:
     return replace(overlapped(delay_steps), slicing=replace(RUN.slicing, fragments=fragments))
 

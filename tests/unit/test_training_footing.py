@@ -80,6 +80,18 @@ def test_progress_that_missed_too_many_versions_is_dropped_and_said_so() -> None
     assert (moved.local.tolist(), moved.dropped_tokens, moved.footing.tokens) == ([30.0] * 4, 8, 0)
 
 
+def test_progress_for_which_a_round_had_no_place_is_dropped_at_once_and_what_was_contained_before_is_not() -> None:
+    footing, local = trained(Footing.on(ZERO, Version(0)), ZERO, 8)
+    to = Move(anchor=at(10), version=Version(1), had_place=False)
+    moved = move(footing, local, to, SHIFT)
+    assert (moved.local.tolist(), moved.dropped_tokens, moved.footing.tokens) == ([10.0] * 4, 8, 0)
+    assert move(Footing.on(ZERO, Version(0)), ZERO, to, SHIFT).dropped_tokens == 0
+    contained = replace(to, tokens=8, contained=((0, 4),))
+    footing, local = trained(footing.cut_off(local), local, 3)
+    moved = move(footing, local, contained, SHIFT)
+    assert (moved.local.tolist(), moved.dropped_tokens, moved.footing.tokens) == ([13.0] * 4, 0, 3)
+
+
 def test_peer_that_had_nothing_to_contribute_for_long_is_not_called_stale() -> None:
     footing = Footing.on(ZERO, Version(0))
     moved = move(footing, ZERO, Move(anchor=at(1), version=Version(9)), SHIFT)

@@ -238,6 +238,42 @@ class Ack(_message.Message):
     refusal: str
     def __init__(self, refusal: _Optional[str] = ...) -> None: ...
 
+class EntrustRequest(_message.Message):
+    __slots__ = ("run", "slice", "version", "previous_sha256", "cut_off", "contribution")
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    SLICE_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    PREVIOUS_SHA256_FIELD_NUMBER: _ClassVar[int]
+    CUT_OFF_FIELD_NUMBER: _ClassVar[int]
+    CONTRIBUTION_FIELD_NUMBER: _ClassVar[int]
+    run: str
+    slice: str
+    version: int
+    previous_sha256: bytes
+    cut_off: bool
+    contribution: Contribution
+    def __init__(self, run: _Optional[str] = ..., slice: _Optional[str] = ..., version: _Optional[int] = ..., previous_sha256: _Optional[bytes] = ..., cut_off: _Optional[bool] = ..., contribution: _Optional[_Union[Contribution, _Mapping]] = ...) -> None: ...
+
+class EntrustReply(_message.Message):
+    __slots__ = ("refusal",)
+    REFUSAL_FIELD_NUMBER: _ClassVar[int]
+    refusal: str
+    def __init__(self, refusal: _Optional[str] = ...) -> None: ...
+
+class DelegateNews(_message.Message):
+    __slots__ = ("run", "slice", "version", "cut_off_within_s", "tokens")
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    SLICE_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    CUT_OFF_WITHIN_S_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    run: str
+    slice: str
+    version: int
+    cut_off_within_s: float
+    tokens: int
+    def __init__(self, run: _Optional[str] = ..., slice: _Optional[str] = ..., version: _Optional[int] = ..., cut_off_within_s: _Optional[float] = ..., tokens: _Optional[int] = ...) -> None: ...
+
 class HeadsRequest(_message.Message):
     __slots__ = ("run", "have", "held")
     class HaveEntry(_message.Message):

@@ -1,0 +1,561 @@
+"""Holders that were not drawn, and the owners that bring their work along, in one event loop."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from p2ptrain.errors import BadMessage
+from p2ptrain.events import PeerLost, Refused, WorkBrought, WorkEntrusted
+from p2ptrain.ids import Digest, PeerId, Version
+from p2ptrain.swarm.reduce import part_bounds, weighted_mean
+from p2ptrain.swarm.robust import add_work
+from p2ptrain.swarm.round_events import Unreachable
+from p2ptrain.wire.codec import Float32, decode, encode
+from p2ptrain.wire.messages import MAX_TOKENS, Ballot, BlobRef, Certificate, Contribution, Entrust, PartResult, Value
+from tests.support.owners_in_memory import EXCHANGE, NUMEL, RUN, SLICE, Hand, OwnersInMemory, gradient
+
+THREE = replace(EXCHANGE, max_owners=3)
+BOUNDS = part_bounds(NUMEL, EXCHANGE.part_elements)
+
+
+def owners_of(group: OwnersInMemory) -> list[Hand]:
+    return [hand for hand in group.hands.values() if hand.peer in hand.owner._state.ballot.members]
+
+
+def others_of(group: OwnersInMemory) -> list[Hand]:
+    return [hand for hand in group.hands.values() if hand.peer not in hand.owner._state.ballot.members]
+
+
+@asynccontextmanager
+async def with_places(group: OwnersInMemory) -> AsyncIterator[tuple[list[Hand], list[Hand]]]:
+    """Owners and others of version 1; every other has looked for a delegate."""
+    async with group.running(), asyncio.timeout(60):
+        while not all(hand.owner._delegation._searching for hand in others_of(group)):  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        for hand in others_of(group):
+            searching = hand.owner._delegation._searching
+            assert searching
+            await searching.wait()
+        yield owners_of(group), others_of(group)
+
+
+async def commit(owners: list[Hand], others: list[Hand]) -> Certificate:
+    """The version that the owners commit, once everybody has contributed; the others are told."""
+    everybody = sorted([*owners, *others], key=lambda hand: hand.peer)
+    contributing = [hand.owner.contribute(gradient(n), 100 * (n + 1), 1.0 + n) for n, hand in enumerate(everybody)]
+    await asyncio.gather(*contributing)
+    await asyncio.gather(*(hand.round_settled_here() for hand in owners))
+    certificate = owners[0].owner.replica.certificate
+    assert certificate
+    for hand in others:
+        hand.owner.learn(certificate, owners[0].peer)
+        await hand.round_settled_here()
+    return certificate
+
+
+def contributed(hands: list[Hand]) -> dict[PeerId, tuple[int, Float32]]:
+    """What ``commit`` let each contribute, as it arrives."""
+    found = {}
+    for n, hand in enumerate(sorted(hands, key=lambda hand: hand.peer)):
+        parts = [gradient(n)[start:stop] for start, stop in BOUNDS]
+        sent = [decode("int8", encode("int8", part), len(part)) for part in parts]
+        found[hand.peer] = 100 * (n + 1), np.concatenate(sent)
+    return found
+
+
+def step_of(before: Float32, hand: Hand) -> Float32:
+    assert hand.owner.replica.owned
+    return before - hand.owner.replica.owned.anchor
+
+
+async def test_the_work_of_all_holders_is_in_a_version_that_three_of_them_decide() -> None:
+    group = OwnersInMemory(5, THREE)
+    async with with_places(group) as (owners, others):
+        assert (len(owners), len(others)) == (3, 2)
+        assert owners[0].owner.replica.owned
+        before = owners[0].owner.replica.owned.anchor
+        certificate = await commit(owners, others)
+        assert sorted(c.peer for c in certificate.value.contributions) == sorted(hand.peer for hand in owners)
+        assert certificate.value.tokens == sum(100 * (n + 1) for n in range(5))
+        assert certificate.value.loss_nats == pytest.approx(sum(100 * (n + 1) * (n + 1) for n in range(5)) / 1500)
+        mean = weighted_mean(contributed([*owners, *others]))
+        np.testing.assert_allclose(step_of(before, owners[0]), mean, atol=0.05)  # encoded twice more
+        assert {hand.version for hand in group.hands.values()} == {1}
+        assert len({hand.digest for hand in group.hands.values()}) == 1
+
+
+async def test_everybody_knows_what_of_its_own_a_version_contains() -> None:
+    group = OwnersInMemory(5, THREE)
+    found: dict[PeerId, tuple[int | None, int]] = {}
+    for hand in group.hands.values():
+
+        def slice_moved(*_: object, hand: Hand = hand) -> None:
+            certificate = hand.owner.replica.certificate
+            assert certificate
+            contained = hand.owner.contained(certificate)
+            found[hand.peer] = contained.tokens, len(contained.parts)
+
+        hand.slice_moved = slice_moved  # type: ignore[attr-defined]
+    async with with_places(group) as (owners, others):
+        await commit(owners, others)
+    own = {peer: (100 * (n + 1), len(BOUNDS)) for n, peer in enumerate(sorted(group.hands))}
+    assert found == own
+
+
+async def test_what_rounding_took_from_entrusted_work_is_not_lost() -> None:
+    group = OwnersInMemory(5, THREE)
+    async with with_places(group) as (owners, others):
+        await commit(owners, others)
+        sent = contributed([*owners, *others])
+        for hand in others:
+            number = sorted(group.hands).index(hand.peer)
+            lost = gradient(number) - sent[hand.peer][1]
+            np.testing.assert_array_equal(np.concatenate(hand.owner.residual), lost)
+
+
+async def test_both_sides_say_whose_work_is_brought() -> None:
+    group = OwnersInMemory(5, THREE)
+    async with with_places(group) as (owners, others):
+        await commit(owners, others)
+        brought = {
+            constituent: (hand.peer, event.version)
+            for hand in owners
+            for event in hand.events
+            if isinstance(event, WorkBrought)
+            for constituent in event.constituents
+        }
+        told = {
+            hand.peer: (event.delegate, event.version)
+            for hand in others
+            for event in hand.events
+            if isinstance(event, WorkEntrusted)
+        }
+    assert brought.keys() == {hand.peer for hand in others}
+    assert told == brought
+
+
+async def test_without_places_those_who_were_not_drawn_know_that_nobody_has_their_work() -> None:
+    group = OwnersInMemory(5, replace(THREE, max_constituents=0))
+    had_place: dict[PeerId, bool] = {}
+    for hand in group.hands.values():
+
+        def slice_moved(*_: object, hand: Hand = hand) -> None:
+            certificate = hand.owner.replica.certificate
+            assert certificate
+            had_place[hand.peer] = hand.owner.contained(certificate).had_place
+
+        hand.slice_moved = slice_moved  # type: ignore[attr-defined]
+    async with group.running(), asyncio.timeout(60):
+        owners, others = owners_of(group), others_of(group)
+        certificate = await commit(owners, others)
+        assert certificate.value.tokens == sum(c.tokens for c in certificate.value.contributions)
+        assert {hand.peer for hand in group.hands.values() if had_place[hand.peer]} == {hand.peer for hand in owners}
+        assert all(np.all(np.concatenate(hand.owner.residual) == 0) for hand in others)
+
+
+async def test_places_are_as_many_as_the_manifest_says() -> None:
+    group = OwnersInMemory(9, replace(THREE, max_constituents=1))
+    async with with_places(group) as (owners, others):
+        assert all(len(hand.owner._delegation._constituents) == 1 for hand in owners)
+        placed = [hand for hand in others if hand.owner._delegation._delegate]
+        assert len(placed) == 3
+        certificate = await commit(owners, others)
+        tokens = {peer: 100 * (n + 1) for n, peer in enumerate(sorted(group.hands))}
+        assert certificate.value.tokens == sum(tokens[hand.peer] for hand in [*owners, *placed])
+
+
+async def test_an_owner_that_cannot_be_reached_is_nobodys_delegate() -> None:
+    group = OwnersInMemory(5, THREE)
+    away = owners_of(group)[0].peer
+    group.is_reachable = lambda sender, to: away not in (sender, to)
+    async with with_places(group) as (_, others):
+        assert {hand.owner._delegation._delegate for hand in others} <= {hand.peer for hand in owners_of(group)[1:]}
+
+
+async def test_owners_wait_for_a_silent_constituent_no_longer_than_their_patience_and_it_keeps_its_work() -> None:
+    group = OwnersInMemory(4, replace(THREE, gather_timeout_s=2.0))
+    async with with_places(group) as (owners, (silent,)):
+        began_s = asyncio.get_running_loop().time()
+        certificate = await commit(owners, [])
+        assert 0.5 < asyncio.get_running_loop().time() - began_s < 10
+        assert certificate.value.version == 1
+        tokens = sum(100 * (n + 1) for n in range(3))
+        assert certificate.value.tokens == tokens
+        assert silent.owner.contained(certificate).tokens is None
+
+
+async def test_whoever_let_its_delegate_wait_is_waited_for_no_more_until_it_comes_in_time() -> None:
+    group = OwnersInMemory(4, THREE)
+    async with with_places(group) as (owners, (late,)):
+        delegate = next(hand for hand in owners if hand.peer == late.owner._delegation._delegate).owner._delegation
+        loop = asyncio.get_running_loop()
+
+        async def brings(version: int, patience_s: float) -> tuple[int, float]:
+            delegate.begin(Version(version), None, has_place=True)
+            late.owner._delegation.begin(Version(version), None, has_place=False)
+            late.owner._delegation.look_for_delegate([delegate._context.me])
+            assert late.owner._delegation._searching
+            await late.owner._delegation._searching.wait()
+            if hands_over:
+                await late.owner._delegation.hand_over(contributions)
+                while not delegate._constituents[late.peer].is_done:  # noqa: ASYNC110 - no event says so
+                    await asyncio.sleep(0)
+            began_s = loop.time()
+            return (await delegate.bring(gradient(0), 100, 1.0, patience_s)).tokens, loop.time() - began_s
+
+        parts = [encode("int8", gradient(1)[start:stop]) for start, stop in BOUNDS]
+        for part in parts:
+            late.store.hold("test", part)
+        contributions = Contribution(late.peer, 50, 1.0, tuple(map(BlobRef.of, parts)))
+        hands_over = False
+        tokens, waited_s = await brings(1, 0.3)
+        assert (tokens, waited_s > 0.2) == (100, True)
+        tokens, waited_s = await brings(2, 50.0)
+        assert (tokens, waited_s < 5) == (100, True), "it let us wait before"
+        hands_over = True
+        tokens, waited_s = await brings(3, 50.0)
+        assert tokens == 150
+        hands_over = False
+        tokens, waited_s = await brings(4, 0.3)
+        assert (tokens, waited_s > 0.2) == (100, True), "it came, and is waited for again"
+
+
+async def test_a_constituent_is_asked_for_its_work_when_the_owners_are_ready() -> None:
+    group = OwnersInMemory(4, THREE)
+    async with with_places(group) as (owners, (asked,)):
+        calls: list[float] = []
+
+        def cut_off_wanted(slice_id: object, within_s: float) -> None:
+            calls.append(within_s)
+            task = asyncio.ensure_future(asked.owner.contribute(gradient(7), 50, 1.0))
+            calls_made.append(task)
+
+        calls_made: list[asyncio.Task[None]] = []
+        asked.cut_off_wanted = cut_off_wanted  # type: ignore[attr-defined]
+        certificate = await commit(owners, [])
+        assert certificate.value.tokens == 100 + 200 + 300 + 50
+        (within_s,) = calls
+        assert 0 < within_s < THREE.gather_timeout_s
+        await asyncio.gather(*calls_made)
+
+
+async def test_a_constituent_with_nothing_to_add_is_not_waited_for() -> None:
+    group = OwnersInMemory(4, replace(THREE, gather_timeout_s=600.0, vote_timeout_s=600.0))
+    async with with_places(group) as (owners, (idle,)):
+        await idle.owner.contribute(gradient(0), 0, 1.0)
+        certificate = await commit(owners, [])
+        assert certificate.value.tokens == 600
+
+
+async def test_work_that_cannot_be_fetched_is_not_waited_for_and_stays_where_it_is() -> None:
+    group = OwnersInMemory(4, replace(THREE, gather_timeout_s=600.0, vote_timeout_s=600.0))
+    async with with_places(group) as (owners, (hidden,)):
+        for hand in owners:
+            hand.can_fetch = lambda what: "entrusted" not in what
+        await hidden.owner.contribute(gradient(0), 100, 1.0)
+        certificate = await commit(owners, [])
+        assert certificate.value.tokens == 600
+        assert hidden.owner.contained(certificate).tokens is None
+        (lost,) = [event for hand in owners for event in hand.events if isinstance(event, PeerLost)]
+        assert lost.peer == hidden.peer
+
+
+async def test_work_a_hundred_times_as_large_is_not_brought_and_its_sender_is_accused() -> None:
+    group = OwnersInMemory(4, THREE)
+    async with with_places(group) as (owners, (liar,)):
+        await liar.owner.contribute(100 * gradient(0), 100, 1.0)
+        certificate = await commit(owners, [])
+        assert certificate.value.tokens == 600
+        assert liar.owner.contained(certificate).tokens is None
+        (refused,) = [event for hand in owners for event in hand.events if isinstance(event, Refused)]
+        assert refused.peer == liar.peer
+        assert "x ours" in refused.reason
+
+
+async def test_a_delegate_that_contributes_again_brings_what_it_has_got_since_and_the_committed_one_counts() -> None:
+    group = OwnersInMemory(4, THREE)
+    async with with_places(group) as (owners, (constituent,)):
+        delegation = constituent.owner._delegation
+        delegate = next(hand for hand in owners if hand.peer == delegation._delegate)
+        first = await delegate.owner._delegation.bring(gradient(1), 100, 1.0, 0.0)
+        assert first.constituents == ()
+        delegate.owner._delegation.contributed(first)
+        await constituent.owner.contribute(gradient(2), 70, 1.0)
+        second = await delegate.owner._delegation.bring(gradient(3), 200, 1.0, 60.0)
+        assert (second.tokens, second.constituents) == (270, (constituent.peer,))
+        delegate.owner._delegation.contributed(second)
+        while not delegation._entrusted:  # noqa: ASYNC110 - no event says so
+            await asyncio.sleep(0)
+        for total, own, entrusted in ((100, 100, None), (270, 200, 70)):
+            certificate = certificate_with(delegate.peer, total)
+            assert delegate.owner.contained(certificate).tokens == own
+            assert constituent.owner.contained(certificate).tokens == entrusted
+
+
+def certificate_with(peer: PeerId, tokens: int, version: int = 1) -> Certificate:
+    """Of which only the contributions matter."""
+    digest = Digest("0" * 64)
+    results = tuple(PartResult(part, BlobRef(digest, 1), (peer,)) for part in range(len(BOUNDS)))
+    value = Value(
+        run=RUN,
+        slice=SLICE,
+        version=Version(version),
+        previous=None,
+        digest=digest,
+        published_digest=digest,
+        update=BlobRef(digest, 1),
+        results=results,
+        contributions=(Contribution(peer, tokens, 1.0),),
+        owners=(peer,),
+        tokens=tokens,
+        weight=tokens,
+    )
+    return Certificate(value, Ballot(0, 0, (peer,)), ())
+
+
+def request(of: Hand, **changes: object) -> Entrust:
+    whole = Entrust(
+        run=RUN, slice=SLICE, version=Version(1), previous=None, is_cut_off=True, contribution=contribution(of)
+    )
+    return replace(whole, **changes)  # type: ignore[arg-type]
+
+
+def contribution(of: Hand, numels: tuple[int, ...] = tuple(stop - start for start, stop in BOUNDS)) -> Contribution:
+    parts = tuple(BlobRef.of(encode("int8", np.zeros(numel, np.float32))) for numel in numels)
+    return Contribution(of.peer, 100, 1.0, parts)
+
+
+async def test_who_is_counted_in_by_the_group_after_all_is_not_counted_by_way_of_its_delegate_too() -> None:
+    group = OwnersInMemory(4, THREE)
+    async with with_places(group) as (owners, (outsider,)):
+        delegate = next(hand for hand in owners if hand.peer == outsider.owner._delegation._delegate)
+        await outsider.owner.contribute(gradient(0), 70, 1.0)
+        for hand in (delegate, outsider):
+            hand.owner.claims_changed(frozenset([delegate.peer, outsider.peer]))
+        await delegate.owner.contribute(gradient(1), 100, 1.0)
+        await asyncio.gather(*(hand.round_settled_here() for hand in (delegate, outsider)))
+        certificate = outsider.owner.replica.certificate
+        assert certificate
+        assert set(certificate.ballot.members) == {delegate.peer, outsider.peer}
+        assert certificate.value.tokens == 170
+        assert outsider.owner.contained(certificate).tokens == 70
+
+
+async def test_a_member_by_now_hands_nothing_over_and_says_so() -> None:
+    group = OwnersInMemory(4, THREE)
+    async with with_places(group) as (owners, (outsider,)):
+        delegate = next(hand for hand in owners if hand.peer == outsider.owner._delegation._delegate)
+        state = outsider.owner._state
+        members = (*state.ballot.members[1:], outsider.peer)
+        outsider.owner._state = replace(state, ballot=replace(state.ballot, members=members))
+        await outsider.owner.contribute(gradient(0), 70, 1.0)
+        one = delegate.owner._delegation._constituents[outsider.peer]
+        while not one.is_done:  # noqa: ASYNC110 - no event says so
+            await asyncio.sleep(0)
+        assert one.contribution is None
+
+
+async def test_a_commit_while_a_delegate_encodes_leaves_all_work_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    group = OwnersInMemory(4, THREE)
+    async with with_places(group) as (owners, (constituent,)):
+        late = next(hand for hand in owners if hand.peer == constituent.owner._delegation._delegate)
+        others = [hand for hand in owners if hand is not late]
+        await constituent.owner.contribute(gradient(0), 70, 1.0)
+        encoded, goes_on = late.owner._encoded, threading.Event()
+
+        def slow(*arguments: Float32) -> object:
+            found = encoded(*arguments)  # type: ignore[arg-type]
+            assert goes_on.wait(20)
+            return found
+
+        monkeypatch.setattr(late.owner, "_encoded", slow)
+        contributing = asyncio.ensure_future(late.owner.contribute(gradient(1), 100, 1.0))
+        await asyncio.sleep(0)
+        await asyncio.gather(*(hand.owner.contribute(gradient(2), 100, 1.0) for hand in others))
+        for hand in others:
+            hand.owner._queue.put_nowait(Unreachable(late.peer))
+        await asyncio.gather(*(hand.round_settled_here() for hand in others))
+        certificate = others[0].owner.replica.certificate
+        assert certificate
+        assert certificate.value.tokens == 200
+        late.owner.learn(certificate, others[0].peer)
+        await late.round_settled_here()
+        goes_on.set()
+        await contributing
+        assert late.owner._queue.empty()
+        assert not late.owner.is_averaging
+        assert not late.owner._delegation._own
+        assert constituent.owner.contained(certificate).tokens is None
+
+
+async def test_a_rival_branch_of_the_same_version_begins_anew() -> None:
+    group = OwnersInMemory(4, THREE)
+    async with with_places(group) as (owners, (constituent,)):
+        delegate = next(hand for hand in owners if hand.peer == constituent.owner._delegation._delegate).owner
+        assert delegate._delegation._constituents
+        rival = Digest("1" * 64)
+        delegate._state = replace(delegate._state, head=replace(delegate._state.head, value_hash=rival))
+        delegate._take_place()
+        assert not delegate._delegation._constituents
+        assert delegate.entrusted(constituent.peer, request(constituent))
+        assert not delegate.entrusted(constituent.peer, request(constituent, previous=rival))
+
+
+async def test_work_is_handed_over_once_in_a_version_and_both_sides_agree_on_it() -> None:
+    group = OwnersInMemory(4, THREE)
+    async with with_places(group) as (owners, (constituent,)):
+        delegation = constituent.owner._delegation
+        delegate = next(hand for hand in owners if hand.peer == delegation._delegate)
+        await constituent.owner.contribute(gradient(0), 70, 1.0)
+        await constituent.owner.contribute(gradient(1), 150, 1.0)
+        brought = await delegate.owner._delegation.bring(gradient(2), 100, 1.0, 60.0)
+        assert brought.tokens == 170
+        assert delegation._handed
+        assert delegation._handed.tokens == 70
+        other = replace(delegation._handed, tokens=150)
+        assert delegate.owner.entrusted(constituent.peer, request(constituent, contribution=other))
+        assert not delegate.owner.entrusted(constituent.peer, request(constituent, contribution=delegation._handed))
+
+
+async def test_who_asks_when_the_group_gathers_has_to_have_its_work_with_it() -> None:
+    group = OwnersInMemory(4, THREE)
+    group.is_reachable = lambda sender, to: False
+    async with with_places(group) as (owners, (outsider,)):
+        assert outsider.owner._delegation._delegate is None
+        group.is_reachable = lambda sender, to: True
+        for hand in owners:
+            hand.owner._delegation.ask_for_work(60.0)
+            asks = request(outsider, is_cut_off=False, contribution=None)
+            assert hand.owner.entrusted(outsider.peer, asks)
+        await outsider.owner.contribute(gradient(0), 70, 1.0)
+        certificate = await commit(owners, [])
+        assert certificate.value.tokens == 670
+
+
+async def test_a_constituent_that_knows_nothing_of_it_is_not_waited_for() -> None:
+    group = OwnersInMemory(4, THREE)
+    async with with_places(group) as (owners, (restarted,)):
+        delegate = next(hand for hand in owners if hand.peer == restarted.owner._delegation._delegate)
+        restarted.owner._delegation.begin(Version(1), None, has_place=False)
+        began_s = asyncio.get_running_loop().time()
+        await delegate.owner._delegation.bring(gradient(0), 100, 1.0, 60.0)
+        assert asyncio.get_running_loop().time() - began_s < 5
+
+
+async def test_members_guests_and_holders_of_other_slices_have_no_place() -> None:
+    group = OwnersInMemory(4, THREE)
+    async with with_places(group) as (owners, (outsider,)):
+        owner, member, _ = owners
+        assert owner.owner.entrusted(member.peer, request(member))
+        owner.owner._state = replace(owner.owner._state, claims=owner.owner._state.claims - {outsider.peer})
+        assert owner.owner.entrusted(outsider.peer, request(outsider))
+    roomy = OwnersInMemory(3, THREE)
+    first, *_ = roomy.hands.values()
+    first.owner._state = replace(first.owner._state, ballot=replace(first.owner._state.ballot, members=(first.peer,)))
+    for guest in set(roomy.hands.values()) - {first}:
+        assert first.owner.entrusted(guest.peer, request(guest))
+
+
+async def test_tokens_that_no_message_could_carry_with_those_of_others_are_refused() -> None:
+    group = OwnersInMemory(4, THREE)
+    async with with_places(group) as (owners, (sender,)):
+        most = MAX_TOKENS // (THREE.max_constituents + 1)
+        with pytest.raises(BadMessage, match="tokens"):
+            owners[0].owner.entrusted(
+                sender.peer, request(sender, contribution=replace(contribution(sender), tokens=most + 1))
+            )
+        await sender.owner.contribute(gradient(0), most, 1.0)
+        certificate = await commit(owners, [])
+        assert certificate.value.tokens == 600 + most
+
+
+async def test_a_delegate_that_tells_of_sums_without_end_is_remembered_by_a_few() -> None:
+    group = OwnersInMemory(4, THREE)
+    async with with_places(group) as (_, (constituent,)):
+        delegation = constituent.owner._delegation
+        assert delegation._delegate
+        await constituent.owner.contribute(gradient(0), 70, 1.0)
+        for tokens in range(100, 200):
+            for _ in range(2):
+                constituent.owner.heard_from_delegate(
+                    delegation._delegate, Version(1), cut_off_within_s=0.0, tokens=tokens
+                )
+        assert len(delegation._entrusted) == 8
+        assert sum(isinstance(event, WorkEntrusted) for event in constituent.events) == 8
+
+
+async def test_what_cannot_be_a_holders_contribution_is_refused_before_anything_is_fetched() -> None:
+    group = OwnersInMemory(4, THREE)
+    async with with_places(group) as (owners, (sender,)):
+        owner = owners[0].owner
+        for wrong in (contribution(owners[1]), contribution(sender, (5,)), contribution(sender, (400, 400, 201))):
+            with pytest.raises(BadMessage):
+                owner.entrusted(sender.peer, replace(request(sender), contribution=wrong))
+        assert owner.entrusted(sender.peer, request(sender, version=Version(3)))
+        assert owner.entrusted(PeerId("stranger"), request(sender))
+        assert sender.owner.entrusted(owners[0].peer, request(owners[0])), "it owns nothing"
+
+
+async def test_only_its_delegate_tells_a_holder_what_to_do() -> None:
+    group = OwnersInMemory(5, THREE)
+    async with with_places(group) as (owners, (one, other)):
+        calls: list[float] = []
+        one.cut_off_wanted = lambda slice_id, within_s: calls.append(within_s)  # type: ignore[attr-defined]
+        for hand in (*owners, other):
+            is_delegate = hand.peer == one.owner._delegation._delegate
+            for version, within_s, wanted in (
+                (1, 5.0, [5.0]),
+                (2, 5.0, []),
+                (1, 1e300, [THREE.gather_timeout_s]),
+                (1, float("nan"), []),
+                (1, -1.0, []),
+            ):
+                is_heard = one.owner.heard_from_delegate(
+                    hand.peer, Version(version), cut_off_within_s=within_s, tokens=0
+                )
+                assert is_heard == (is_delegate and version == 1)
+                assert calls == (wanted if is_delegate else [])
+                calls.clear()
+
+
+@given(
+    tokens=st.lists(st.integers(1, 10**6), min_size=1, max_size=5),
+    own=st.integers(1, 10**6),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_added_work_is_the_mean_by_tokens(tokens: list[int], own: int, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    bounds = [(0, 40), (40, 64)]
+    mine = random.standard_normal(64).astype(np.float32)
+    theirs = {PeerId(f"p{n}"): random.standard_normal(64).astype(np.float32) for n in range(len(tokens))}
+    counts: Mapping[PeerId, int] = dict(zip(theirs, tokens, strict=True))
+    expected = sum(
+        (values.astype(np.float64) * counts[peer] for peer, values in theirs.items()), mine.astype(np.float64) * own
+    ) / (own + sum(tokens))
+    brought, left_out = add_work(
+        mine, own, counts, bounds, lambda peer, index: theirs[peer][slice(*bounds[index])].copy()
+    )
+    assert brought == tuple(sorted(theirs))
+    assert not left_out
+    np.testing.assert_allclose(mine, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("fault", [np.nan, np.inf, 1e6])
+def test_a_fault_in_one_part_leaves_the_whole_contribution_out(fault: float) -> None:
+    bounds = [(0, 40), (40, 64)]
+    theirs = {PeerId(f"p{n}"): np.full(64, n + 1, np.float32) for n in range(4)}
+    theirs[PeerId("p1")][50] = fault
+    mine = np.full(64, 1.0, np.float32)
+    mine[:40] = 0  # no measure for that part, so that of the whole counts
+    counts = dict.fromkeys(theirs, 100)
+    brought, left_out = add_work(mine, 100, counts, bounds, lambda peer, index: theirs[peer][slice(*bounds[index])])
+    assert set(left_out) == {"p1"}
+    assert brought == ("p0", "p2", "p3")
+    np.testing.assert_allclose(mine, np.repeat([8 / 4, 9 / 4], [40, 24]))
