@@ -158,8 +158,8 @@ class ExchangeConfig:
     Larger groups send more messages."""
     max_constituents: int = 4
     """Holders beyond ``max_owners`` whose work each owner of a version averages with its own before it contributes.
-    Each costs that owner one contribution to download, and none to upload. 0: those whom the lot left out work for
-    nothing until they are drawn."""
+    Each costs that owner one contribution to download, and none to upload. 0, or ``averaging`` other than ``mean``:
+    those whom the lot left out work for nothing until they are drawn."""
     max_listed: int = 128
     """Peers whose claims the directory shows at a time, besides newcomers and the owners that certificates name. Where
     more take part, a lot decides every twenty leases who is listed; the others train and follow. So what a peer reads

@@ -25,7 +25,7 @@ from p2ptrain.errors import BadMessage, BlobUnavailable, PeerUnreachable
 from p2ptrain.events import PeerLost, Refused, WorkBrought, WorkEntrusted
 from p2ptrain.ids import Digest, PeerId, SliceId, Version
 from p2ptrain.swarm.context import Context
-from p2ptrain.swarm.robust import add_work
+from p2ptrain.swarm.robust import MAX_LONGER, add_work
 from p2ptrain.wire.codec import Float32, decode, encoded_bytes
 from p2ptrain.wire.messages import MAX_TOKENS, Certificate, Contribution, Entrust
 
@@ -33,6 +33,8 @@ _MOST_ASKED = 4
 """Owners that a holder asks for a place; with places for half of all holders, 15 of 16 find one."""
 _CUT_OFF_SHARE = 0.5
 """Of the delegate's patience, how much is left to constituents for their inner steps; the rest is for the transfer."""
+_FORGIVEN_AFTER = 8
+"""Versions for which a constituent that did not come in time is not waited for."""
 _FETCHED_AT_ONCE = 2
 """Parts of one constituent: the streams of a node are shared with the rounds of all its slices."""
 _MOST_OWN = 2
@@ -99,10 +101,12 @@ class Delegation:
         """The version that the round would commit, and the hash of the value that it follows; None before ``begin``."""
         self._has_place = True
         self._constituents: dict[PeerId, _Constituent] = {}
-        self._let_down_by: set[PeerId] = set()
-        """Who had a place with us, was waited for and did not come, and has not come since."""
+        self._let_down_by: dict[PeerId, Version] = {}
+        """Who had a place with us, was waited for in vain at that version, and has not come in time since."""
         self._gathers = False
         """The group is ready, or we are: places are for those who bring their work with them from now on."""
+        self._is_over = False
+        """We have contributed to this version: what comes now is too late."""
         self._changed = asyncio.Event()
         """A constituent's state has changed, or the version."""
         self._owners: tuple[PeerId, ...] = ()
@@ -132,12 +136,21 @@ class Delegation:
         """
         self.next, self._has_place = (version, previous), has_place
         self._cancel_fetches()
-        self._constituents, self._gathers = {}, False
-        self._let_down_by &= self._context.claims.keys()
+        self._constituents, self._gathers, self._is_over = {}, False, False
+        since = version - _FORGIVEN_AFTER
+        self._let_down_by = {peer: last for peer, last in self._let_down_by.items() if last > since}
         self._owners, self._delegate, self._searching, self._handed = (), None, None, None
-        # What has just been committed is asked for once more.
         self._entrusted = {key: tokens for key, tokens in self._entrusted.items() if key[0] >= version - 1}
         self._changed.set()
+
+    def take_place(self) -> None:
+        """The group counts us in after all."""
+        self._has_place = True
+
+    @property
+    def has_place(self) -> bool:
+        """Whether the group counts us in, or did at any time of this round."""
+        return self._has_place
 
     # As a constituent.
 
@@ -148,21 +161,32 @@ class Delegation:
         self._searching = asyncio.Event()
         self._spawn(self._find(self._searching))
 
+    @property
+    def has_handed_over(self) -> bool:
+        """Whether an owner has our work, or may have it: then we contribute it in no other way."""
+        return self._handed is not None
+
     async def hand_over(self, contribution: Contribution | None) -> bool:
-        """Our inner steps are done: whether an owner takes our work; None has nothing to add."""
-        searching, before = self._searching, self._handed
-        if searching is None or before:
-            return before is not None
+        """Our inner steps are done: whether an owner has our work now, or may have it; None has nothing to add."""
+        searching = self._searching
+        if searching is None or self._handed:
+            return self._handed is not None
         await searching.wait()
-        request = self._request(is_cut_off=True, contribution=contribution)
+        if self._searching is not searching:
+            return False
+        found, request = self._delegate, self._request(is_cut_off=True, contribution=contribution)
         # Who had no place before may take work that is done, and was perhaps not at our version yet.
-        for owner in [self._delegate] if self._delegate else self._owners if contribution else ():
-            is_taken = await self._ask(owner, request)
+        for owner in [found] if found else self._owners if contribution else ():
+            self._delegate, self._handed = owner, contribution  # it may tell us of it before it answers
+            try:
+                is_taken = await self._context.caller.entrust(owner, request)
+            except PeerUnreachable:
+                is_taken = True  # perhaps
             if self._searching is not searching:
                 return False
             if is_taken:
-                self._delegate, self._handed = owner, contribution
                 return contribution is not None
+            self._delegate, self._handed = found, None
         return False
 
     def has_delegate(self, peer: PeerId, version: Version) -> bool:
@@ -183,11 +207,11 @@ class Delegation:
     async def _find(self, searching: asyncio.Event) -> None:
         try:
             for owner in self._owners:
-                has_place = await self._ask(owner, self._request())
-                if self._searching is not searching:
-                    return
-                if has_place:
-                    self._delegate = owner
+                with contextlib.suppress(PeerUnreachable):
+                    has_place = await self._context.caller.entrust(owner, self._request())
+                    if self._searching is searching and has_place:
+                        self._delegate = owner
+                if self._searching is not searching or self._delegate:
                     return
         finally:
             searching.set()
@@ -204,13 +228,11 @@ class Delegation:
             contribution=contribution,
         )
 
-    async def _ask(self, owner: PeerId, request: Entrust) -> bool:
-        try:
-            return await self._context.caller.entrust(owner, request)
-        except PeerUnreachable:
-            return False
-
     # As a delegate.
+
+    def is_constituent(self, peer: PeerId) -> bool:
+        """Whether the peer has a place with us."""
+        return peer in self._constituents
 
     def entrusted(self, sender: PeerId, request: Entrust) -> str:
         """A holder asks for a place or hands its work over; why not, or nothing if it is welcome.
@@ -220,17 +242,21 @@ class Delegation:
         """
         if (request.version, request.previous) != self.next:
             return f"slice {self._slice} is at another version here"
-        one = self._constituents.get(sender)
+        exchange, one = self._context.exchange, self._constituents.get(sender)
         if one is None:
+            if exchange.averaging != "mean":
+                return "owners are averaged so that few liars move little, and many in one owner's place would"
             if self._gathers and not request.contribution:
                 return "the group is gathering"
-            if len(self._constituents) >= self._context.exchange.max_constituents:
+            if len(self._constituents) >= exchange.max_constituents:
                 return "no place is left"
             one = self._constituents[sender] = _Constituent(is_awaited=sender not in self._let_down_by)
         if not request.is_cut_off:
             return ""
         if one.contribution:
             return "" if one.contribution == request.contribution else "your work is here already"
+        if self._is_over:
+            return "this owner has contributed already"
         if request.contribution is None or request.contribution.tokens == 0:
             one.is_done = True
         else:
@@ -268,16 +294,21 @@ class Delegation:
         alone = Brought(pseudo_gradient, tokens, loss_nats, (), tokens, clock.monotonic_s() - began_s)
         if self.next != began or not tokens:
             return alone
-        self._let_down_by |= self._awaited()
+        self._is_over = True
+        for peer in self._awaited():
+            self._constituents[peer].is_awaited = False
+            self._let_down_by[peer] = self._version
         self._cancel_fetches()
         works = {
             peer: (one.contribution, one.parts)
             for peer, one in self._constituents.items()
             if one.contribution and one.parts
         }
+        self._let_down_by = {peer: last for peer, last in self._let_down_by.items() if peer not in works}
         if not works:
             return alone
-        counts = {peer: contribution.tokens for peer, (contribution, _) in works.items()}
+        # What others say of their tokens is a claim, so that nobody weighs much more than we do.
+        counts = {peer: min(contribution.tokens, MAX_LONGER * tokens) for peer, (contribution, _) in works.items()}
         parts = {peer: encoded for peer, (_, encoded) in works.items()}
         brought, left_out = await asyncio.to_thread(self._average, pseudo_gradient, tokens, counts, parts)
         for peer, reason in left_out.items():
@@ -307,7 +338,7 @@ class Delegation:
     def contained(self, certificate: Certificate) -> Contained:
         """What of our work a certificate's version contains: contributed by ourselves, or by our delegate."""
         value = certificate.value
-        for contribution in value.contributions:
+        for contribution in sorted(value.contributions, key=lambda one: one.peer != self._context.me):
             peer, total = contribution.peer, contribution.tokens
             if peer == self._context.me:
                 tokens = next((own for in_all, own in reversed(self._own) if in_all == total), total)
@@ -317,7 +348,8 @@ class Delegation:
                 continue
             parts = tuple(r.part for r in value.results if peer in r.contributors)
             return Contained(tokens if parts else None, parts)
-        return Contained(None, had_place=self._has_place or self._delegate is not None)
+        has_delegate = self._delegate is not None and value.version == self._version
+        return Contained(None, had_place=self._has_place or has_delegate)
 
     def _awaited(self) -> set[PeerId]:
         return {peer for peer, one in self._constituents.items() if one.is_awaited and not one.is_done}
@@ -357,7 +389,6 @@ class Delegation:
             self._context.events.emit(PeerLost(peer=peer, slice=self._slice, reason=str(errors.exceptions[0])))
         else:
             one.parts = [data for _, data in sorted(found.items())]
-            self._let_down_by.discard(peer)
         one.is_done = True
         self._changed.set()
 

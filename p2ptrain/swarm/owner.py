@@ -230,11 +230,12 @@ class SliceOwner:
             try:
                 sent, refs = await asyncio.to_thread(self._encoded, brought.pseudo_gradient, self._residual)
             except NonFiniteUpdate as error:
-                self._pending = None
-                self._settle_void(f"the pseudo-gradient is withheld: {error}")
+                if self._pending is pending:
+                    self._pending = None
+                    self._settle_void(f"the pseudo-gradient is withheld: {error}")
                 return
         if self._pending is not pending:
-            return  # the others have committed meanwhile, and our work stays in our weights
+            return  # the round is settled, or has a later contribution of ours: this work stays in our weights
         if sent:
             for part, ref in zip(sent.parts, refs, strict=True):
                 self._context.blobs.store.hold(self._contribution_label, part, sha256=ref.sha256)
@@ -242,11 +243,10 @@ class SliceOwner:
             contribution = Contribution(self._context.me, brought.tokens, brought.loss_nats, refs, up_mbps, down_mbps)
             pending = self._pending = _Pending(clock.monotonic_s(), sent)
         self._delegation.contributed(brought)
-        # Whoever has a place in the group by now contributes nothing by way of another, or it would count twice.
-        handing = self._delegation.hand_over(None if self._has_place else contribution)
-        if self._has_place:
-            self._spawn(handing)
-        elif await handing:
+        # Nobody contributes both by itself and by way of another, or its work would count twice.
+        if self._has_place and not self._delegation.has_handed_over:
+            self._spawn(self._delegation.hand_over(None))
+        elif await self._delegation.hand_over(contribution):
             contribution = None
         if self._pending is pending:
             self._queue.put_nowait(rounds.CutOff(contribution, beside))
@@ -264,7 +264,9 @@ class SliceOwner:
         s = self._state
         if s.me not in s.ballot.members:
             return "only owners bring the work of others along"
-        if sender not in s.claims or sender in s.ballot.members or sender in guests(s):
+        is_counted_in = sender in s.ballot.members or sender in guests(s)
+        may_withdraw = self._delegation.is_constituent(sender) and not request.contribution
+        if (sender not in s.claims or is_counted_in) and not may_withdraw:
             return "only of holders of the slice without a place in the group is work brought along"
         return self._delegation.entrusted(sender, request)
 
@@ -348,6 +350,8 @@ class SliceOwner:
         """Once a version has begun: as an owner bring others' work along, without a place among them find who does."""
         s = self._state
         if self._delegation.next == (s.version, s.head.value_hash):
+            if not self._delegation.has_place and self._has_place:
+                self._delegation.take_place()
             return
         has_place = self._has_place
         self._delegation.begin(s.version, s.head.value_hash, has_place=has_place)

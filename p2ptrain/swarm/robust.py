@@ -21,7 +21,7 @@ MAX_NORM_RATIO = 8.0
 """Norm over the group's median from which a part is left out, at equal tokens. Honest owners with equal rounds stayed
 below 1.3; one whose round was four times as long had 2.7 times the norm in the median and 12.8 at most (tiny preset
 with one slice, 4 peers, 12 rounds), hence the allowance for tokens."""
-_MAX_LONGER = 8.0
+MAX_LONGER = 8
 """How far more tokens than the others' excuse a larger norm; they are a claim, too."""
 _MIN_JURY = 3
 """With fewer contributors nobody can say which of them is the odd one."""
@@ -123,7 +123,7 @@ def add_work(
     for index, (start, stop) in enumerate(bounds):
         usual = _norm(values[start:stop]) or whole
         for peer in others.keys() - left_out.keys():
-            longer = min(max(others[peer] / tokens, 1.0), _MAX_LONGER)
+            longer = min(max(others[peer] / tokens, 1.0), MAX_LONGER)
             try:
                 norm = _norm(part(peer, index))
             except BadMessage as error:
@@ -153,7 +153,7 @@ def _conspicuous(parts: Mapping[PeerId, tuple[int, Float32]]) -> dict[PeerId, st
     norms = {peer: norms[peer] for peer in finite}
     median, median_tokens = statistics.median(norms.values()), statistics.median(t for t, _ in finite.values())
     for peer, norm in norms.items():
-        longer = min(max(finite[peer][0] / median_tokens, 1.0), _MAX_LONGER)
+        longer = min(max(finite[peer][0] / median_tokens, 1.0), MAX_LONGER)
         if median > 0 and norm > MAX_NORM_RATIO * longer * median:
             left_out[peer] = f"its part's norm is {norm / median:.0f}x the group's median"
     return left_out

@@ -11,14 +11,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from p2ptrain.errors import BadMessage
+from p2ptrain.errors import BadMessage, PeerUnreachable
 from p2ptrain.events import PeerLost, Refused, WorkBrought, WorkEntrusted
 from p2ptrain.ids import Digest, PeerId, Version
+from p2ptrain.swarm.delegation import Contained
 from p2ptrain.swarm.reduce import part_bounds, weighted_mean
 from p2ptrain.swarm.robust import add_work
-from p2ptrain.swarm.round_events import Unreachable
+from p2ptrain.swarm.round_events import Tick, Unreachable
+from p2ptrain.swarm.round_state import Stage
 from p2ptrain.wire.codec import Float32, decode, encode
-from p2ptrain.wire.messages import MAX_TOKENS, Ballot, BlobRef, Certificate, Contribution, Entrust, PartResult, Value
+from p2ptrain.wire.messages import (
+    MAX_TOKENS,
+    Ballot,
+    BlobRef,
+    CastVote,
+    Certificate,
+    Contribution,
+    Entrust,
+    PartResult,
+    Value,
+)
 from tests.support.owners_in_memory import EXCHANGE, NUMEL, RUN, SLICE, Hand, OwnersInMemory, gradient
 
 THREE = replace(EXCHANGE, max_owners=3)
@@ -225,6 +237,10 @@ async def test_whoever_let_its_delegate_wait_is_waited_for_no_more_until_it_come
         hands_over = False
         tokens, waited_s = await brings(4, 0.3)
         assert (tokens, waited_s > 0.2) == (100, True), "it came, and is waited for again"
+        tokens, waited_s = await brings(11, 50.0)
+        assert (tokens, waited_s < 5) == (100, True)
+        tokens, waited_s = await brings(12, 0.3)
+        assert (tokens, waited_s > 0.2) == (100, True), "that was long ago"
 
 
 async def test_a_constituent_is_asked_for_its_work_when_the_owners_are_ready() -> None:
@@ -267,7 +283,7 @@ async def test_work_that_cannot_be_fetched_is_not_waited_for_and_stays_where_it_
         assert lost.peer == hidden.peer
 
 
-async def test_work_a_hundred_times_as_large_is_not_brought_and_its_sender_is_accused() -> None:
+async def test_work_a_hundred_times_as_large_is_not_brought_and_its_sender_is_named() -> None:
     group = OwnersInMemory(4, THREE)
     async with with_places(group) as (owners, (liar,)):
         await liar.owner.contribute(100 * gradient(0), 100, 1.0)
@@ -279,24 +295,24 @@ async def test_work_a_hundred_times_as_large_is_not_brought_and_its_sender_is_ac
         assert "x ours" in refused.reason
 
 
-async def test_a_delegate_that_contributes_again_brings_what_it_has_got_since_and_the_committed_one_counts() -> None:
+async def test_of_a_delegates_contributions_to_one_version_the_committed_one_counts() -> None:
     group = OwnersInMemory(4, THREE)
     async with with_places(group) as (owners, (constituent,)):
         delegation = constituent.owner._delegation
         delegate = next(hand for hand in owners if hand.peer == delegation._delegate)
-        first = await delegate.owner._delegation.bring(gradient(1), 100, 1.0, 0.0)
-        assert first.constituents == ()
-        delegate.owner._delegation.contributed(first)
         await constituent.owner.contribute(gradient(2), 70, 1.0)
-        second = await delegate.owner._delegation.bring(gradient(3), 200, 1.0, 60.0)
-        assert (second.tokens, second.constituents) == (270, (constituent.peer,))
-        delegate.owner._delegation.contributed(second)
-        while not delegation._entrusted:  # noqa: ASYNC110 - no event says so
+        for own_tokens in (100, 200):
+            brought = await delegate.owner._delegation.bring(gradient(3), own_tokens, 1.0, 60.0)
+            assert (brought.tokens, brought.constituents) == (own_tokens + 70, (constituent.peer,))
+            delegate.owner._delegation.contributed(brought)
+        while len(delegation._entrusted) < 2:  # noqa: ASYNC110 - no event says so
             await asyncio.sleep(0)
-        for total, own, entrusted in ((100, 100, None), (270, 200, 70)):
+        for total, own, entrusted in ((170, 100, 70), (270, 200, 70), (100, 100, None)):
             certificate = certificate_with(delegate.peer, total)
             assert delegate.owner.contained(certificate).tokens == own
             assert constituent.owner.contained(certificate).tokens == entrusted
+        later = certificate_with(delegate.peer, 170, version=2)
+        assert constituent.owner.contained(later) == Contained(None, had_place=False), "it caught up over two"
 
 
 def certificate_with(peer: PeerId, tokens: int, version: int = 1) -> Certificate:
@@ -346,6 +362,98 @@ async def test_who_is_counted_in_by_the_group_after_all_is_not_counted_by_way_of
         assert set(certificate.ballot.members) == {delegate.peer, outsider.peer}
         assert certificate.value.tokens == 170
         assert outsider.owner.contained(certificate).tokens == 70
+
+
+async def test_who_became_a_member_after_it_handed_over_contributes_nothing_else_to_that_version() -> None:
+    group = OwnersInMemory(4, THREE)
+    async with with_places(group) as (owners, (outsider,)):
+        delegate = next(hand for hand in owners if hand.peer == outsider.owner._delegation._delegate)
+        await outsider.owner.contribute(gradient(0), 70, 1.0)
+        group.passes = lambda sender, to, message: not isinstance(message.body, CastVote)
+        for hand in (delegate, outsider):
+            hand.owner.claims_changed(frozenset([delegate.peer, outsider.peer]))
+        await delegate.owner.contribute(gradient(1), 100, 1.0)
+        while outsider.owner._state.stage is not Stage.VOTING:  # noqa: ASYNC110 - no event says so
+            await asyncio.sleep(0)
+        for hand in (delegate, outsider):
+            hand.owner._state = replace(hand.owner._state, attempts=3, deadline_s=0.0)
+            hand.owner._queue.put_nowait(Tick())
+        await asyncio.gather(*(hand.round_settled_here() for hand in (delegate, outsider)))
+        group.passes = lambda sender, to, message: True
+        contributing = [(outsider, gradient(2), 150), (delegate, gradient(3), 180)]
+        await asyncio.gather(*(hand.owner.contribute(values, tokens, 1.0) for hand, values, tokens in contributing))
+        await asyncio.gather(*(hand.round_settled_here() for hand in (delegate, outsider)))
+        certificate = outsider.owner.replica.certificate
+        assert certificate
+        assert certificate.value.tokens in (170, 250), "what was voted for before, or a new one"
+        assert outsider.owner.contained(certificate).tokens == 70
+
+
+async def test_a_search_that_ends_after_its_version_hands_nothing_over_to_the_next_delegate() -> None:
+    group = OwnersInMemory(4, THREE)
+    async with with_places(group) as (owners, (holder,)):
+        delegation = holder.owner._delegation
+        asked: list[Entrust] = []
+        goes_on = asyncio.Event()
+
+        async def entrust(owner: PeerId, request: Entrust) -> bool:
+            asked.append(request)
+            if request.version == 1:
+                await goes_on.wait()
+            return True
+
+        holder.entrust = entrust  # type: ignore[method-assign]
+        delegation.begin(Version(1), None, has_place=False)
+        delegation.look_for_delegate([owners[0].peer])
+        handing = asyncio.ensure_future(delegation.hand_over(contribution(holder)))
+        await asyncio.sleep(0)
+        delegation.begin(Version(2), Digest("2" * 64), has_place=False)
+        delegation.look_for_delegate([owners[1].peer])
+        assert delegation._searching
+        await delegation._searching.wait()
+        goes_on.set()
+        assert not await handing
+        assert not any(request.is_cut_off for request in asked)
+        assert delegation._delegate == owners[1].peer
+
+
+async def test_work_whose_taking_was_not_heard_of_is_contributed_in_no_other_way() -> None:
+    group = OwnersInMemory(4, THREE)
+    async with with_places(group) as (owners, (constituent,)):
+        entrust = constituent.entrust
+
+        async def lost_reply(owner: PeerId, request: Entrust) -> bool:
+            await entrust(owner, request)
+            raise PeerUnreachable("no answer in time")
+
+        constituent.entrust = lost_reply  # type: ignore[method-assign]
+        certificate = await commit(owners, [constituent])
+        assert certificate.value.tokens == 1000
+        tokens = {peer: 100 * (n + 1) for n, peer in enumerate(sorted(group.hands))}
+        assert constituent.owner.contained(certificate).tokens == tokens[constituent.peer]
+
+
+async def test_work_that_comes_after_its_owner_has_contributed_is_too_late_and_no_merit() -> None:
+    group = OwnersInMemory(4, THREE)
+    async with with_places(group) as (owners, (late,)):
+        delegate = next(hand for hand in owners if hand.peer == late.owner._delegation._delegate).owner._delegation
+        await delegate.bring(gradient(0), 100, 1.0, 0.1)
+        assert delegate._let_down_by.keys() == {late.peer}
+        await late.owner.contribute(gradient(1), 70, 1.0)
+        assert not late.owner._delegation.has_handed_over
+        assert delegate._let_down_by.keys() == {late.peer}
+        began_s = asyncio.get_running_loop().time()
+        await delegate.bring(gradient(0), 100, 1.0, 60.0)
+        assert asyncio.get_running_loop().time() - began_s < 5, "nobody is waited for twice"
+
+
+async def test_where_owners_are_averaged_robustly_none_brings_the_work_of_others() -> None:
+    group = OwnersInMemory(4, replace(THREE, averaging="trimmed"))
+    async with with_places(group) as (owners, (outsider,)):
+        assert outsider.owner._delegation._delegate is None
+        certificate = await commit(owners, [outsider])
+        assert certificate.value.tokens == sum(c.tokens for c in certificate.value.contributions)
+        assert {c.peer for c in certificate.value.contributions} == {hand.peer for hand in owners}
 
 
 async def test_a_member_by_now_hands_nothing_over_and_says_so() -> None:
@@ -473,7 +581,9 @@ async def test_tokens_that_no_message_could_carry_with_those_of_others_are_refus
             )
         await sender.owner.contribute(gradient(0), most, 1.0)
         certificate = await commit(owners, [])
-        assert certificate.value.tokens == 600 + most
+        own = {hand.peer: 100 * (n + 1) for n, hand in enumerate(owners)}
+        assert sender.owner._delegation._delegate
+        assert certificate.value.tokens == 600 + 8 * own[sender.owner._delegation._delegate]
 
 
 async def test_a_delegate_that_tells_of_sums_without_end_is_remembered_by_a_few() -> None:
