@@ -6,6 +6,7 @@ inner steps since the cut-off that the manifest allows, with 0 before the next o
 what is called a slice below is one of them, and a round has as many turns (``node.trainer``).
 """
 
+import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -382,8 +383,10 @@ class VirtualSwarm:
         """Who brings the work of those who were not drawn; nobody, where all places are taken."""
         places = dict.fromkeys(state.owners, self.run.exchange.max_constituents)
         delegates = {}
-        for peer in sorted(state.residuals.keys() - places.keys()):
-            for owner in whom_to_ask(peer, state.owners, lot=state.owned.digest):
+        lot = state.owned.digest
+        others = state.residuals.keys() - places.keys()
+        for peer in sorted(others, key=lambda one: hashlib.sha256(f"{lot} {one}".encode()).digest()):  # who comes first
+            for owner in whom_to_ask(peer, state.owners, lot=lot):
                 if places[owner]:
                     places[owner] -= 1
                     delegates[peer] = owner

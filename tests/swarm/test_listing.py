@@ -1,22 +1,26 @@
 """More peers than the directory shows, in real processes: who is not listed trains, follows and comes back."""
 
+import statistics
 from pathlib import Path
 
 import pytest
 
-from p2ptrain.events import ListingChanged, RoundCommitted, StateChanged, StateFetched
+from p2ptrain.events import ListingChanged, ProgressDropped, RoundCommitted, StateChanged, StateFetched
 from p2ptrain.ids import COMMON
 from tests.support.live_swarm import LivePeer, LiveSwarm, eventually, stop_gently
 
 pytestmark = pytest.mark.swarm
 PEERS, LISTED = 6, 3
+STEPS = 60
+"""A second, so that who follows needs no whole states."""
+TOKENS_A_ROUND = 64 * STEPS
 MORE_VERSIONS = 3
 
 
 def test_who_is_not_listed_follows_every_version_and_contributes_when_it_is_listed_again(tmp_path: Path) -> None:
     swarm = LiveSwarm(tmp_path, lease_s=3, slices=1)
     swarm.change_manifest("[exchange]\n", f"[exchange]\nmax_listed = {LISTED}\nmax_owners = 3\n")
-    swarm.change_manifest("steps = 4", "steps = 60")  # a second, so that who follows needs no whole states
+    swarm.change_manifest("steps = 4", f"steps = {STEPS}")
     with swarm:
         peers = [swarm.start_peer(f"p{number}") for number in range(PEERS)]
         eventually(lambda: _unlisted(peers), what=lambda: f"somebody is not listed\n{peers[0].log()}")
@@ -31,6 +35,10 @@ def test_who_is_not_listed_follows_every_version_and_contributes_when_it_is_list
             lambda: _contributes_again(peers),
             what=lambda: f"one of {[peer.name for peer in _back(peers)]} contributes again\n{peers[0].log()}",
         )
+        # Of one round at a time: nobody had a place for it, and kept for longer it would do harm. More is dropped by
+        # who had a place, did not come in time, and has none in the next round.
+        dropped = [event.tokens for peer in peers for event in peer.events(ProgressDropped)]
+        assert 0 < statistics.median(dropped) <= TOKENS_A_ROUND
         for peer in peers:
             peer.check()
             assert not any(event.state == "ISOLATED" for event in peer.events(StateChanged)), peer.log()

@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from p2ptrain import clock
 from p2ptrain.errors import BadMessage, PeerUnreachable
 from p2ptrain.events import PeerLost, Refused, WorkBrought, WorkEntrusted
 from p2ptrain.ids import Digest, PeerId, Version
-from p2ptrain.swarm.delegation import Contained
+from p2ptrain.swarm.delegation import Brought, Contained
 from p2ptrain.swarm.reduce import part_bounds, weighted_mean
 from p2ptrain.swarm.robust import add_work
 from p2ptrain.swarm.round_events import Tick, Unreachable
@@ -310,7 +311,8 @@ async def test_of_a_delegates_contributions_to_one_version_the_committed_one_cou
         for total, own, entrusted in ((170, 100, 70), (270, 200, 70), (100, 100, None)):
             certificate = certificate_with(delegate.peer, total)
             assert delegate.owner.contained(certificate).tokens == own
-            assert constituent.owner.contained(certificate).tokens == entrusted
+            found = constituent.owner.contained(certificate)
+            assert (found.tokens, found.had_place) == (entrusted, True)
         later = certificate_with(delegate.peer, 170, version=2)
         assert constituent.owner.contained(later) == Contained(None, had_place=False), "it caught up over two"
 
@@ -445,6 +447,85 @@ async def test_work_that_comes_after_its_owner_has_contributed_is_too_late_and_n
         began_s = asyncio.get_running_loop().time()
         await delegate.bring(gradient(0), 100, 1.0, 60.0)
         assert asyncio.get_running_loop().time() - began_s < 5, "nobody is waited for twice"
+
+
+async def test_a_transfer_that_is_waited_for_no_more_ends() -> None:
+    group = OwnersInMemory(4, THREE)
+    async with with_places(group) as (owners, (constituent,)):
+        delegate = next(hand for hand in owners if hand.peer == constituent.owner._delegation._delegate)
+        begun, ended = asyncio.Event(), asyncio.Event()
+
+        async def fetch(*_: object, **__: object) -> object:
+            begun.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                ended.set()
+
+        delegate.fetch = fetch  # type: ignore[method-assign,assignment]
+        await constituent.owner.contribute(gradient(1), 70, 1.0)
+        await begun.wait()
+        brought = await delegate.owner._delegation.bring(gradient(0), 100, 1.0, 0.1)
+        assert brought.constituents == ()
+        await ended.wait()
+
+
+async def test_an_owner_without_work_of_its_own_waits_for_nobody_and_brings_nobodys() -> None:
+    group = OwnersInMemory(4, THREE)
+    async with with_places(group) as (owners, (constituent,)):
+        delegate = next(hand for hand in owners if hand.peer == constituent.owner._delegation._delegate).owner
+        began_s = asyncio.get_running_loop().time()
+        assert (await delegate._delegation.bring(0 * gradient(0), 0, 1.0, 60.0)).tokens == 0
+        assert asyncio.get_running_loop().time() - began_s < 5
+        await constituent.owner.contribute(gradient(1), 70, 1.0)
+        one = delegate._delegation._constituents[constituent.peer]
+        while not one.is_done:  # noqa: ASYNC110 - no event says so
+            await asyncio.sleep(0)
+        assert (await delegate._delegation.bring(0 * gradient(0), 0, 1.0, 60.0)).tokens == 0
+
+
+async def test_contributions_of_nothing_do_not_make_an_owner_forget_what_it_contributed() -> None:
+    group = OwnersInMemory(4, THREE)
+    async with with_places(group) as (owners, _):
+        delegation = owners[0].owner._delegation
+        for tokens in (100, 0, 0, 0):
+            delegation.contributed(Brought(gradient(0), tokens, 1.0, (), tokens, 0.0))
+        assert list(delegation._own) == [(100, 100)]
+
+
+async def test_constituents_are_asked_as_soon_as_any_owner_is_ready() -> None:
+    group = OwnersInMemory(4, THREE)
+    async with with_places(group) as (owners, (constituent,)):
+        asked = asyncio.Event()
+        constituent.cut_off_wanted = lambda *_: asked.set()  # type: ignore[attr-defined]
+        other = next(hand for hand in owners if hand.peer != constituent.owner._delegation._delegate)
+        await other.owner.contribute(gradient(0), 100, 1.0)
+        await asked.wait()
+
+
+async def test_an_owner_whose_volunteer_paused_it_is_not_asked_for_a_place() -> None:
+    group = OwnersInMemory(5, THREE)
+    paused, *others = owners_of(group)
+    for hand in group.hands.values():
+        claims = hand.context.claims
+        hand.context.claims = {**claims, paused.peer: replace(claims[paused.peer], is_away=True)}
+    async with with_places(group) as (_, outsiders):
+        assert {hand.owner._delegation._delegate for hand in outsiders} <= {hand.peer for hand in others}
+        assert not paused.owner._delegation._constituents
+
+
+async def test_patience_is_short_while_little_is_measured_and_counts_from_the_first_that_was_ready() -> None:
+    group = OwnersInMemory(4, THREE)
+    async with with_places(group) as (owners, _):
+        owner = owners[0].owner
+        assert owner._patience_s == pytest.approx(2.0, abs=0.2)
+        measured = replace(owner._state.durations, gather=(10.0,) * 5)
+        owner._state = replace(owner._state, durations=measured)
+        assert owner._patience_s == pytest.approx(7.5, abs=0.2)  # half of median and half of it again
+        owner._state = replace(owner._state, first_ready_s=clock.monotonic_s() - 5)
+        assert owner._patience_s == pytest.approx(2.5, abs=0.2)
+        owner._state = replace(owner._state, first_ready_s=clock.monotonic_s() - 50)
+        assert owner._patience_s == 0
 
 
 async def test_where_owners_are_averaged_robustly_none_brings_the_work_of_others() -> None:

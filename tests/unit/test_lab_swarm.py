@@ -165,6 +165,16 @@ def test_who_is_not_drawn_and_finds_no_place_waits_and_a_restored_swarm_goes_on_
     assert digests(second) == digests(straight)
 
 
+def test_who_had_a_place_and_nothing_to_contribute_keeps_what_it_trained_meanwhile() -> None:
+    lab = swarm(overlapped(2))
+    idle = lab.peers[0]
+    lab.train_turn(dict.fromkeys(lab.peers, 3) | {idle: 0})
+    assert idle not in lab._slices[COMMON].contained
+    lab.train_turn(dict.fromkeys(lab.peers, 3))
+    tokens = lab.inner(idle).run.inner.batch * RUN.model.context
+    assert lab._footings[idle][COMMON].tokens == 3 * tokens, "two before the commit reached it, and one after"
+
+
 def fragmented(delay_steps: int, fragments: int = 2) -> RunConfig:
     return replace(overlapped(delay_steps), slicing=replace(RUN.slicing, fragments=fragments))
 
