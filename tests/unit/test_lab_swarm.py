@@ -156,6 +156,8 @@ def test_who_is_not_drawn_and_finds_no_place_waits_and_a_restored_swarm_goes_on_
         straight.train_round()
         counted |= straight._slices[COMMON].contained
         assert len(straight._slices[COMMON].contained) == 3 + 3 * places
+        if delay_steps == 0:
+            assert all(footings[COMMON].tokens == 0 for footings in straight._footings.values()), "kept by nobody"
     assert len(counted) > 3 + 3 * places, "others took their turn"
     for _ in range(3):
         first.train_round()
