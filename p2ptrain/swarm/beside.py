@@ -2,12 +2,10 @@
 
 import asyncio
 from collections.abc import Coroutine
-from typing import Any, TypeVar
-
-_T = TypeVar("_T")
+from typing import Any
 
 
-def begin_beside(group: asyncio.TaskGroup, work: Coroutine[Any, Any, _T]) -> asyncio.Task[_T] | None:
+def begin_beside(group: asyncio.TaskGroup, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any] | None:
     """Begin ``work`` in the group, or nothing where the group ends: messages may still come while a peer does."""
     try:
         return group.create_task(work)

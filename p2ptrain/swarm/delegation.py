@@ -99,7 +99,8 @@ class Delegation:
         self._spawn = spawn
         self.next: tuple[Version, Digest | None] | None = None
         """The version that the round would commit, and the hash of the value that it follows; None before ``begin``."""
-        self._has_place = True
+        self.has_place = True
+        """Whether the group counts us in, or did at any time of this round."""
         self._constituents: dict[PeerId, _Constituent] = {}
         self._let_down_by: dict[PeerId, Version] = {}
         """Who had a place with us, was waited for in vain at that version, and has not come in time since."""
@@ -134,7 +135,7 @@ class Delegation:
             previous: hash of the value that we hold.
             has_place: whether the group counts us in without a delegate.
         """
-        self.next, self._has_place = (version, previous), has_place
+        self.next, self.has_place = (version, previous), has_place
         self._cancel_fetches()
         self._constituents, self._gathers, self._is_over = {}, False, False
         since = version - _FORGIVEN_AFTER
@@ -142,15 +143,6 @@ class Delegation:
         self._owners, self._delegate, self._searching, self._handed = (), None, None, None
         self._entrusted = {key: tokens for key, tokens in self._entrusted.items() if key[0] >= version - 1}
         self._changed.set()
-
-    def take_place(self) -> None:
-        """The group counts us in after all."""
-        self._has_place = True
-
-    @property
-    def has_place(self) -> bool:
-        """Whether the group counts us in, or did at any time of this round."""
-        return self._has_place
 
     # As a constituent.
 
@@ -193,7 +185,7 @@ class Delegation:
         """Whether the peer may tell us what to do in the round of this version."""
         return self.next is not None and (peer, version) == (self._delegate, self._version)
 
-    def is_brought(self, delegate: PeerId, tokens: int) -> None:
+    def note_brought(self, delegate: PeerId, tokens: int) -> None:
         """Our delegate has contributed our work with its own, so many tokens in all."""
         key = self._version, delegate, tokens
         sums = [one for one in self._entrusted if one[0] == self._version]
@@ -349,7 +341,7 @@ class Delegation:
             parts = tuple(r.part for r in value.results if peer in r.contributors)
             return Contained(tokens if parts else None, parts)
         has_delegate = self._delegate is not None and value.version == self._version
-        return Contained(None, had_place=self._has_place or has_delegate)
+        return Contained(None, had_place=self.has_place or has_delegate)
 
     def _awaited(self) -> set[PeerId]:
         return {peer for peer, one in self._constituents.items() if one.is_awaited and not one.is_done}

@@ -278,7 +278,7 @@ class SliceOwner:
         if not self._delegation.has_delegate(sender, version):
             return False
         if tokens:
-            self._delegation.is_brought(sender, tokens)
+            self._delegation.note_brought(sender, tokens)
         elif cut_off_within_s > 0 and not self.is_averaging:
             within_s = min(cut_off_within_s, self._context.exchange.gather_timeout_s)
             self._context.listener.cut_off_wanted(self.slice, within_s)
@@ -350,8 +350,7 @@ class SliceOwner:
         """Once a version has begun: as an owner bring others' work along, without a place among them find who does."""
         s = self._state
         if self._delegation.next == (s.version, s.head.value_hash):
-            if not self._delegation.has_place and self._has_place:
-                self._delegation.take_place()
+            self._delegation.has_place = self._delegation.has_place or self._has_place
             return
         has_place = self._has_place
         self._delegation.begin(s.version, s.head.value_hash, has_place=has_place)

@@ -22,7 +22,7 @@ MAX_NORM_RATIO = 8.0
 below 1.3; one whose round was four times as long had 2.7 times the norm in the median and 12.8 at most (tiny preset
 with one slice, 4 peers, 12 rounds), hence the allowance for tokens."""
 MAX_LONGER = 8
-"""How far more tokens than the others' excuse a larger norm; they are a claim, too."""
+"""How far more tokens than the others' excuse a larger norm, or weigh more in an owner's mean: they are a claim."""
 _MIN_JURY = 3
 """With fewer contributors nobody can say which of them is the odd one."""
 _TRIM_SHARE = 0.25
