@@ -148,8 +148,7 @@ class Delegation:
 
     def look_for_delegate(self, owners: Collection[PeerId]) -> None:
         """As a holder without a place in the group: find an owner that has one for us."""
-        assert self.next is not None
-        self._owners = tuple(whom_to_ask(self._context.me, owners, lot=self.next[1] or ""))
+        self._ask(owners)
         self._searching = asyncio.Event()
         self._spawn(self._find(self._searching))
 
@@ -181,6 +180,26 @@ class Delegation:
             self._delegate, self._handed = found, None
         return False
 
+    async def make_sure(self, owners: Collection[PeerId]) -> None:
+        """Before we contribute to a version once more: if our delegate will not bring our work, it is ours again.
+
+        The round came to nothing so far, and the delegate may be gone or out of the group. If all owners that are left
+        trusted in such delegates, none would have anything to contribute, and the version would never be decided.
+
+        Args:
+            owners: of the group as it is now.
+        """
+        delegate, handed, began = self._delegate, self._handed, self.next
+        if delegate is None or handed is None:
+            return
+        try:
+            has_it = await self._context.caller.entrust(delegate, self._request(is_cut_off=True, contribution=handed))
+        except PeerUnreachable:
+            has_it = False
+        if self.next == began and not has_it:
+            self._delegate = self._handed = None
+            self._ask(owners)
+
     def has_delegate(self, peer: PeerId, version: Version) -> bool:
         """Whether the peer may tell us what to do in the round of this version."""
         return self.next is not None and (peer, version) == (self._delegate, self._version)
@@ -195,6 +214,10 @@ class Delegation:
         self._context.events.emit(
             WorkEntrusted(slice=self._slice, version=self._version, delegate=delegate, tokens=own)
         )
+
+    def _ask(self, owners: Collection[PeerId]) -> None:
+        assert self.next is not None
+        self._owners = tuple(whom_to_ask(self._context.me, owners, lot=self.next[1] or ""))
 
     async def _find(self, searching: asyncio.Event) -> None:
         try:
@@ -222,9 +245,10 @@ class Delegation:
 
     # As a delegate.
 
-    def is_constituent(self, peer: PeerId) -> bool:
-        """Whether the peer has a place with us."""
-        return peer in self._constituents
+    def adds_nothing(self, sender: PeerId, request: Entrust) -> bool:
+        """Whether a constituent withdraws, or asks whether we still have its work."""
+        one = self._constituents.get(sender)
+        return one is not None and request.contribution in (None, one.contribution)
 
     def entrusted(self, sender: PeerId, request: Entrust) -> str:
         """A holder asks for a place or hands its work over; why not, or nothing if it is welcome.
@@ -246,6 +270,8 @@ class Delegation:
         if not request.is_cut_off:
             return ""
         if one.contribution:
+            if one.is_done and one.parts is None:
+                return "your work could not be had, or not be used"
             return "" if one.contribution == request.contribution else "your work is here already"
         if self._is_over:
             return "this owner has contributed already"
@@ -284,17 +310,19 @@ class Delegation:
                         self._changed.clear()
                         await self._changed.wait()
         alone = Brought(pseudo_gradient, tokens, loss_nats, (), tokens, clock.monotonic_s() - began_s)
-        if self.next != began or not tokens:
+        if self.next != began:
             return alone
         self._is_over = True
+        if not tokens:
+            self.bring_nobody()
+            return alone
         for peer in self._awaited():
             self._constituents[peer].is_awaited = False
             self._let_down_by[peer] = self._version
         self._cancel_fetches()
+        constituents = self._constituents
         works = {
-            peer: (one.contribution, one.parts)
-            for peer, one in self._constituents.items()
-            if one.contribution and one.parts
+            peer: (one.contribution, one.parts) for peer, one in constituents.items() if one.contribution and one.parts
         }
         self._let_down_by = {peer: last for peer, last in self._let_down_by.items() if peer not in works}
         if not works:
@@ -304,10 +332,17 @@ class Delegation:
         parts = {peer: encoded for peer, (_, encoded) in works.items()}
         brought, left_out = await asyncio.to_thread(self._average, pseudo_gradient, tokens, counts, parts)
         for peer, reason in left_out.items():
+            constituents[peer].parts = None
             self._context.events.emit(Refused(peer=peer, reason=f"its work is not brought along: {reason}"))
         losses = [(counts[peer], works[peer][0].loss_nats) for peer in brought]
         total, loss_nats = _mean_loss([(tokens, loss_nats), *losses])
         return Brought(pseudo_gradient, total, loss_nats, brought, tokens, alone.waited_s)
+
+    def bring_nobody(self) -> None:
+        """Forget our constituents: who has handed its work over hears so when it asks, and contributes it itself."""
+        self._cancel_fetches()
+        self._constituents = {}
+        self._changed.set()
 
     def contributed(self, brought: Brought) -> None:
         """What ``bring`` gave is contributed to this version: tell those whose work it is."""

@@ -243,6 +243,7 @@ class SliceOwner:
             contribution = Contribution(self._context.me, brought.tokens, brought.loss_nats, refs, up_mbps, down_mbps)
             pending = self._pending = _Pending(clock.monotonic_s(), sent)
         self._delegation.contributed(brought)
+        await self._delegation.make_sure(self._possible_delegates)
         # Nobody contributes both by itself and by way of another, or its work would count twice.
         if self._has_place and not self._delegation.has_handed_over:
             self._spawn(self._delegation.hand_over(None))
@@ -265,8 +266,8 @@ class SliceOwner:
         if s.me not in s.ballot.members:
             return "only owners bring the work of others along"
         is_counted_in = sender in s.ballot.members or sender in guests(s)
-        may_withdraw = self._delegation.is_constituent(sender) and not request.contribution
-        if (sender not in s.claims or is_counted_in) and not may_withdraw:
+        is_expected = sender in s.claims and not is_counted_in
+        if not is_expected and not self._delegation.adds_nothing(sender, request):
             return "only of holders of the slice without a place in the group is work brought along"
         return self._delegation.entrusted(sender, request)
 
@@ -346,17 +347,23 @@ class SliceOwner:
         s = self._state
         return s.me in s.ballot.members or s.me in guests(s)
 
+    @property
+    def _possible_delegates(self) -> list[PeerId]:
+        claims = self._context.claims
+        return [m for m in self._state.ballot.members if m in claims and not claims[m].is_away]
+
     def _take_place(self) -> None:
         """Once a version has begun: as an owner bring others' work along, without a place among them find who does."""
         s = self._state
         if self._delegation.next == (s.version, s.head.value_hash):
             self._delegation.has_place = self._delegation.has_place or self._has_place
+            if s.me not in s.ballot.members:
+                self._delegation.bring_nobody()
             return
         has_place = self._has_place
         self._delegation.begin(s.version, s.head.value_hash, has_place=has_place)
         if not has_place and self._context.is_listed and self._context.exchange.max_constituents:
-            claims = self._context.claims
-            self._delegation.look_for_delegate([m for m in s.ballot.members if m in claims and not claims[m].is_away])
+            self._delegation.look_for_delegate(self._possible_delegates)
 
     def _carry_out(self, command: rounds.Command) -> None:
         match command:

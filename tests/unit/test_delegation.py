@@ -503,6 +503,58 @@ async def test_a_transfer_that_is_waited_for_no_more_ends() -> None:
         await ended.wait()
 
 
+async def test_when_all_delegates_are_gone_those_who_trusted_in_them_decide_the_version_with_their_own_work() -> None:
+    group = OwnersInMemory(5, replace(THREE, gather_timeout_s=1.0, vote_timeout_s=1.0))
+    async with with_places(group) as (owners, others):
+        await asyncio.gather(*(hand.owner.contribute(gradient(n), 70, 1.0) for n, hand in enumerate(others)))
+        assert all(hand.owner._delegation.has_handed_over for hand in others)
+        gone, left = {hand.peer for hand in owners}, frozenset(hand.peer for hand in others)
+        group.is_reachable = lambda sender, to: to not in gone
+        group.passes = lambda sender, to, message: not {sender, to} & gone
+        for hand in others:
+            hand.owner.claims_changed(left)
+        await asyncio.gather(*(hand.round_settled_here() for hand in others))
+        assert {hand.version for hand in others} == {0}, "nobody had anything to contribute"
+        await asyncio.gather(*(hand.owner.contribute(gradient(n), 150, 1.0) for n, hand in enumerate(others)))
+        await asyncio.gather(*(hand.round_settled_here() for hand in others))
+        certificate = others[0].owner.replica.certificate
+        assert certificate
+        assert certificate.value.tokens == 300
+        assert [hand.owner.contained(certificate).tokens for hand in others] == [150, 150]
+
+
+@pytest.mark.parametrize("fault", ["unreachable", "has no work itself", "cannot fetch", "refuses", "not a member"])
+async def test_who_contributes_again_takes_its_work_back_from_a_delegate_that_will_not_bring_it(fault: str) -> None:
+    group = OwnersInMemory(5, THREE)
+    async with with_places(group) as (owners, (constituent, *_)):
+        delegation = constituent.owner._delegation
+        delegate = next(hand for hand in owners if hand.peer == delegation._delegate)
+        still = [hand.peer for hand in owners]
+        delegate.can_fetch = lambda what: fault != "cannot fetch"
+        await constituent.owner.contribute((100 if fault == "refuses" else 1) * gradient(0), 70, 1.0)
+        place = delegate.owner._delegation._constituents[constituent.peer]
+        while not place.is_done:  # noqa: ASYNC110 - no event says so
+            await asyncio.sleep(0)
+        if fault != "cannot fetch":
+            await delegation.make_sure(still)
+            assert delegation.has_handed_over, "all is well"
+        match fault:
+            case "unreachable":
+                group.is_reachable = lambda sender, to: False
+            case "has no work itself":
+                await delegate.owner._delegation.bring(gradient(1), 0, 1.0, 0.0)
+            case "refuses":
+                await delegate.owner._delegation.bring(gradient(1), 100, 1.0, 0.0)
+            case "not a member":
+                state = delegate.owner._state
+                without = tuple(sorted({*state.ballot.members, constituent.peer} - {delegate.peer}))
+                delegate.owner._state = replace(state, ballot=Ballot(state.ballot.epoch + 1, 0, without))
+                delegate.owner._take_place()
+        await delegation.make_sure(still)
+        assert not delegation.has_handed_over
+        assert set(delegation._owners) == set(still)
+
+
 async def test_an_owner_without_work_of_its_own_waits_for_nobody_and_brings_nobodys() -> None:
     group = OwnersInMemory(4, THREE)
     async with with_places(group) as (owners, (constituent,)):
@@ -511,9 +563,7 @@ async def test_an_owner_without_work_of_its_own_waits_for_nobody_and_brings_nobo
         assert (await delegate._delegation.bring(0 * gradient(0), 0, 1.0, 60.0)).tokens == 0
         assert asyncio.get_running_loop().time() - began_s < 5
         await constituent.owner.contribute(gradient(1), 70, 1.0)
-        one = delegate._delegation._constituents[constituent.peer]
-        while not one.is_done:  # noqa: ASYNC110 - no event says so
-            await asyncio.sleep(0)
+        assert not constituent.owner._delegation.has_handed_over
         assert (await delegate._delegation.bring(0 * gradient(0), 0, 1.0, 60.0)).tokens == 0
 
 
