@@ -138,9 +138,12 @@ class Hand:
 class OwnersInMemory:
     """A group; ``passes`` decides which messages arrive, and may raise what a broken link raises."""
 
+    hand_type: type[Hand] = Hand
+
     def __init__(self, size: int, exchange: ExchangeConfig = EXCHANGE) -> None:
         identities = [Identity.from_seed(bytes([number]) * 32) for number in range(size)]
-        self.hands = {one.peer_id: Hand(self, one, exchange) for one in sorted(identities, key=lambda one: one.peer_id)}
+        identities.sort(key=lambda one: one.peer_id)
+        self.hands = {one.peer_id: self.hand_type(self, one, exchange) for one in identities}
         self.passes: Callable[[PeerId, PeerId, RoundMessage], bool] = lambda sender, to, message: True
         self.is_reachable: Callable[[PeerId, PeerId], bool] = lambda sender, to: True
         """For calls between a delegate and its constituents."""

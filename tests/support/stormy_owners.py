@@ -1,0 +1,315 @@
+"""Owners of one slice in one event loop and in fake time, with more holders than places, and links that break.
+
+As in owners_in_memory.py the edge of the rounds is real. Here peers also train, hear of commits by announcement, see
+each other in a directory whose claims expire, and keep account of their work as the trainer does.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import random
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from p2ptrain import clock
+from p2ptrain.config.schema import ExchangeConfig, OverlapConfig
+from p2ptrain.errors import BadMessage, BadRecord, BlobUnavailable, PeerUnreachable
+from p2ptrain.identity.keys import Identity
+from p2ptrain.ids import PeerId, SliceId, Version
+from p2ptrain.swarm.directory import Claim
+from p2ptrain.training.footing import Footing, Move, move
+from p2ptrain.wire.messages import BlobRef, Certificate, Entrust, RoundMessage
+from tests.support.owners_in_memory import EXCHANGE, RUN, SLICE, Hand, OwnersInMemory, gradient
+
+CALL_TIMEOUT_S = 5.0
+LEASE_S = 10.0
+LOOK_S = 1.0
+"""How often a peer looks at the directory."""
+STORMY = replace(
+    EXCHANGE,
+    max_owners=3,
+    max_constituents=2,
+    gather_timeout_s=6.0,
+    reduce_timeout_s=5.0,
+    vote_timeout_s=5.0,
+    lease_s=LEASE_S,
+)
+
+
+class StormyHand(Hand):
+    """A peer that trains; calls take their time, and fail where a link is broken."""
+
+    swarm: "StormyOwners"
+
+    def __init__(self, group: OwnersInMemory, identity: Identity, exchange: ExchangeConfig) -> None:
+        super().__init__(group, identity, exchange)
+        self.context.quorum = 2  # whoever is cut off alone goes on with nobody
+
+    def start(self, swarm: "StormyOwners") -> None:
+        """Begin to train and to look at the directory."""
+        self.swarm = swarm
+        self._asked = asyncio.Event()
+        self._inbox: asyncio.Queue[None] = asyncio.Queue()
+        self.footing = Footing.on(self._anchor, Version(0))
+        self.local = self._anchor.copy()
+
+    @property
+    def _anchor(self) -> Any:
+        assert self.owner.replica.owned is not None
+        return self.owner.replica.owned.anchor
+
+    async def train(self) -> None:
+        """Inner steps, cut-off, and the wait for the round to be settled, until cancelled."""
+        rng = random.Random(f"{self.swarm.seed} {self.peer}")
+        for number in itertools.count():
+            self._asked.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(rng.uniform(1.0, 3.0)):
+                    await self._asked.wait()
+            self.footing = self.footing.trained(100)
+            self.swarm.trained += 100
+            self.local = self.local - gradient(number % 10)
+            self.footing = self.footing.cut_off(self.local)
+            self._settled = asyncio.Queue()
+            await self.owner.contribute(self.footing.anchor - self.local, self.footing.tokens, 1.0)
+            await self._settled.get()
+
+    async def look(self) -> None:
+        """See the directory, until cancelled."""
+        while True:
+            await asyncio.sleep(LOOK_S)
+            self.context.claims = self.swarm.claims_seen_by(self.peer)
+            self.owner.claims_changed(self.context.holders(SLICE) | {self.peer})
+
+    # As blobs.
+
+    async def fetch(
+        self, ref: BlobRef, holders: Sequence[PeerId], *, silence_timeout_s: float, what: str
+    ) -> tuple[memoryview, PeerId]:
+        for peer in (self.peer, *holders):
+            if peer == self.peer or await self.swarm.reaches(self.peer, peer, silence_timeout_s):
+                data = self._group.hands[peer].store.get(ref.sha256)
+                if data is not None:
+                    return data, peer
+        raise BlobUnavailable(f"nobody has {what}")
+
+    # As the caller.
+
+    async def deliver(self, peer: PeerId, message: RoundMessage) -> bool:
+        await self._call(peer)
+        with contextlib.suppress(BadRecord, BadMessage):
+            self._group.hands[peer].owner.heard(self.peer, RoundMessage.from_pb(message.to_pb()))
+        await self._call(peer)
+        return True
+
+    async def newer_certificates(self, peer: PeerId, have: Mapping[SliceId, int]) -> list[Certificate]:
+        if not await self.swarm.reaches(self.peer, peer, CALL_TIMEOUT_S):
+            return []
+        return await super().newer_certificates(peer, have)
+
+    def announce(self, slice_id: SliceId) -> None:
+        certificate = self.owner.replica.certificate
+        assert certificate
+        for peer in self._group.hands:
+            if peer != self.peer:
+                self.swarm.spawn(self._tell_of(certificate, peer))
+
+    async def _tell_of(self, certificate: Certificate, peer: PeerId) -> None:
+        if await self.swarm.reaches(self.peer, peer, CALL_TIMEOUT_S):
+            other = self._group.hands[peer]
+            if certificate.value.version > other.version:
+                other.owner.learn(certificate, self.peer)
+
+    async def entrust(self, owner: PeerId, request: Entrust) -> bool:
+        await self._call(owner)
+        is_taken = await super().entrust(owner, request)
+        await self._call(owner)
+        return is_taken
+
+    async def tell_constituent(
+        self, peer: PeerId, slice_id: SliceId, version: Version, *, cut_off_within_s: float = 0.0, tokens: int = 0
+    ) -> bool:
+        await self._call(peer)
+        is_heard = await super().tell_constituent(
+            peer, slice_id, version, cut_off_within_s=cut_off_within_s, tokens=tokens
+        )
+        await self._call(peer)
+        return is_heard
+
+    async def _call(self, peer: PeerId) -> None:
+        if not await self.swarm.reaches(self.peer, peer, CALL_TIMEOUT_S):
+            raise PeerUnreachable(peer)
+
+    # As the listener.
+
+    def cut_off_wanted(self, slice_id: SliceId, within_s: float) -> None:
+        """Others wait for our contribution."""
+        self._asked.set()
+
+    def slice_moved(self, slice_id: SliceId) -> None:
+        """Local weights come onto the new anchor, as in the trainer."""
+        certificate = self.owner.replica.certificate
+        assert certificate
+        self.swarm.decided[certificate.value.version].add(certificate.value.value_hash)
+        contained = self.owner.contained(certificate)
+        parts = self.context.bounds(SLICE)
+        to = Move(
+            anchor=self._anchor,
+            version=certificate.value.version,
+            tokens=contained.tokens,
+            contained=[parts[part] for part in contained.parts],
+            had_place=contained.had_place,
+        )
+        moved = move(self.footing, self.local, to, OverlapConfig())
+        self.swarm.counted[self.peer] += contained.tokens or 0
+        self.swarm.dropped[self.peer] += moved.dropped_tokens
+        self.footing, self.local = moved.footing, moved.local
+
+
+class StormyOwners(OwnersInMemory):
+    """A swarm of one slice, and what happens to it, made up from a seed."""
+
+    hand_type = StormyHand
+    hands: dict[PeerId, StormyHand]  # type: ignore[assignment]
+
+    def __init__(self, seed: int, size: int) -> None:
+        super().__init__(size, STORMY)
+        self.seed = seed
+        self.trained = 0
+        self.counted: Counter[PeerId] = Counter()
+        """Tokens that peers know to be in versions."""
+        self.dropped: Counter[PeerId] = Counter()
+        self.decided: defaultdict[int, set[str]] = defaultdict(set)
+        """Hashes of the values of each version."""
+        self._rng = random.Random(seed)
+        self._dead: set[PeerId] = set()
+        self._cut: set[PeerId] = set()
+        self._broken: set[frozenset[PeerId]] = set()
+        self._last_seen_s: dict[PeerId, float] = {}
+        self._tasks: dict[PeerId, list[asyncio.Task[None]]] = {}
+        self._others: set[asyncio.Task[None]] = set()
+
+    @property
+    def living(self) -> list[StormyHand]:
+        """All that were not killed."""
+        return [hand for peer, hand in self.hands.items() if peer not in self._dead]
+
+    @property
+    def newest_version(self) -> int:
+        """Of all that live."""
+        return max(hand.version for hand in self.living)
+
+    @property
+    def tokens_in_versions(self) -> int:
+        """Of all versions up to the newest one."""
+        newest = max(self.living, key=lambda hand: hand.version).owner.replica.certificate
+        return newest.value.tokens if newest else 0
+
+    @property
+    def has_forked(self) -> bool:
+        """Whether two groups that did not see each other decided on the same version; one of them gave way since."""
+        return any(len(values) > 1 for values in self.decided.values())
+
+    def spawn(self, work: Any) -> None:
+        """Begin something that nobody waits for."""
+        task = asyncio.ensure_future(work)
+        self._others.add(task)
+        task.add_done_callback(self._others.discard)
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[list[Hand]]:
+        loop = asyncio.get_running_loop()
+
+        async def here(work: Any, *arguments: Any) -> Any:
+            await asyncio.sleep(0.01)
+            return work(*arguments)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(clock, "monotonic_s", loop.time)
+            patch.setattr(asyncio, "to_thread", here)
+            for hand in self.hands.values():
+                hand.start(self)
+            self.spawn(self._directory())
+            for peer, hand in self.hands.items():
+                self._tasks[peer] = [asyncio.ensure_future(w) for w in (hand.owner.run(), hand.train(), hand.look())]
+            try:
+                yield list(self.hands.values())
+            finally:
+                tasks = [*itertools.chain(*self._tasks.values()), *self._others]
+                failed = [task for task in tasks if task.done() and not task.cancelled() and task.exception()]
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+                for task in failed:
+                    task.result()
+
+    async def storms(self, for_s: float) -> None:
+        """Break and mend, every few seconds, and mend everything but the dead at the end."""
+        loop = asyncio.get_running_loop()
+        until_s = loop.time() + for_s
+        while loop.time() < until_s:
+            await asyncio.sleep(self._rng.expovariate(1 / 5.0))
+            living = sorted(hand.peer for hand in self.living)
+            match self._rng.choice(("die", "cut", "strike", "back", "break", "mend")):
+                case "die" if len(living) > 8 and self._rng.random() < 0.3:
+                    self.kill(self._rng.choice(living))
+                case "cut":
+                    self._cut.add(self._rng.choice(living))
+                case "strike":
+                    self._cut |= self._most_owners()
+                case "back" if self._cut:
+                    self._cut.remove(self._rng.choice(sorted(self._cut)))
+                case "break":
+                    self._broken.add(frozenset(self._rng.sample(living, 2)))
+                case "mend" if self._broken:
+                    self._broken.remove(self._rng.choice(sorted(self._broken, key=sorted)))
+        self._cut.clear()
+        self._broken.clear()
+
+    async def calm(self, for_s: float) -> None:
+        """Let them work in peace."""
+        await asyncio.sleep(for_s)
+
+    def kill_most_owners(self) -> None:
+        """Of the newest version, with whatever work they were given."""
+        for peer in self._most_owners() - self._dead:
+            self.kill(peer)
+
+    def _most_owners(self) -> set[PeerId]:
+        owners = max(self.living, key=lambda hand: hand.version).owner.owners
+        return set(self._rng.sample(owners, len(owners) // 2 + 1))
+
+    def kill(self, peer: PeerId) -> None:
+        """As by SIGKILL."""
+        self._dead.add(peer)
+        for task in self._tasks[peer]:
+            task.cancel()
+
+    async def reaches(self, one: PeerId, other: PeerId, timeout_s: float) -> bool:
+        """Whether a message gets there, after the time that it takes."""
+        await asyncio.sleep(self._rng.uniform(0.005, 0.1))
+        silent = self._dead | self._cut
+        if one in silent or other in silent or frozenset([one, other]) in self._broken:
+            await asyncio.sleep(timeout_s)
+            return False
+        return True
+
+    def claims_seen_by(self, peer: PeerId) -> Mapping[PeerId, Claim]:
+        """What a look at the directory shows; who is cut off sees what it saw last."""
+        now_s = asyncio.get_running_loop().time()
+        if peer in self._cut:
+            return {p: c for p, c in self.hands[peer].context.claims.items() if c.expires_s > now_s}
+        expires = {p: seen_s + LEASE_S for p, seen_s in self._last_seen_s.items()}
+        return {
+            p: Claim(run=RUN, peer=p, ready=(SLICE,), expires_s=at_s) for p, at_s in expires.items() if at_s > now_s
+        }
+
+    async def _directory(self) -> None:
+        while True:
+            for peer in self.hands.keys() - self._dead - self._cut:
+                self._last_seen_s[peer] = asyncio.get_running_loop().time()
+            await asyncio.sleep(LOOK_S)
