@@ -162,8 +162,9 @@ class ExchangeConfig:
     those whom the lot left out work for nothing until they are drawn."""
     max_listed: int = 128
     """Peers whose claims the directory shows at a time, besides newcomers and the owners that certificates name. Where
-    more take part, a lot decides every twenty leases who is listed; the others train and follow. So what a peer reads
-    about the others does not grow with the swarm. A run of many slices needs more: each should have listed holders."""
+    more take part, a lot decides every twenty leases who is listed and can be an owner; the others have their work
+    brought by owners. So what a peer reads about the others does not grow with the swarm. A run of many slices needs
+    more: each should have listed holders, and each of these has ``max_constituents`` places."""
     history: int = 8
     """Versions whose encoded averages and updates an owner keeps for peers that missed them."""
 

@@ -205,6 +205,8 @@ class Peer:
             events=self._events,
             listener=self,
             book=self._book,
+            admits=lambda peer, invite: self._door.verdict(peer, invite, clock.wall_s()).admitted,
+            invite=self._invite,
         )
         admitted = GuardedDirectory(
             DhtDirectory(node, self._identity, self._home.run_id, self._twin_seen),

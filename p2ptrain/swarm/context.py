@@ -1,7 +1,7 @@
 """What every part of the swarm needs of this peer: who it is, what the run fixes, and how to reach others."""
 
 import random
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -125,6 +125,10 @@ class Context:
     listener: Listener
     book: AddressBook
     """Where others were last seen."""
+    admits: Callable[[PeerId, str], bool] = lambda peer, invite: True
+    """Whether the run's door lets a peer in that shows this invitation; claims have been through it."""
+    invite: str = ""
+    """Our own invitation."""
     caller: Caller = field(init=False)
     """Set by the Swarm that this context is made for."""
     claims: Mapping[PeerId, Claim] = field(default_factory=dict)

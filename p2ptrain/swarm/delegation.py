@@ -241,6 +241,7 @@ class Delegation:
             previous=previous,
             is_cut_off=is_cut_off,
             contribution=contribution,
+            invite="" if self._context.is_listed else self._context.invite,
         )
 
     # As a delegate.

@@ -266,8 +266,11 @@ class SliceOwner:
         if s.me not in s.ballot.members:
             return "only owners bring the work of others along"
         is_counted_in = sender in s.ballot.members or sender in guests(s)
-        is_expected = sender in s.claims and not is_counted_in
-        if not is_expected and not self._delegation.adds_nothing(sender, request):
+        if sender in self._context.claims:
+            may_come = sender in s.claims and not is_counted_in
+        else:  # not listed, as most peers of a large swarm
+            may_come = not is_counted_in and self._context.admits(sender, request.invite)
+        if not may_come and not self._delegation.adds_nothing(sender, request):
             return "only of holders of the slice without a place in the group is work brought along"
         return self._delegation.entrusted(sender, request)
 
@@ -349,8 +352,8 @@ class SliceOwner:
 
     @property
     def _possible_delegates(self) -> list[PeerId]:
-        claims = self._context.claims
-        return [m for m in self._state.ballot.members if m in claims and not claims[m].is_away]
+        claims, sees_all = self._context.claims, self._context.is_listed
+        return [m for m in self._state.ballot.members if (not claims[m].is_away if m in claims else not sees_all)]
 
     def _take_place(self) -> None:
         """Once a version has begun: as an owner bring others' work along, without a place among them find who does."""
@@ -362,7 +365,7 @@ class SliceOwner:
             return
         has_place = self._has_place
         self._delegation.begin(s.version, s.head.value_hash, has_place=has_place)
-        if not has_place and self._context.is_listed and self._context.exchange.max_constituents:
+        if not has_place and self._context.exchange.max_constituents:
             self._delegation.look_for_delegate(self._possible_delegates)
 
     def _carry_out(self, command: rounds.Command) -> None:

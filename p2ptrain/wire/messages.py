@@ -378,6 +378,8 @@ class Entrust:
     """False: asks for a place, and what there is to add comes later."""
     contribution: Contribution | None = None
     """None at a cut-off: has nothing to add."""
+    invite: str = ""
+    """As in ``Claim``, of a sender that has no claim in the directory."""
 
     def to_pb(self) -> pb.EntrustRequest:
         """The protobuf form."""
@@ -387,6 +389,7 @@ class Entrust:
             version=self.version,
             previous_sha256=bytes.fromhex(self.previous or ""),
             cut_off=self.is_cut_off,
+            invite=self.invite,
         )
         if self.contribution:
             m.contribution.CopyFrom(_contribution_to_pb(self.contribution))
@@ -406,6 +409,7 @@ class Entrust:
             previous=_digest(m.previous_sha256) if m.previous_sha256 else None,
             is_cut_off=m.cut_off,
             contribution=_contribution_from_pb(m.contribution) if m.HasField("contribution") else None,
+            invite=m.invite,
         )
 
 

@@ -29,6 +29,9 @@ CALL_TIMEOUT_S = 5.0
 LEASE_S = 10.0
 LOOK_S = 1.0
 """How often a peer looks at the directory."""
+DRAW_LOOKS = 20
+MOST_DRAWN = 6
+"""Peers that the directory shows by lot, besides owners."""
 STORMY = replace(
     EXCHANGE,
     max_owners=3,
@@ -82,8 +85,12 @@ class StormyHand(Hand):
         """See the directory, until cancelled."""
         while True:
             await asyncio.sleep(LOOK_S)
+            self.context.is_listed = self.swarm.lists(self)
             self.context.claims = self.swarm.claims_seen_by(self.peer)
-            self.owner.claims_changed(self.context.holders(SLICE) | {self.peer})
+            holders = self.context.holders(SLICE)
+            me = frozenset([self.peer])
+            owners = frozenset(self.owner.owners)
+            self.owner.claims_changed(holders | me if self.context.is_listed else (holders | owners) - me)
 
     # As blobs.
 
@@ -190,6 +197,7 @@ class StormyOwners(OwnersInMemory):
         self._cut: set[PeerId] = set()
         self._broken: set[frozenset[PeerId]] = set()
         self._last_seen_s: dict[PeerId, float] = {}
+        self._drawn: set[PeerId] = set(self.hands)
         self._tasks: dict[PeerId, list[asyncio.Task[None]]] = {}
         self._others: set[asyncio.Task[None]] = set()
 
@@ -308,8 +316,18 @@ class StormyOwners(OwnersInMemory):
             p: Claim(run=RUN, peer=p, ready=(SLICE,), expires_s=at_s) for p, at_s in expires.items() if at_s > now_s
         }
 
+    def lists(self, hand: StormyHand) -> bool:
+        """Whether the directory is to show a peer: by lot, and if others count on it."""
+        return hand.peer in self._drawn or hand.owner.has_a_say
+
     async def _directory(self) -> None:
-        while True:
+        for beat in itertools.count():
+            if beat and beat % DRAW_LOOKS == 0:
+                living = sorted(hand.peer for hand in self.living)
+                self._drawn = set(self._rng.sample(living, min(MOST_DRAWN, len(living))))
             for peer in self.hands.keys() - self._dead - self._cut:
-                self._last_seen_s[peer] = asyncio.get_running_loop().time()
+                if self.lists(self.hands[peer]):
+                    self._last_seen_s[peer] = asyncio.get_running_loop().time()
+                else:
+                    self._last_seen_s.pop(peer, None)
             await asyncio.sleep(LOOK_S)

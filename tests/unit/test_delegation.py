@@ -529,7 +529,7 @@ async def test_who_contributes_again_takes_its_work_back_from_a_delegate_that_wi
     async with with_places(group) as (owners, (constituent, *_)):
         delegation = constituent.owner._delegation
         delegate = next(hand for hand in owners if hand.peer == delegation._delegate)
-        still = [hand.peer for hand in owners]
+        still = [hand.peer for hand in owners[1:]]
         delegate.can_fetch = lambda what: fault != "cannot fetch"
         await constituent.owner.contribute((100 if fault == "refuses" else 1) * gradient(0), 70, 1.0)
         place = delegate.owner._delegation._constituents[constituent.peer]
@@ -550,9 +550,70 @@ async def test_who_contributes_again_takes_its_work_back_from_a_delegate_that_wi
                 without = tuple(sorted({*state.ballot.members, constituent.peer} - {delegate.peer}))
                 delegate.owner._state = replace(state, ballot=Ballot(state.ballot.epoch + 1, 0, without))
                 delegate.owner._take_place()
+                assert not (await delegate.owner._delegation.bring(gradient(1), 100, 1.0, 0.0)).constituents
         await delegation.make_sure(still)
         assert not delegation.has_handed_over
         assert set(delegation._owners) == set(still)
+
+
+async def test_a_delegate_that_is_asked_about_an_earlier_version_is_not_given_up_in_the_next() -> None:
+    group = OwnersInMemory(4, THREE)
+    async with with_places(group) as (owners, (constituent,)):
+        delegation = constituent.owner._delegation
+        await constituent.owner.contribute(gradient(0), 70, 1.0)
+        asked, goes_on = asyncio.Event(), asyncio.Event()
+
+        async def entrust(owner: PeerId, request: Entrust) -> bool:
+            if request.version == 1:
+                asked.set()
+                await goes_on.wait()
+                return False
+            return True
+
+        constituent.entrust = entrust  # type: ignore[method-assign]
+        asking = asyncio.ensure_future(delegation.make_sure([]))
+        await asked.wait()
+        delegation.begin(Version(2), Digest("2" * 64), has_place=False)
+        delegation.look_for_delegate([owners[1].peer])
+        assert await delegation.hand_over(contribution(constituent))
+        goes_on.set()
+        await asking
+        assert delegation.has_handed_over
+        assert delegation._delegate == owners[1].peer
+
+
+async def test_a_delegate_that_leaves_the_group_waits_for_nobody_any_more() -> None:
+    group = OwnersInMemory(5, replace(THREE, max_owners=1))
+    async with with_places(group) as ((delegate,), (one, *_)):
+        begun, ended = asyncio.Event(), asyncio.Event()
+
+        async def fetch(*_: object, **__: object) -> object:
+            begun.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                ended.set()
+
+        delegate.fetch = fetch  # type: ignore[method-assign,assignment]
+        await one.owner.contribute(gradient(1), 70, 1.0)
+        await begun.wait()
+        bringing = asyncio.ensure_future(delegate.owner._delegation.bring(gradient(0), 100, 1.0, 600.0))
+        await asyncio.sleep(0)
+        delegate.owner._delegation.bring_nobody()
+        assert (await bringing).constituents == ()
+        await ended.wait()
+
+
+async def test_owners_that_are_gone_or_paused_are_not_asked() -> None:
+    group = OwnersInMemory(5, THREE)
+    async with with_places(group) as (owners, (holder, _)):
+        claims = holder.context.claims
+        gone, paused, there = [hand.peer for hand in owners]
+        holder.context.claims = {peer: c for peer, c in claims.items() if peer != gone}
+        holder.context.claims[paused] = replace(claims[paused], is_away=True)
+        assert holder.owner._possible_delegates == [there]
+        holder.context.is_listed = False  # and sees the directory seldom
+        assert set(holder.owner._possible_delegates) == {gone, there}
 
 
 async def test_an_owner_without_work_of_its_own_waits_for_nobody_and_brings_nobodys() -> None:
@@ -737,6 +798,54 @@ async def test_members_guests_and_holders_of_other_slices_have_no_place() -> Non
         assert first.owner.entrusted(guest.peer, request(guest))
 
 
+async def test_holders_that_are_not_listed_have_their_work_brought_as_well() -> None:
+    group = OwnersInMemory(5, THREE)
+    async with with_places(group) as (owners, others):
+        certificate = await commit(owners, others)
+        listed = frozenset(certificate.value.owners)
+        for peer, hand in group.hands.items():
+            hand.context.claims = {one: hand.context.claims[one] for one in listed | {peer}}
+            hand.context.is_listed = peer in listed
+            hand.owner.claims_changed(listed)
+        owners = [hand for peer, hand in group.hands.items() if peer in listed]
+        others = [hand for peer, hand in group.hands.items() if peer not in listed]
+        others[0].context.claims = {}  # it has not looked for long
+        await commit(owners, others)
+        for hand in others:
+            searching = hand.owner._delegation._searching
+            assert searching
+            await searching.wait()
+        certificate = await commit(owners, others)
+        assert certificate.value.version == 3
+        assert set(certificate.value.owners) == listed
+        assert sum(c.tokens for c in certificate.value.contributions) == sum(100 * (n + 1) for n in range(5))
+        assert all(hand.owner.contained(certificate).tokens for hand in others)
+
+
+async def test_the_door_counts_for_holders_that_are_not_listed() -> None:
+    group = OwnersInMemory(4, THREE)
+    async with with_places(group) as (owners, (outsider,)):
+        shown: list[tuple[PeerId, str]] = []
+
+        def admits(peer: PeerId, invite: str) -> bool:
+            shown.append((peer, invite))
+            return bool(invite)
+
+        owner = owners[0]
+        owner.context.admits = admits
+        owner.context.claims = {one: claim for one, claim in owner.context.claims.items() if one != outsider.peer}
+        delegation = outsider.owner._delegation
+        delegation.look_for_delegate([owner.peer])
+        assert not await delegation.hand_over(contribution(outsider))
+        outsider.context.invite = "invited"
+        assert not await delegation.hand_over(contribution(outsider)), (
+            "the directory shows the invitation of the listed"
+        )
+        outsider.context.is_listed = False
+        assert await delegation.hand_over(contribution(outsider))
+        assert set(shown) == {(outsider.peer, ""), (outsider.peer, "invited")}
+
+
 async def test_tokens_that_no_message_could_carry_with_those_of_others_are_refused() -> None:
     group = OwnersInMemory(4, THREE)
     async with with_places(group) as (owners, (sender,)):
@@ -775,7 +884,8 @@ async def test_what_cannot_be_a_holders_contribution_is_refused_before_anything_
             with pytest.raises(BadMessage):
                 owner.entrusted(sender.peer, replace(request(sender), contribution=wrong))
         assert owner.entrusted(sender.peer, request(sender, version=Version(3)))
-        assert owner.entrusted(PeerId("stranger"), request(sender))
+        with pytest.raises(BadMessage):
+            owner.entrusted(PeerId("stranger"), request(sender))
         assert sender.owner.entrusted(owners[0].peer, request(owners[0])), "it owns nothing"
 
 

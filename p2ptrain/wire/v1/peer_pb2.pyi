@@ -239,20 +239,22 @@ class Ack(_message.Message):
     def __init__(self, refusal: _Optional[str] = ...) -> None: ...
 
 class EntrustRequest(_message.Message):
-    __slots__ = ("run", "slice", "version", "previous_sha256", "cut_off", "contribution")
+    __slots__ = ("run", "slice", "version", "previous_sha256", "cut_off", "contribution", "invite")
     RUN_FIELD_NUMBER: _ClassVar[int]
     SLICE_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     PREVIOUS_SHA256_FIELD_NUMBER: _ClassVar[int]
     CUT_OFF_FIELD_NUMBER: _ClassVar[int]
     CONTRIBUTION_FIELD_NUMBER: _ClassVar[int]
+    INVITE_FIELD_NUMBER: _ClassVar[int]
     run: str
     slice: str
     version: int
     previous_sha256: bytes
     cut_off: bool
     contribution: Contribution
-    def __init__(self, run: _Optional[str] = ..., slice: _Optional[str] = ..., version: _Optional[int] = ..., previous_sha256: _Optional[bytes] = ..., cut_off: _Optional[bool] = ..., contribution: _Optional[_Union[Contribution, _Mapping]] = ...) -> None: ...
+    invite: str
+    def __init__(self, run: _Optional[str] = ..., slice: _Optional[str] = ..., version: _Optional[int] = ..., previous_sha256: _Optional[bytes] = ..., cut_off: _Optional[bool] = ..., contribution: _Optional[_Union[Contribution, _Mapping]] = ..., invite: _Optional[str] = ...) -> None: ...
 
 class EntrustReply(_message.Message):
     __slots__ = ("refusal",)
