@@ -141,7 +141,7 @@ class OwnersInMemory:
     hand_type: type[Hand] = Hand
 
     def __init__(self, size: int, exchange: ExchangeConfig = EXCHANGE) -> None:
-        identities = [Identity.from_seed(bytes([number]) * 32) for number in range(size)]
+        identities = [Identity.from_seed(number.to_bytes(32)) for number in range(size)]
         identities.sort(key=lambda one: one.peer_id)
         self.hands = {one.peer_id: self.hand_type(self, one, exchange) for one in identities}
         self.passes: Callable[[PeerId, PeerId, RoundMessage], bool] = lambda sender, to, message: True

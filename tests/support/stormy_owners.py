@@ -29,6 +29,7 @@ CALL_TIMEOUT_S = 5.0
 LEASE_S = 10.0
 LOOK_S = 1.0
 """How often a peer looks at the directory."""
+TOKENS_PER_S = 100
 DRAW_LOOKS = 20
 MOST_DRAWN = 6
 """Peers that the directory shows by lot, besides owners."""
@@ -56,7 +57,6 @@ class StormyHand(Hand):
         """Begin to train and to look at the directory."""
         self.swarm = swarm
         self._asked = asyncio.Event()
-        self._inbox: asyncio.Queue[None] = asyncio.Queue()
         self.footing = Footing.on(self._anchor, Version(0))
         self.local = self._anchor.copy()
 
@@ -70,11 +70,13 @@ class StormyHand(Hand):
         rng = random.Random(f"{self.swarm.seed} {self.peer}")
         for number in itertools.count():
             self._asked.clear()
+            began_s = clock.monotonic_s()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(rng.uniform(1.0, 3.0)):
+                async with asyncio.timeout(rng.uniform(*self.swarm.train_s)):
                     await self._asked.wait()
-            self.footing = self.footing.trained(100)
-            self.swarm.trained += 100
+            tokens = 1 + int(TOKENS_PER_S * (clock.monotonic_s() - began_s))
+            self.footing = self.footing.trained(tokens)
+            self.swarm.trained += tokens
             self.local = self.local - gradient(number % 10)
             self.footing = self.footing.cut_off(self.local)
             self._settled = asyncio.Queue()
@@ -180,12 +182,15 @@ class StormyHand(Hand):
 class StormyOwners(OwnersInMemory):
     """A swarm of one slice, and what happens to it, made up from a seed."""
 
-    hand_type = StormyHand
+    train_s = 1.0, 3.0
+    """How long a peer trains in a round, at least and at most."""
+    hand_type: type[Hand] = StormyHand
     hands: dict[PeerId, StormyHand]  # type: ignore[assignment]
 
-    def __init__(self, seed: int, size: int) -> None:
-        super().__init__(size, STORMY)
+    def __init__(self, seed: int, size: int, exchange: ExchangeConfig = STORMY, most_drawn: int = MOST_DRAWN) -> None:
+        super().__init__(size, exchange)
         self.seed = seed
+        self._most_drawn = most_drawn
         self.trained = 0
         self.counted: Counter[PeerId] = Counter()
         """Tokens that peers know to be in versions."""
@@ -197,7 +202,7 @@ class StormyOwners(OwnersInMemory):
         self._cut: set[PeerId] = set()
         self._broken: set[frozenset[PeerId]] = set()
         self._last_seen_s: dict[PeerId, float] = {}
-        self._drawn: set[PeerId] = set(self.hands)
+        self._drawn: set[PeerId] = set(list(self.hands)[: exchange.max_owners + most_drawn])
         self._tasks: dict[PeerId, list[asyncio.Task[None]]] = {}
         self._others: set[asyncio.Task[None]] = set()
 
@@ -324,7 +329,7 @@ class StormyOwners(OwnersInMemory):
         for beat in itertools.count():
             if beat and beat % DRAW_LOOKS == 0:
                 living = sorted(hand.peer for hand in self.living)
-                self._drawn = set(self._rng.sample(living, min(MOST_DRAWN, len(living))))
+                self._drawn = set(self._rng.sample(living, min(self._most_drawn, len(living))))
             for peer in self.hands.keys() - self._dead - self._cut:
                 if self.lists(self.hands[peer]):
                     self._last_seen_s[peer] = asyncio.get_running_loop().time()
