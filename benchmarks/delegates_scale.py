@@ -2,7 +2,7 @@
 
     python benchmarks/delegates_scale.py --peers 64,200,320,500,1000 [--max-owners 64] [--max-constituents 4]
 
-All peers hold one slice, as they all hold the common part; the directory lists ``--listed`` of them by lot, and the
+All peers hold one slice, as they all hold the common part; the directory lists ``--max-listed`` of them by lot, and the
 owners. Nothing fails, and everybody hears of a commit within two seconds. Counted over ``--rounds`` versions, after as
 many: what share of all tokens trained is in versions, whose work was brought, calls for places and work that one owner
 answered for a version (the most, and the mean), and what an owner fetched for a version, in contributions. Needs the
@@ -20,6 +20,7 @@ from dataclasses import replace
 from p2ptrain.config.schema import ExchangeConfig
 from p2ptrain.events import WorkBrought
 from p2ptrain.ids import PeerId, SliceId
+from p2ptrain.swarm.listing import next_halvings
 from p2ptrain.wire.messages import BlobRef, Certificate, Entrust
 from tests.support.fake_time_loop import run_in_fake_time
 from tests.support.stormy_owners import STORMY, StormyHand, StormyOwners
@@ -67,8 +68,8 @@ class CountingSwarm(StormyOwners):
     hand_type = CountingHand
     announced = 0
 
-    def __init__(self, size: int, exchange: ExchangeConfig, listed: int) -> None:
-        super().__init__(1, size, exchange, listed)
+    def __init__(self, size: int, exchange: ExchangeConfig) -> None:
+        super().__init__(1, size, exchange, next_halvings(0, size, exchange.max_listed))
         self.asked: Counter[PeerId] = Counter()
         self.fetched_bytes: Counter[PeerId] = Counter()
 
@@ -84,8 +85,8 @@ class CountingSwarm(StormyOwners):
         return [event for hand in self.hands.values() for event in hand.events if isinstance(event, WorkBrought)]
 
 
-async def _measure(size: int, exchange: ExchangeConfig, listed: int, rounds: int) -> str:
-    swarm, loop = CountingSwarm(size, exchange, listed), asyncio.get_running_loop()
+async def _measure(size: int, exchange: ExchangeConfig, rounds: int) -> str:
+    swarm, loop = CountingSwarm(size, exchange), asyncio.get_running_loop()
     contribution_bytes = sum(
         stop - start for hand in list(swarm.hands.values())[:1] for start, stop in hand.context.bounds(SliceId("0"))
     )
@@ -115,17 +116,21 @@ def main() -> None:
     parser.add_argument("--peers", default="64,200,320,500,1000")
     parser.add_argument("--max-owners", type=int, default=64)
     parser.add_argument("--max-constituents", type=int, default=4)
-    parser.add_argument("--listed", type=int, default=96)
+    parser.add_argument("--max-listed", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     exchange = replace(
-        STORMY, max_owners=options.max_owners, max_constituents=options.max_constituents, gather_timeout_s=60.0
+        STORMY,
+        max_owners=options.max_owners,
+        max_constituents=options.max_constituents,
+        max_listed=options.max_listed,
+        gather_timeout_s=60.0,
     )
     print("| peers | owners | brought | of all tokens | calls, most | mean | fetched | s a round |")
     print("|---|---|---|---|---|---|---|---|")
     for size in map(int, options.peers.split(",")):
         began_s = time.perf_counter()
-        row = run_in_fake_time(_measure(size, exchange, options.listed, options.rounds))
+        row = run_in_fake_time(_measure(size, exchange, options.rounds))
         print(row, f"<!-- {time.perf_counter() - began_s:.0f} s -->", flush=True)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from p2ptrain import clock
 from p2ptrain.config.schema import ExchangeConfig
 from p2ptrain.events import EventBus
 from p2ptrain.identity.keys import Identity
@@ -12,6 +13,7 @@ from p2ptrain.ids import PeerId, RunId, SliceId, Version, fragment_index, slice_
 from p2ptrain.swarm.address_book import AddressBook
 from p2ptrain.swarm.directory import Claim
 from p2ptrain.swarm.head import Head
+from p2ptrain.swarm.listing import is_of_now, num_peers
 from p2ptrain.swarm.reduce import part_bounds
 from p2ptrain.swarm.round_commands import Promise
 from p2ptrain.swarm.state import OuterRule, OwnedState, PublishedState
@@ -165,6 +167,12 @@ class Context:
         """
         is_out, claimed = self.node.door.is_out, slice_of(slice_id)
         return frozenset(peer for peer, claim in self.claims.items() if claimed in claim.ready and not is_out(peer))
+
+    def num_peers(self, slice_id: SliceId | None = None) -> int:
+        """How many take part, or hold a slice, by estimate where not all are listed."""
+        wall_s = clock.wall_s()
+        counted = [c for c in self.claims.values() if is_of_now(c, wall_s, self.exchange.lease_s)]
+        return num_peers(c for c in counted if slice_id is None or slice_of(slice_id) in c.ready)
 
     def may_ask_listed(self) -> bool:
         """Whether it is the turn of the listed peers to be asked something that everybody knows.

@@ -25,12 +25,15 @@ from p2ptrain.errors import BadMessage, BlobUnavailable, PeerUnreachable
 from p2ptrain.events import PeerLost, Refused, WorkBrought, WorkEntrusted
 from p2ptrain.ids import Digest, PeerId, SliceId, Version
 from p2ptrain.swarm.context import Context
+from p2ptrain.swarm.listing import share_of
 from p2ptrain.swarm.robust import MAX_LONGER, add_work
 from p2ptrain.wire.codec import Float32, decode, encoded_bytes
 from p2ptrain.wire.messages import MAX_TOKENS, Certificate, Contribution, Entrust
 
 _MOST_ASKED = 4
 """Owners that a holder asks for a place; with places for half of all holders, 15 of 16 find one."""
+_MOST_SEEKERS = 2
+"""Holders for each place that ask at all: more would only make owners answer more calls."""
 _CUT_OFF_SHARE = 0.5
 """Of the delegate's patience, how much is left to constituents for their inner steps; the rest is for the transfer."""
 _FORGIVEN_AFTER = 8
@@ -217,7 +220,10 @@ class Delegation:
 
     def _ask(self, owners: Collection[PeerId]) -> None:
         assert self.next is not None
-        self._owners = tuple(whom_to_ask(self._context.me, owners, lot=self.next[1] or ""))
+        context, lot = self._context, self.next[1] or ""
+        places = context.exchange.max_constituents * len(owners)
+        seekers = context.num_peers(self._slice) - len(owners)
+        self._owners = tuple(whom_to_ask(context.me, owners, lot=lot) if asks(context.me, places, seekers, lot) else ())
 
     async def _find(self, searching: asyncio.Event) -> None:
         try:
@@ -450,6 +456,18 @@ class Delegation:
             return decode(codec, parts[peer][index], stop - start)
 
         return add_work(pseudo_gradient, tokens, counts, bounds, part)
+
+
+def asks(me: PeerId, places: int, seekers: int, lot: str) -> bool:
+    """Whether a holder asks for a place at all: where there are few for many that goes by lot.
+
+    Args:
+        me: the holder.
+        places: with all owners of the version.
+        seekers: holders that have no place in the group.
+        lot: changes from version to version.
+    """
+    return share_of(f"{lot} {me} asks") * seekers < _MOST_SEEKERS * places
 
 
 def whom_to_ask(me: PeerId, owners: Collection[PeerId], *, lot: str) -> list[PeerId]:

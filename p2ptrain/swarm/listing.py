@@ -27,12 +27,12 @@ _MAX_HALVINGS = 48
 def draw_of(peer: PeerId, wall_s: float, lease_s: float) -> int:
     """The number of the peer's present draw."""
     draw_s = DRAW_LEASES * lease_s
-    return int((wall_s + draw_s * _share(f"{peer} begins")) // draw_s)
+    return int((wall_s + draw_s * share_of(f"{peer} begins")) // draw_s)
 
 
 def is_drawn(peer: PeerId, draw: int, halvings: int) -> bool:
     """Whether the lot lists the peer in that draw."""
-    return _share(f"{peer} {draw}") < 0.5**halvings
+    return share_of(f"{peer} {draw}") < 0.5**halvings
 
 
 def is_of_now(claim: Claim, wall_s: float, lease_s: float) -> bool:
@@ -64,6 +64,6 @@ def next_halvings(before: int, num_peers: int, most: int) -> int:
     return halvings
 
 
-def _share(text: str) -> float:
+def share_of(text: str) -> float:
     """A hash as a number in [0, 1)."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64

@@ -18,7 +18,7 @@ from p2ptrain.swarm.assignment import Assignment
 from p2ptrain.swarm.context import Context
 from p2ptrain.swarm.directory import Claim, Directory
 from p2ptrain.swarm.leases import Leases
-from p2ptrain.swarm.listing import DRAW_LEASES, draw_of, is_drawn, is_of_now, next_halvings, num_peers
+from p2ptrain.swarm.listing import DRAW_LEASES, draw_of, is_drawn, next_halvings
 from p2ptrain.swarm.liveness import Liveness
 from p2ptrain.swarm.owner import SliceOwner
 from p2ptrain.swarm.spread import some
@@ -131,7 +131,7 @@ class Roster:
                 self._gone_until_s = clock.monotonic_s() + self._lease_s
             context.is_listed = is_listed
             await self.publish()
-            peers, listed = self._num_peers(), self._num_listed()
+            peers, listed = self._context.num_peers(), self._num_listed()
             context.events.emit(ListingChanged(is_listed=is_listed, peers=peers, listed=listed))
         self._tell_owners()
 
@@ -202,7 +202,7 @@ class Roster:
         else:  # we decide nothing: who has vanished since our last look need not be asked whether it lives
             living = {peer: known[peer] for peer in found if peer in known} or known
         context.claims = living | {me: context.claims[me]}
-        context.halvings = next_halvings(context.halvings, self._num_peers(), context.exchange.max_listed)
+        context.halvings = next_halvings(context.halvings, self._context.num_peers(), context.exchange.max_listed)
         is_seen = ours is not None and ours.expires_s >= self._shown_until_s
         if is_seen and context.is_listed:
             self._follows_until_s = float("-inf")
@@ -228,15 +228,11 @@ class Roster:
         context = self._context
         if context.is_listed:
             return ""
-        peers, listed = self._num_peers(), self._num_listed()
+        peers, listed = self._context.num_peers(), self._num_listed()
         return f"some {peers} peers take part and {listed} of them are listed now, by lot, without this one"
 
     def _num_listed(self) -> int:
         return len(self._context.claims) - (not self._context.is_listed)
-
-    def _num_peers(self) -> int:
-        wall_s = clock.wall_s()
-        return num_peers(c for c in self._context.claims.values() if is_of_now(c, wall_s, self._lease_s))
 
     def _tell_owners(self) -> None:
         me = frozenset([self._context.me])

@@ -21,7 +21,7 @@ def test_after_every_storm_versions_are_decided_with_the_work_of_all_and_none_of
                 await swarm.calm(30.0)
                 before, counted_before = swarm.newest_version, swarm.counted.copy()
                 await swarm.calm(30.0)
-                assert swarm.newest_version >= before + 8, "versions are decided"
+                assert swarm.newest_version >= before + 5, "versions are decided"
                 assert min(hand.version for hand in swarm.living) >= swarm.newest_version - 1
                 assert all(swarm.counted[hand.peer] > counted_before[hand.peer] for hand in swarm.living)
         trained, counted = swarm.trained, sum(swarm.counted.values())

@@ -21,6 +21,7 @@ from p2ptrain.errors import BadMessage, BadRecord, BlobUnavailable, PeerUnreacha
 from p2ptrain.identity.keys import Identity
 from p2ptrain.ids import PeerId, SliceId, Version
 from p2ptrain.swarm.directory import Claim
+from p2ptrain.swarm.listing import draw_of, is_drawn
 from p2ptrain.training.footing import Footing, Move, move
 from p2ptrain.wire.messages import BlobRef, Certificate, Entrust, RoundMessage
 from tests.support.owners_in_memory import EXCHANGE, RUN, SLICE, Hand, OwnersInMemory, gradient
@@ -30,9 +31,6 @@ LEASE_S = 10.0
 LOOK_S = 1.0
 """How often a peer looks at the directory."""
 TOKENS_PER_S = 100
-DRAW_LOOKS = 20
-MOST_DRAWN = 6
-"""Peers that the directory shows by lot, besides owners."""
 STORMY = replace(
     EXCHANGE,
     max_owners=3,
@@ -187,10 +185,10 @@ class StormyOwners(OwnersInMemory):
     hand_type: type[Hand] = StormyHand
     hands: dict[PeerId, StormyHand]  # type: ignore[assignment]
 
-    def __init__(self, seed: int, size: int, exchange: ExchangeConfig = STORMY, most_drawn: int = MOST_DRAWN) -> None:
+    def __init__(self, seed: int, size: int, exchange: ExchangeConfig = STORMY, halvings: int = 1) -> None:
         super().__init__(size, exchange)
         self.seed = seed
-        self._most_drawn = most_drawn
+        self._halvings = halvings
         self.trained = 0
         self.counted: Counter[PeerId] = Counter()
         """Tokens that peers know to be in versions."""
@@ -202,7 +200,6 @@ class StormyOwners(OwnersInMemory):
         self._cut: set[PeerId] = set()
         self._broken: set[frozenset[PeerId]] = set()
         self._last_seen_s: dict[PeerId, float] = {}
-        self._drawn: set[PeerId] = set(list(self.hands)[: exchange.max_owners + most_drawn])
         self._tasks: dict[PeerId, list[asyncio.Task[None]]] = {}
         self._others: set[asyncio.Task[None]] = set()
 
@@ -243,6 +240,7 @@ class StormyOwners(OwnersInMemory):
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(clock, "monotonic_s", loop.time)
+            patch.setattr(clock, "wall_s", lambda: self.seed * 1e6 + loop.time())
             patch.setattr(asyncio, "to_thread", here)
             for hand in self.hands.values():
                 hand.start(self)
@@ -318,18 +316,21 @@ class StormyOwners(OwnersInMemory):
             return {p: c for p, c in self.hands[peer].context.claims.items() if c.expires_s > now_s}
         expires = {p: seen_s + LEASE_S for p, seen_s in self._last_seen_s.items()}
         return {
-            p: Claim(run=RUN, peer=p, ready=(SLICE,), expires_s=at_s) for p, at_s in expires.items() if at_s > now_s
+            p: Claim(run=RUN, peer=p, ready=(SLICE,), expires_s=at_s, halvings=self._halvings, draw=self._draw_of(p))
+            for p, at_s in expires.items()
+            if at_s > now_s
         }
 
     def lists(self, hand: StormyHand) -> bool:
-        """Whether the directory is to show a peer: by lot, and if others count on it."""
-        return hand.peer in self._drawn or hand.owner.has_a_say
+        """Whether the directory is to show a peer: by lot, and if others count on it, as in ``Roster``."""
+        is_needed = len(hand.context.holders(SLICE) - {hand.peer}) < hand.context.quorum
+        return is_needed or hand.owner.has_a_say or is_drawn(hand.peer, self._draw_of(hand.peer), self._halvings)
+
+    def _draw_of(self, peer: PeerId) -> int:
+        return draw_of(peer, clock.wall_s(), LEASE_S)
 
     async def _directory(self) -> None:
-        for beat in itertools.count():
-            if beat and beat % DRAW_LOOKS == 0:
-                living = sorted(hand.peer for hand in self.living)
-                self._drawn = set(self._rng.sample(living, min(self._most_drawn, len(living))))
+        while True:
             for peer in self.hands.keys() - self._dead - self._cut:
                 if self.lists(self.hands[peer]):
                     self._last_seen_s[peer] = asyncio.get_running_loop().time()

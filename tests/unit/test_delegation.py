@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from p2ptrain import clock
 from p2ptrain.errors import BadMessage, PeerUnreachable
 from p2ptrain.events import PeerLost, Refused, WorkBrought, WorkEntrusted
-from p2ptrain.ids import Digest, PeerId, Version
-from p2ptrain.swarm.delegation import Brought, Contained
+from p2ptrain.ids import Digest, PeerId, SliceId, Version
+from p2ptrain.swarm.delegation import Brought, Contained, asks
 from p2ptrain.swarm.reduce import part_bounds, weighted_mean
 from p2ptrain.swarm.robust import add_work
 from p2ptrain.swarm.round_events import Tick, Unreachable
@@ -887,6 +887,24 @@ async def test_what_cannot_be_a_holders_contribution_is_refused_before_anything_
         with pytest.raises(BadMessage):
             owner.entrusted(PeerId("stranger"), request(sender))
         assert sender.owner.entrusted(owners[0].peer, request(owners[0])), "it owns nothing"
+
+
+def test_where_there_are_few_places_for_many_some_ask_and_others_next_time() -> None:
+    places, peers = 256, [PeerId(str(number)) for number in range(10_000)]
+    asking, next_time = ({p for p in peers if asks(p, places, len(peers), lot)} for lot in ("ab", "cd"))
+    assert 400 < len(asking) < 620
+    assert len(asking & next_time) < 80
+    assert all(asks(peer, places, seekers, "ab") for peer in peers[:500] for seekers in (0, 1, 500))
+
+
+async def test_whom_the_lot_does_not_favour_asks_nobody() -> None:
+    group = OwnersInMemory(3, replace(THREE, max_owners=1, max_constituents=1))
+    async with with_places(group) as ((owner,), (holder, _)):
+        assert holder.owner._delegation._owners == (owner.peer,), "two for one place"
+        assert [holder.context.num_peers(slice_id) for slice_id in (SLICE, SliceId("1"))] == [3, 0]
+        holder.context.num_peers = lambda slice_id: 10**8  # type: ignore[method-assign,assignment,misc]
+        holder.owner._delegation.look_for_delegate([owner.peer])
+        assert holder.owner._delegation._owners == ()
 
 
 async def test_only_its_delegate_tells_a_holder_what_to_do() -> None:
