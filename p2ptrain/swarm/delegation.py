@@ -151,7 +151,7 @@ class Delegation:
 
     def look_for_delegate(self, owners: Collection[PeerId]) -> None:
         """As a holder without a place in the group: find an owner that has one for us."""
-        self._ask(owners)
+        self._choose_whom_to_ask(owners)
         self._searching = asyncio.Event()
         self._spawn(self._find(self._searching))
 
@@ -201,7 +201,7 @@ class Delegation:
             has_it = False
         if self.next == began and not has_it:
             self._delegate = self._handed = None
-            self._ask(owners)
+            self._choose_whom_to_ask(owners)
 
     def has_delegate(self, peer: PeerId, version: Version) -> bool:
         """Whether the peer may tell us what to do in the round of this version."""
@@ -218,12 +218,12 @@ class Delegation:
             WorkEntrusted(slice=self._slice, version=self._version, delegate=delegate, tokens=own)
         )
 
-    def _ask(self, owners: Collection[PeerId]) -> None:
+    def _choose_whom_to_ask(self, owners: Collection[PeerId]) -> None:
         assert self.next is not None
-        context, lot = self._context, self.next[1] or ""
-        places = context.exchange.max_constituents * len(owners)
-        seekers = context.num_peers(self._slice) - len(owners)
-        self._owners = tuple(whom_to_ask(context.me, owners, lot=lot) if asks(context.me, places, seekers, lot) else ())
+        me, lot = self._context.me, self.next[1] or ""
+        places = self._context.exchange.max_constituents * len(owners)
+        seekers = self._context.num_peers(self._slice) - len(owners)
+        self._owners = tuple(whom_to_ask(me, owners, lot=lot) if asks(me, places, seekers, lot=lot) else ())
 
     async def _find(self, searching: asyncio.Event) -> None:
         try:
@@ -458,7 +458,7 @@ class Delegation:
         return add_work(pseudo_gradient, tokens, counts, bounds, part)
 
 
-def asks(me: PeerId, places: int, seekers: int, lot: str) -> bool:
+def asks(me: PeerId, places: int, seekers: int, *, lot: str) -> bool:
     """Whether a holder asks for a place at all: where there are few for many that goes by lot.
 
     Args:

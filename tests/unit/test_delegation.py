@@ -482,20 +482,26 @@ async def test_work_that_comes_after_its_owner_has_contributed_is_too_late_and_n
         assert asyncio.get_running_loop().time() - began_s < 5, "nobody is waited for twice"
 
 
+def fetches_without_end(hand: Hand) -> tuple[asyncio.Event, asyncio.Event]:
+    """From now on; when it has begun to fetch, and when it was made to end."""
+    begun, ended = asyncio.Event(), asyncio.Event()
+
+    async def fetch(*_: object, **__: object) -> object:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    hand.fetch = fetch  # type: ignore[method-assign,assignment]
+    return begun, ended
+
+
 async def test_a_transfer_that_is_waited_for_no_more_ends() -> None:
     group = OwnersInMemory(4, THREE)
     async with with_places(group) as (owners, (constituent,)):
         delegate = next(hand for hand in owners if hand.peer == constituent.owner._delegation._delegate)
-        begun, ended = asyncio.Event(), asyncio.Event()
-
-        async def fetch(*_: object, **__: object) -> object:
-            begun.set()
-            try:
-                await asyncio.Event().wait()
-            finally:
-                ended.set()
-
-        delegate.fetch = fetch  # type: ignore[method-assign,assignment]
+        begun, ended = fetches_without_end(delegate)
         await constituent.owner.contribute(gradient(1), 70, 1.0)
         await begun.wait()
         brought = await delegate.owner._delegation.bring(gradient(0), 100, 1.0, 0.1)
@@ -585,16 +591,7 @@ async def test_a_delegate_that_is_asked_about_an_earlier_version_is_not_given_up
 async def test_a_delegate_that_leaves_the_group_waits_for_nobody_any_more() -> None:
     group = OwnersInMemory(5, replace(THREE, max_owners=1))
     async with with_places(group) as ((delegate,), (one, *_)):
-        begun, ended = asyncio.Event(), asyncio.Event()
-
-        async def fetch(*_: object, **__: object) -> object:
-            begun.set()
-            try:
-                await asyncio.Event().wait()
-            finally:
-                ended.set()
-
-        delegate.fetch = fetch  # type: ignore[method-assign,assignment]
+        begun, ended = fetches_without_end(delegate)
         await one.owner.contribute(gradient(1), 70, 1.0)
         await begun.wait()
         bringing = asyncio.ensure_future(delegate.owner._delegation.bring(gradient(0), 100, 1.0, 600.0))
@@ -891,10 +888,10 @@ async def test_what_cannot_be_a_holders_contribution_is_refused_before_anything_
 
 def test_where_there_are_few_places_for_many_some_ask_and_others_next_time() -> None:
     places, peers = 256, [PeerId(str(number)) for number in range(10_000)]
-    asking, next_time = ({p for p in peers if asks(p, places, len(peers), lot)} for lot in ("ab", "cd"))
+    asking, next_time = ({p for p in peers if asks(p, places, len(peers), lot=lot)} for lot in ("ab", "cd"))
     assert 400 < len(asking) < 620
     assert len(asking & next_time) < 80
-    assert all(asks(peer, places, seekers, "ab") for peer in peers[:500] for seekers in (0, 1, 500))
+    assert all(asks(peer, places, seekers, lot="ab") for peer in peers[:500] for seekers in (0, 1, 500))
 
 
 async def test_whom_the_lot_does_not_favour_asks_nobody() -> None:
