@@ -55,7 +55,7 @@ def base_run(arguments: argparse.Namespace) -> RunConfig:
 def compare(arguments: argparse.Namespace, variants: Sequence[Variant]) -> None:
     """Train each variant with each seed; print a JSON line after each, the last one of a variant has all seeds."""
     torch.set_num_threads(1)
-    corpus = load_corpus(variants[0].run.data, base=arguments.run.parent)
+    corpus = load_corpus(variants[0].run, base=arguments.run.parent)
     losses: list[list[float]] = [[] for _ in variants]
     for seed in map(int, arguments.seeds.split(",")):
         for variant, of_variant in zip(variants, losses, strict=True):

@@ -217,7 +217,7 @@ def main() -> None:
     run = load_run(arguments.run)
     if arguments.warm_up is not None:
         run = replace(run, inner=replace(run.inner, warmup_steps=arguments.warm_up))
-    student = Student(run, load_corpus(run.data, base=arguments.run.parent), arguments)
+    student = Student(run, load_corpus(run, base=arguments.run.parent), arguments)
     {"ddp": ddp, "powersgd": ddp, "hivemind": hivemind_optimizer}[arguments.kind](arguments, student)
 
 

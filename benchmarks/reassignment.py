@@ -57,7 +57,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     tiny = parse_run(preset_text("tiny"), "tiny")
-    corpus = load_corpus(replace(tiny.data, fingerprint=""), Path.cwd())
+    corpus = load_corpus(replace(tiny, data=replace(tiny.data, fingerprint="")), Path.cwd())
     losses: dict[str, list[float]] = {str(arm): [] for arm in ARMS}
     for seed in range(1, arguments.seeds + 1):
         for carry in ARMS:

@@ -318,7 +318,7 @@ class Evaluated(Event):
 
     def line(self) -> str:
         """The event as one sentence for people."""
-        return f"validation loss {self.loss_nats:.3f} nats/byte after {self.round} rounds"
+        return f"validation loss {self.loss_nats:.3f} nats/token after {self.round} rounds"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -73,6 +73,7 @@ def bootstrap(
     source = read_run(str(run)) if run else None
     with quiet_imports():
         from p2ptrain.config.bootstraps import is_node
+        from p2ptrain.data.tokenizer import read_tokenizer_file
         from p2ptrain.node.bootstrap import BootstrapOptions, run_bootstrap
         from p2ptrain.node.run_watch import WatchedRun
         from p2ptrain.wire.libp2p_start import check_addresses, check_announced
@@ -85,7 +86,14 @@ def bootstrap(
         also_listen=tuple(listen or ()),
         connections_per_address=connections_per_address,
         relay=RelayLimits(reservations=relay_places, total_mbps=relay_mbps) if relay else None,
-        run=WatchedRun(id=source.id, config=source.config, manifest=source.text) if source else None,
+        run=WatchedRun(
+            id=source.id,
+            config=source.config,
+            manifest=source.text,
+            tokenizer_file=read_tokenizer_file(source.config.data, source.folder),
+        )
+        if source
+        else None,
         status=page,
     )
     say = functools.partial(_print_addresses, options.run is not None)

@@ -70,7 +70,7 @@ def codec_quality(
     with working("training"):
         rows = compare_codecs(
             base,
-            load_corpus(base.data, base=run.parent if run else Path()),
+            load_corpus(base, base=run.parent if run else Path()),
             peers=peers,
             seeds=[int(seed) for seed in seeds.split(",")],
             report=lambda codec, seed, loss: typer.echo(f"{codec} seed {seed}: {loss:.4f} nats", err=True),

@@ -139,7 +139,7 @@ def quality(
     torch.set_num_threads(threads)
     if out:
         out.mkdir(exist_ok=True)
-    corpus = load_corpus(base.data, base=run.parent if run else Path())
+    corpus = load_corpus(base, base=run.parent if run else Path())
     with working("training") as report:
 
         def tell(trial: "Trial", point: "Point") -> None:

@@ -1,17 +1,22 @@
 """``p2ptrain run``: making a run's manifest, and looking at one."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast, get_args
+from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 import typer
 
 from p2ptrain.cli import door_commands
 from p2ptrain.cli.bootstraps_command import as_lines, bootstraps
+from p2ptrain.cli.progress import working
 from p2ptrain.errors import UsageError
 
 if TYPE_CHECKING:
     from p2ptrain.config.schema import Admission, RunConfig
+
+USUAL_PATTERN = "**/*.txt"
+"""Of a folder of text."""
 
 run_app = typer.Typer(
     no_args_is_help=True, help="Make a run's manifest, or look at one. Example: p2ptrain run show tiny.toml"
@@ -37,6 +42,14 @@ class ManifestChanges:
     """Key file of the run's authority, made when missing; it signs the manifest."""
     admission: "Admission" = "open"
     inner_steps: int | None = None
+    text: Path | None = None
+    """Folder of the text to learn from."""
+    pattern: str | None = None
+    """Which files in it."""
+    tokenizer: Path | None = None
+    """A ``tokenizer.json``; the model gets as many tokens."""
+    end_token: str | None = None
+    """Put after every file; None is the tokenizer's own end of text."""
     bootstraps: tuple[str, ...] = ()
     """Addresses by which peers join; the authority's signature covers them."""
 
@@ -53,7 +66,8 @@ def write_manifest(preset: str, out: Path, changes: ManifestChanges) -> "RunConf
         What the new file says.
 
     Raises:
-        UsageError: no such preset, values that cannot work, no text to learn from, or ``out`` cannot be made.
+        UsageError: no such preset, values that cannot work, or ``out`` cannot be made.
+        DataError: no text to learn from, or no tokenizer.
     """
     import secrets
 
@@ -78,6 +92,7 @@ def write_manifest(preset: str, out: Path, changes: ManifestChanges) -> "RunConf
         document["slicing"]["slices"] = changes.slices
     if changes.parts is not None:
         document["slicing"]["parts"] = list(changes.parts)
+    _set_text(document, changes, out.parent)
     if changes.bootstraps:
         document.add(BOOTSTRAPS, as_lines(changes.bootstraps))
     source = f"preset {preset} with your changes"
@@ -87,7 +102,7 @@ def write_manifest(preset: str, out: Path, changes: ManifestChanges) -> "RunConf
     from p2ptrain.model.slicing import SlicePlan
 
     SlicePlan.of(run.model, run.slicing)
-    document["data"]["fingerprint"] = str(load_corpus(run.data, base=out.parent).fingerprint)
+    document["data"]["fingerprint"] = str(load_corpus(run, base=out.parent).fingerprint)
     if changes.authority is not None:
         # Last, and only for a manifest that is sound: it makes the key file.
         door = tomlkit.table()
@@ -105,6 +120,78 @@ def write_manifest(preset: str, out: Path, changes: ManifestChanges) -> "RunConf
     return run
 
 
+def _set_text(document: Any, changes: ManifestChanges, folder: Path) -> None:  # tomlkit's documents have no types
+    """Write into ``document``, a manifest in ``folder``, what the run learns from and in which tokens."""
+    if changes.text is None and changes.pattern is not None:
+        raise UsageError(f"--pattern {changes.pattern} chooses among files of a folder; add --text FOLDER")
+    if changes.tokenizer is None and changes.end_token is not None:
+        raise UsageError(f"--end-token {changes.end_token} is a token of a tokenizer; add --tokenizer FILE")
+    data = document["data"]
+    if changes.text is not None:
+        data["source"] = "folder"
+        data["path"] = Path(os.path.relpath(changes.text, folder)).as_posix()
+        data["pattern"] = changes.pattern or USUAL_PATTERN
+    if changes.tokenizer is not None:
+        from p2ptrain.data.tokenizer import FileTokenizer, end_token_of, hash_of, padded
+
+        file = _content_of(changes.tokenizer)
+        data["tokenizer"] = Path(os.path.relpath(changes.tokenizer, folder)).as_posix()
+        data["tokenizer_hash"] = str(hash_of(file))
+        data["end_token"] = end_token_of(file) if changes.end_token is None else changes.end_token
+        document["model"]["vocabulary"] = padded(FileTokenizer(file, data["end_token"]).vocabulary)
+
+
+def _content_of(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}; name a tokenizer.json") from error
+
+
+Text = Annotated[
+    Path | None, typer.Option(metavar="FOLDER", help="Text to learn from, in place of Python's own source.")
+]
+Pattern = Annotated[str | None, typer.Option(help=f"Which files of --text  [default: {USUAL_PATTERN}]")]
+
+
+@run_app.command("tokenizer")
+def tokenizer(
+    out: Annotated[Path, typer.Option(help="The tokenizer.json to make.")],
+    vocabulary: Annotated[int, typer.Option(min=257, help="Tokens at most; more make texts shorter, models larger.")],
+    text: Text = None,
+    pattern: Pattern = None,
+) -> None:
+    """Make a tokenizer for a run's text: byte-level BPE, in Hugging Face's form.
+
+    Example: p2ptrain run tokenizer --text books --vocabulary 8192 --out tokenizer.json
+    """
+    from p2ptrain.config.schema import DataConfig
+
+    _check_is_free(out)
+    if text is None and pattern is not None:
+        raise UsageError(f"--pattern {pattern} chooses among files of a folder; add --text FOLDER")
+    data = DataConfig()
+    if text is not None:
+        data = DataConfig(source="folder", path=str(text), pattern=pattern or USUAL_PATTERN)
+
+    with working("looking at the text"):
+        from p2ptrain.data.corpus import split, text_files
+        from p2ptrain.data.tokenizer import FileTokenizer, train_tokenizer
+
+        files, origin = text_files(data, Path())
+        # What nobody trains on does not shape the tokens either.
+        learned, _ = split(files, data)
+    with working("making the tokenizer"):
+        file = train_tokenizer((one.read() for one in learned), vocabulary)
+        made = FileTokenizer(file, "")
+        tokens = sum(map(len, made.encode(one.read() for one in learned)))
+    _write_new(out, file.decode())
+    bytes_each = sum(one.size_bytes for one in learned) / tokens
+    typer.echo(f"wrote {out}: {made.vocabulary:,} tokens, {bytes_each:.2f} bytes each in {origin}")
+    where = "" if text is None else f" --text {text}" + (f" --pattern '{pattern}'" if pattern else "")
+    typer.echo(f"next: p2ptrain run new tiny --tokenizer {out}{where} --out run.toml")
+
+
 @run_app.command("new")
 def new(
     preset: Annotated[str, typer.Argument(help="What to start from: tiny (trains in minutes) or nano (for tests).")],
@@ -119,6 +206,18 @@ def new(
         typer.Option(metavar="KEY", help="Key file of an authority that signs the run, invites and bans; made if new."),
     ] = None,
     admission: Annotated[str, typer.Option(help="Who may join: open, invite or allowlist.")] = "open",
+    text: Text = None,
+    pattern: Pattern = None,
+    tokenizer: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="A tokenizer.json, as published with most models; without, every byte is a token."
+        ),
+    ] = None,
+    end_token: Annotated[
+        str | None,
+        typer.Option(help="The tokenizer's token to put after every file  [default: its end of text, if it has one]"),
+    ] = None,
     bootstrap: Annotated[
         list[str] | None,
         typer.Option(
@@ -144,6 +243,10 @@ def new(
         rounds=rounds,
         authority=authority,
         admission=_admission(admission, authority),
+        text=text,
+        pattern=pattern,
+        tokenizer=tokenizer,
+        end_token=end_token,
         bootstraps=tuple(bootstrap or ()),
     )
     _check_dns_list(changes)

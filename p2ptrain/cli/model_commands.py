@@ -17,7 +17,9 @@ _HOME_HELP = "A peer's home folder; the peer may be running."
 def generate(
     home: Annotated[Path, typer.Option(help=_HOME_HELP)],
     prompt: Annotated[str, typer.Option(help="Text to continue.")] = "",
-    num_bytes: Annotated[int, typer.Option("--bytes", min=1, help="How many bytes to add.")] = 400,
+    tokens: Annotated[
+        int, typer.Option(min=1, help="How many to add; a token is a byte if the run has no tokenizer.")
+    ] = 400,
     temperature: Annotated[
         float, typer.Option(min=0.0, help="0 is the likeliest text, 1 what the model believes.")
     ] = 0.8,
@@ -34,16 +36,25 @@ def generate(
     trained_in = Home.inspect(home)  # before torch is imported, which takes seconds
     with working("reading the model"):
         from p2ptrain.model import generation
-        from p2ptrain.node.trained_model import load_trained
+        from p2ptrain.node.trained_model import load_own_tokenizer, load_trained
 
+        tokenizer = load_own_tokenizer(trained_in)
         model = load_trained(trained_in)
 
     chosen_seed = secrets.randbits(32) if seed is None else seed
-    start = prompt.encode(errors="surrogateescape")
-    produced = generation.generate(model, start, num_bytes=num_bytes, temperature=temperature, seed=chosen_seed)
+    start = tokenizer.encode_prompt(prompt.encode(errors="surrogateescape"))
+    added = generation.generate(
+        model,
+        start,
+        num_tokens=tokens,
+        temperature=temperature,
+        seed=chosen_seed,
+        vocabulary=tokenizer.vocabulary,
+    )
     if not sys.stdout.isatty():  # on a terminal the text itself shows how far it is
-        produced = counted(produced, "generating", num_bytes)
-    for text in readable(itertools.chain([start], produced)):
+        added = counted(added, tokens)
+    # In one piece with the prompt: what a token reads as may depend on the one before.
+    for text in readable(tokenizer.decode(itertools.chain(start if prompt else [], added))):
         typer.echo(text, nl=False)
     typer.echo()
 
@@ -60,22 +71,28 @@ def export(
 
     trained_in = Home.inspect(home)
     with working("reading the model"):
-        from p2ptrain.model.export import export_model
-        from p2ptrain.node.trained_model import load_trained
+        from p2ptrain.data.tokenizer import FileTokenizer
+        from p2ptrain.model.export import ExportedTokenizer, export_model
+        from p2ptrain.node.trained_model import load_own_tokenizer, load_trained
 
+        tokenizer = load_own_tokenizer(trained_in)
         model = load_trained(trained_in)
     with working("writing"):
-        written = export_model(model.config, model.tensors(), out)
+        beside = None
+        if isinstance(tokenizer, FileTokenizer):
+            beside = ExportedTokenizer(trained_in.tokenizer_file(), trained_in.run.data.end_token, tokenizer.end_id)
+        written = export_model(model.config, model.tensors(), out, beside)
     num_parameters = sum(tensor.numel() for tensor in model.tensors().values())
-    typer.echo(f"wrote {written}: a LlamaForCausalLM of {num_parameters:,} parameters, one token per byte")
+    tokens = f"with its tokenizer of {tokenizer.vocabulary:,} tokens" if beside else "one token per byte"
+    typer.echo(f"wrote {written}: a LlamaForCausalLM of {num_parameters:,} parameters, {tokens}")
 
 
-def counted(chunks: Iterator[bytes], what: str, total: int) -> Iterator[bytes]:
-    """The same chunks, with a bar of how many have come of ``total``."""
-    with working(what) as report:
-        for number, chunk in enumerate(chunks, start=1):
+def counted(tokens: Iterator[int], total: int) -> Iterator[int]:
+    """The same tokens, with a bar of how many have come of ``total``."""
+    with working("generating") as report:
+        for number, token in enumerate(tokens, start=1):
             report(number, total)
-            yield chunk
+            yield token
 
 
 def readable(chunks: Iterable[bytes]) -> Iterator[str]:

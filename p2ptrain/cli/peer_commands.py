@@ -16,7 +16,7 @@ from p2ptrain.cli.network_options import Announce, MapPort, Reach
 from p2ptrain.cli.processes import quiet_imports, run_loop, run_until_signal
 from p2ptrain.cli.profile import Profile, followed_limits
 from p2ptrain.cli.progress import working
-from p2ptrain.cli.run_source import read_run
+from p2ptrain.cli.run_source import read_run, tokenizer_for
 from p2ptrain.cli.ways_in import ways_in
 from p2ptrain.errors import ConfigError
 from p2ptrain.ids import SliceId, numbered_slices, short
@@ -123,7 +123,9 @@ def peer(
     config = source.config
     SlicePlan.of(config.model, config.slicing)  # refuses a model that cannot be cut so
     wanted = _wanted_slices(slices, numbered_slices(config.slicing.slices))
-    corpus = load_corpus(config.data, source.folder)
+    tokenizer_file = tokenizer_for(source, bootstraps, home)
+    with working("reading the text", in_bytes=True) as report:
+        corpus = load_corpus(config, source.folder, tokenizer_file, report=report)
     with working("looking at this machine"), warnings.catch_warnings(action="ignore"):
         with quiet_imports():
             from p2ptrain.node.service import serve_peer
@@ -148,7 +150,7 @@ def peer(
         invite=invite,
     )
     findings = examine_at_start(home, config, peer_config.engine.device)
-    with Home.open(home, source.text, source.id) as opened, Journal(opened.journal_path) as journal:
+    with Home.open(home, source.text, source.id, tokenizer_file) as opened, Journal(opened.journal_path) as journal:
         events = EventBus(sinks=[journal, printer(form), JoiningBar()], last_sequence=journal.last_sequence)
         for finding in findings:
             events.emit(finding)

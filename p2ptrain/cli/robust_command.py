@@ -36,7 +36,7 @@ def robust(
         raise UsageError(f"--seeds {seeds} is not a list of numbers; write for example 0,1,2")
     base = load_run(run) if run else parse_run(preset_text("tiny"), "tiny")
     base = replace(base, slicing=replace(base.slicing, slices=slices))
-    corpus = load_corpus(base.data, run.absolute().parent if run else Path.cwd())
+    corpus = load_corpus(base, run.absolute().parent if run else Path.cwd())
     rows = []
     with working("training"):
         for seed in map(int, seeds.split(",")):

@@ -1,8 +1,10 @@
 """Where a command gets the run's manifest from: a file, a node's address, or a status page's URL."""
 
+import contextlib
 import ipaddress
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -52,6 +54,36 @@ def read_run(run: str) -> RunSource:
 
     path = Path(run)
     return checked_source(read_manifest(path), name=run, folder=path.absolute().parent)
+
+
+def tokenizer_for(source: RunSource, bootstraps: Sequence[str], home: Path) -> bytes:
+    """The run's ``tokenizer.json``, from the home, the manifest's folder or another node; b"" where it has none.
+
+    Args:
+        source: the run.
+        bootstraps: addresses of nodes to ask.
+        home: of the peer that wants it, which may have taken part before.
+
+    Raises:
+        DataError: the file beside the manifest is another one.
+        NetworkSetupError: it is not here, and nobody has it.
+    """
+    from p2ptrain.data.tokenizer import hash_of, read_tokenizer_file
+    from p2ptrain.node.home import TOKENIZER
+
+    data = source.config.data
+    with contextlib.suppress(OSError):
+        kept = (home / TOKENIZER).read_bytes()
+        if hash_of(kept) == data.tokenizer_hash:
+            return kept
+    if not data.tokenizer or (source.folder / data.tokenizer).exists():
+        return read_tokenizer_file(data, source.folder)
+    import asyncio
+
+    from p2ptrain.node.manifest_exchange import fetch_tokenizer
+
+    with working("asking for the run's tokenizer"):
+        return asyncio.run(fetch_tokenizer(data, bootstraps))
 
 
 def checked_source(text: str, *, name: str, folder: Path, bootstraps: tuple[str, ...] = ()) -> RunSource:

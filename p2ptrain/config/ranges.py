@@ -58,7 +58,7 @@ RULES: Mapping[str, Rule] = {
     "model.heads": _COUNT,
     "model.kv_heads": _COUNT,
     "model.mlp_hidden": _COUNT,
-    "model.vocabulary": Rule(lambda value: value == 256, "256: one token per byte is the only tokenizer so far"),
+    "model.vocabulary": _COUNT,
     "model.context": _COUNT,
     "model.rope_theta": _POSITIVE,
     "model.norm_eps": _POSITIVE,
@@ -73,6 +73,7 @@ RULES: Mapping[str, Rule] = {
     ),
     "data.validation_percent": Rule(lambda value: 1 <= value <= 50, "1 to 50"),
     "data.fingerprint": _FINGERPRINT,
+    "data.tokenizer_hash": _FINGERPRINT,
     "inner.steps": _COUNT,
     "inner.batch": _COUNT,
     "inner.lr": _LR,
@@ -155,5 +156,26 @@ def contradictions(run: RunConfig) -> list[str]:
         problems.append(
             f'door.admission = "{run.door.admission}" needs somebody who admits; add door.authority = "12D3KooW...", or'
             ' choose "open"'
+        )
+    return problems + _between_text_and_tokens(run)
+
+
+def _between_text_and_tokens(run: RunConfig) -> list[str]:
+    data = run.data
+    if data.tokenizer:
+        if data.tokenizer_hash:
+            return []
+        return [
+            f'data.tokenizer_hash = "" would let peers with another {data.tokenizer} into the run; choose the SHA-256'
+            " of that file, as `p2ptrain run new --tokenizer` does"
+        ]
+    problems = [
+        f'data.{key} = "{value}" means nothing where every byte is a token; choose a data.tokenizer, or remove it'
+        for key, value in (("tokenizer_hash", data.tokenizer_hash), ("end_token", data.end_token))
+        if value
+    ]
+    if run.model.vocabulary < 256:
+        problems.append(
+            f"model.vocabulary = {run.model.vocabulary} is less than there are bytes; choose 256, or a data.tokenizer"
         )
     return problems

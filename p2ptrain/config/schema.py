@@ -62,7 +62,7 @@ class SlicingConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DataConfig:
-    """The text that the run learns from; train and validation are split by file."""
+    """The text that the run learns from."""
 
     source: DataSource = "python-stdlib"
     """``python-stdlib`` reads the source of the running Python's standard library; ``folder`` reads ``path``."""
@@ -71,9 +71,16 @@ class DataConfig:
     pattern: str = "**/*.py"
     """For ``folder``: which files."""
     validation_percent: int = 5
-    """Share of the files, chosen by the hash of their names, that nobody trains on."""
+    """Share of the text that nobody trains on: whole files, chosen by the hash of their names, or where there are fewer
+    than 100 files the end of each."""
     fingerprint: str = ""
     """SHA-256 over names and contents, so that peers with other text never meet; ``p2ptrain run new`` fills it."""
+    tokenizer: str = ""
+    """A ``tokenizer.json`` of Hugging Face's tokenizers, relative to the manifest; "" makes every byte a token."""
+    tokenizer_hash: str = ""
+    """SHA-256 of that file; ``p2ptrain run new --tokenizer`` fills it."""
+    end_token: str = ""
+    """The tokenizer's token that is put after every file; "" puts none. Text as bytes has a form feed there."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -181,7 +181,7 @@ def _panel(
             corner = _slices_corner(scene)
         case "loss":
             lines = cards.loss(scene, inner, rows, glyphs)
-            corner = [("nats/byte", "quiet")]
+            corner = [("nats/token", "quiet")]
         case "network":
             lines = cards.network(scene, inner, rows, glyphs)
             corner = cards.reach(scene)

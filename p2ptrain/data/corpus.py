@@ -1,27 +1,29 @@
-"""The text that a run learns from, as bytes, split by file into what is trained on and what is held out.
+"""The text that a run learns from, as tokens, split into what is trained on and what is held out.
 
-Everything is ordered and split by hashes of the files' names, so two machines with the same files have the same bytes.
+Everything is ordered and split by the files' names and sizes, so two machines with the same files have the same tokens.
 """
 
 import hashlib
 import os
 import platform
 import sysconfig
-from collections.abc import Iterable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from p2ptrain.config.schema import DataConfig
+from p2ptrain.config.schema import DataConfig, RunConfig
+from p2ptrain.data.token_cache import cache_folder, cached_tokens
+from p2ptrain.data.tokenizer import ByteTokenizer, load_tokenizer, read_tokenizer_file
 from p2ptrain.errors import DataError
 from p2ptrain.ids import Digest, short
 
-FILE_END = b"\f"
-"""Between files. A form feed is white space to Python and rare in text, so the model can learn what it means."""
-
 STDLIB_BYTES = 12_000_000
 """Enough for models that train in minutes; reading more would only make starting slower."""
+
+_MANY_FILES = 100
+"""From so many on whole files are held out; of fewer the end of each, since one in twenty may be none."""
 
 _STDLIB_SKIPPED_FOLDERS = frozenset(
     {"site-packages", "dist-packages"}  # other people's
@@ -37,38 +39,82 @@ class Corpus:
     """A run's text."""
 
     train: np.ndarray
-    """Shape [bytes], uint8, read-only."""
+    """Token ids, shape [tokens], uint8, uint16 or uint32, read-only."""
     validation: np.ndarray
-    """Shape [bytes], uint8, read-only; nobody trains on it."""
+    """The same form; nobody trains on it."""
     fingerprint: Digest
     """SHA-256 over each file's relative name and the hash of its content."""
 
 
-def load_corpus(data: DataConfig, base: Path) -> Corpus:
+@dataclass(frozen=True, slots=True)
+class TextFile:
+    """A file of the text."""
+
+    path: Path
+    name: str
+    """Relative to the text's folder."""
+    sha256: bytes
+    size_bytes: int
+
+    def read(self) -> bytes:
+        """Its content.
+
+        Raises:
+            DataError: it cannot be read.
+        """
+        try:
+            return self.path.read_bytes()
+        except OSError as error:
+            raise DataError(
+                f"cannot read {self.path}: {error.strerror}; make it readable or narrow data.pattern"
+            ) from error
+
+
+@dataclass(frozen=True, slots=True)
+class Extract:
+    """A part of a file."""
+
+    file: TextFile
+    start: int
+    stop: int
+    """In bytes."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Its length."""
+        return self.stop - self.start
+
+    def read(self) -> bytes:
+        """Its content.
+
+        Raises:
+            DataError: the file cannot be read.
+        """
+        return self.file.read()[self.start : self.stop]
+
+
+def load_corpus(
+    run: RunConfig,
+    base: Path,
+    tokenizer_file: bytes | None = None,
+    *,
+    report: Callable[[int, int], None] = lambda done, total: None,
+) -> Corpus:
     """Read the run's text.
 
     Args:
-        data: which text; ``fingerprint``, if set, is what it must be.
-        base: folder that ``data.path`` is relative to: the manifest's.
+        run: which text; ``data.fingerprint``, if set, is what it must be.
+        base: folder that ``data.path`` and ``data.tokenizer`` are relative to: the manifest's.
+        tokenizer_file: the run's ``tokenizer.json``, where it is known already; otherwise it is read.
+        report: told how many bytes of how many have become tokens, unless they were kept from an earlier time.
 
     Raises:
-        DataError: nothing to read, nothing left for one of the two parts, or another text than the manifest's.
+        DataError: nothing to read, nothing left for one of the two parts, another text or tokenizer than the
+            manifest's, or one with more tokens than the model.
     """
-    if data.source == "python-stdlib":
-        root = Path(sysconfig.get_path("stdlib"))
-        origin = f"the standard library of Python {platform.python_version()} in {root}"
-        names = _stdlib_names(root)
-        files = _read(root, names, max_bytes=STDLIB_BYTES)
-    else:
-        root = base / data.path
-        origin = f"{root} ({data.pattern})"
-        if not root.is_dir():
-            raise DataError(f"data.path: {root} is not a folder; put the run's text there or correct data.path")
-        names = [found.relative_to(root).as_posix() for found in root.glob(data.pattern) if found.is_file()]
-        files = _read(root, names, max_bytes=None)
-    if not files:
-        raise DataError(f"no files to learn from in {origin}; check data.path and data.pattern")
-
+    data = run.data
+    tokenizer = load_tokenizer(run, read_tokenizer_file(data, base) if tokenizer_file is None else tokenizer_file)
+    files, origin = text_files(data, base)
     fingerprint = _fingerprint(files)
     if data.fingerprint and data.fingerprint != fingerprint:
         remedy = (
@@ -80,15 +126,82 @@ def load_corpus(data: DataConfig, base: Path) -> Corpus:
             f"{origin} has the fingerprint {short(fingerprint)} and the manifest says {short(data.fingerprint)}:"
             f" peers with other text would never meet in a group; {remedy}"
         )
-    held_out = {name for name, _ in files if _hash_number("split", name) % 100 < data.validation_percent}
-    train = _join(content for name, content in files if name not in held_out)
-    validation = _join(content for name, content in files if name in held_out)
-    if not len(train) or not len(validation):
+    train, validation = split(files, data)
+    parts = {"train": train, "validation": validation}
+    if not all(parts.values()):
         raise DataError(
-            f"data.validation_percent = {data.validation_percent} holds out {len(held_out)} of {len(files)} files in"
+            f"data.validation_percent = {data.validation_percent} holds out {len(validation)} of {len(files)} files in"
             f" {origin}, and both parts need at least one; add files or change the percentage"
         )
-    return Corpus(train=train, validation=validation, fingerprint=fingerprint)
+
+    total_bytes, done_bytes = sum(file.size_bytes for file in files), 0
+
+    def texts(part: str) -> Iterator[bytes]:
+        nonlocal done_bytes
+        for extract in parts[part]:
+            yield extract.read()
+            done_bytes += extract.size_bytes
+            report(done_bytes, total_bytes)
+
+    def tokens(part: str) -> np.ndarray:
+        def made() -> Iterator[np.ndarray]:
+            return tokenizer.encode(texts(part))
+
+        if isinstance(tokenizer, ByteTokenizer):  # as quick to read as to make
+            in_memory = np.concatenate([*made()])
+            in_memory.flags.writeable = False
+            return in_memory
+        made_from = (part, fingerprint, str(data.validation_percent), tokenizer.identity)
+        return cached_tokens(made_from, made, tokenizer.dtype, cache_folder())
+
+    return Corpus(train=tokens("train"), validation=tokens("validation"), fingerprint=fingerprint)
+
+
+def text_files(data: DataConfig, base: Path) -> tuple[list[TextFile], str]:
+    """The files of a run's text, in order, and where they are, in words.
+
+    Raises:
+        DataError: there are none, or one cannot be read.
+    """
+    if data.source == "python-stdlib":
+        root = Path(sysconfig.get_path("stdlib"))
+        origin = f"the standard library of Python {platform.python_version()} in {root}"
+        files = _in_order(root, _stdlib_names(root), max_bytes=STDLIB_BYTES)
+    else:
+        root = base / data.path
+        origin = f"{root} ({data.pattern})"
+        if not root.is_dir():
+            raise DataError(f"data.path: {root} is not a folder; put the run's text there or correct data.path")
+        names = [found.relative_to(root).as_posix() for found in root.glob(data.pattern) if found.is_file()]
+        files = _in_order(root, names, max_bytes=None)
+    if not files:
+        raise DataError(f"no files to learn from in {origin}; check data.path and data.pattern")
+    return files, origin
+
+
+def split(files: Sequence[TextFile], data: DataConfig) -> tuple[list[Extract], list[Extract]]:
+    """What is trained on, and what is held out: whole files by the hash of their names, or the end of every file.
+
+    Raises:
+        DataError: a file cannot be read.
+    """
+    train, validation = [], []
+    for file in files:
+        if len(files) >= _MANY_FILES:
+            is_held_out = _hash_number("split", file.name) % 100 < data.validation_percent
+            cut = 0 if is_held_out else file.size_bytes
+        else:
+            cut = _line_end(file.read(), file.size_bytes * (100 - data.validation_percent) // 100)
+        if cut or not file.size_bytes:
+            train.append(Extract(file, 0, cut))
+        if cut < file.size_bytes:
+            validation.append(Extract(file, cut, file.size_bytes))
+    return train, validation
+
+
+def _line_end(text: bytes, before: int) -> int:
+    """Where the last line ends that does so at ``before`` at the latest; ``before`` itself if none does."""
+    return text.rfind(b"\n", 0, before) + 1 or before
 
 
 def _stdlib_names(root: Path) -> list[str]:
@@ -104,21 +217,16 @@ def _stdlib_names(root: Path) -> list[str]:
     return names
 
 
-def _read(root: Path, names: list[str], *, max_bytes: int | None) -> list[tuple[str, bytes]]:
-    """Names and contents in the order of the names' hashes, up to ``max_bytes`` in total."""
-    files = []
+def _in_order(root: Path, names: list[str], *, max_bytes: int | None) -> list[TextFile]:
+    """Files in the order of their names' hashes, up to ``max_bytes`` in total."""
+    files: list[TextFile] = []
     total_bytes = 0
     for name in sorted(names, key=lambda name: (_hash_number("order", name), name)):
-        try:
-            content = (root / name).read_bytes()
-        except OSError as error:
-            raise DataError(
-                f"cannot read {root / name}: {error.strerror}; make it readable or narrow data.pattern"
-            ) from error
+        content = TextFile(root / name, name, b"", 0).read()
         total_bytes += len(content)
         if max_bytes is not None and total_bytes > max_bytes:
             break
-        files.append((name, content))
+        files.append(TextFile(root / name, name, hashlib.sha256(content).digest(), len(content)))
     return files
 
 
@@ -127,13 +235,9 @@ def _hash_number(purpose: str, name: str) -> int:
     return int.from_bytes(hashlib.sha256(f"p2ptrain/{purpose}/{name}".encode()).digest()[:8], "big")
 
 
-def _fingerprint(files: list[tuple[str, bytes]]) -> Digest:
+def _fingerprint(files: list[TextFile]) -> Digest:
     total = hashlib.sha256()
-    for name, content in files:
-        total.update(hashlib.sha256(name.encode()).digest())
-        total.update(hashlib.sha256(content).digest())
+    for file in files:
+        total.update(hashlib.sha256(file.name.encode()).digest())
+        total.update(file.sha256)
     return Digest(total.hexdigest())
-
-
-def _join(contents: Iterable[bytes]) -> np.ndarray:
-    return np.frombuffer(b"".join(content + FILE_END for content in contents), dtype=np.uint8)

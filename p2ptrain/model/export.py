@@ -2,12 +2,14 @@
 
 model.safetensors   weights under Hugging Face's names, matrices as [outputs, inputs]
 config.json         sizes; the head is tied to the embedding
+tokenizer.json      and tokenizer_config.json, where the run has a tokenizer
 """
 
 import json
 import shutil
 import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -35,15 +37,31 @@ _NAMES = {
 _ROWS_ARE_INPUTS = {"o", "down"}
 _WEIGHTS_FILE = "model.safetensors"
 _CONFIG_FILE = "config.json"
+_TOKENIZER_FILE = "tokenizer.json"
+_TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
 
 
-def export_model(model: ModelConfig, tensors: Mapping[str, Tensor], out: Path) -> Path:
+@dataclass(frozen=True, slots=True)
+class ExportedTokenizer:
+    """What goes with a model so that others read and write its tokens."""
+
+    file: bytes
+    """A ``tokenizer.json``."""
+    end_token: str
+    """"" for none."""
+    end_id: int | None
+
+
+def export_model(
+    model: ModelConfig, tensors: Mapping[str, Tensor], out: Path, tokenizer: ExportedTokenizer | None = None
+) -> Path:
     """Write the model; the folder appears complete or not at all.
 
     Args:
         model: sizes.
         tensors: full tensors by name, as ``Transformer.tensors`` or ``SlicePlan.assemble`` give them.
         out: the folder to make; it may exist if it is empty.
+        tokenizer: of the run; None where every byte is a token.
 
     Returns:
         ``out``.
@@ -62,7 +80,12 @@ def export_model(model: ModelConfig, tensors: Mapping[str, Tensor], out: Path) -
             turned = weight.t() if name.rpartition(".")[2] in _ROWS_ARE_INPUTS else weight
             weights[_hugging_face_name(name)] = turned.contiguous()
         save_file(weights, unfinished / _WEIGHTS_FILE, metadata={"format": "pt"})
-        (unfinished / _CONFIG_FILE).write_text(json.dumps(_config_json(model), indent=2) + "\n", encoding="utf-8")
+        config = _config_json(model)
+        if tokenizer is not None:
+            config["eos_token_id"] = tokenizer.end_id
+            (unfinished / _TOKENIZER_FILE).write_bytes(tokenizer.file)
+            _write_json(unfinished / _TOKENIZER_CONFIG_FILE, _tokenizer_json(model, tokenizer))
+        _write_json(unfinished / _CONFIG_FILE, config)
         unfinished.chmod(0o755)
         unfinished.replace(out)
     except BaseException:
@@ -103,6 +126,18 @@ def load_exported(path: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
     except (OSError, KeyError, ValueError, SafetensorError) as error:
         raise UsageError(f"{path} holds no model exported by p2ptrain ({error}); export it again") from error
     return model, tensors
+
+
+def _write_json(path: Path, content: dict[str, object]) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _tokenizer_json(model: ModelConfig, tokenizer: ExportedTokenizer) -> dict[str, object]:
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": model.context,
+        **({"eos_token": tokenizer.end_token} if tokenizer.end_token else {}),
+    }
 
 
 def _hugging_face_name(name: str) -> str:

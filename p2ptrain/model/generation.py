@@ -1,7 +1,7 @@
-"""Text from a trained model, byte by byte."""
+"""Text from a trained model, token by token."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -11,51 +11,66 @@ from p2ptrain.model.transformer import Transformer
 
 
 def generate(
-    model: Transformer, prompt: bytes, num_bytes: int, temperature: float, seed: int, top_p: float = 1.0
-) -> Iterator[bytes]:
-    """Continue ``prompt``; the same arguments give the same bytes on the same machine.
+    model: Transformer,
+    prompt: Sequence[int],
+    num_tokens: int,
+    temperature: float,
+    seed: int,
+    *,
+    vocabulary: int,
+    top_p: float = 1.0,
+) -> Iterator[int]:
+    """Continue ``prompt``; the same arguments give the same tokens on the same machine.
 
     Args:
-        model: a model of bytes, on the CPU or elsewhere.
-        prompt: what to continue; the model sees its last ``context`` bytes. Empty starts as after a file's end.
-        num_bytes: how many bytes to add.
-        temperature: 0 takes the likeliest byte each time, 1 samples as the model believes; 0.8 reads well.
+        model: on the CPU or elsewhere.
+        prompt: token ids to continue, one at least; the model sees the last ``context`` of them.
+        num_tokens: how many to add.
+        temperature: 0 takes the likeliest token each time, 1 samples as the model believes; 0.8 reads well.
         seed: which of the possible texts.
-        top_p: sample among the likeliest bytes that have this probability together.
+        vocabulary: of the tokenizer; the model may have more ids, which mean nothing.
+        top_p: sample among the likeliest tokens that have this probability together.
 
     Yields:
-        The bytes that follow the prompt, one at a time.
+        The tokens that follow the prompt, one at a time.
 
     Raises:
-        UsageError: temperature, top_p or num_bytes out of range, or the model has fewer than 256 tokens.
+        UsageError: temperature, top_p or num_tokens out of range, no prompt, or a token that the model does not have.
     """
-    if temperature < 0 or not 0 < top_p <= 1 or num_bytes < 0:
+    if temperature < 0 or not 0 < top_p <= 1 or num_tokens < 0:
         raise UsageError(
-            f"temperature = {temperature}, top_p = {top_p}, num_bytes = {num_bytes}; choose temperature and num_bytes"
-            " of at least 0 and top_p in (0, 1]"
+            f"temperature = {temperature}, top_p = {top_p}, num_tokens = {num_tokens}; choose temperature and"
+            " num_tokens of at least 0 and top_p in (0, 1]"
         )
-    if model.config.vocabulary < 256:
+    if not prompt or max(*prompt, vocabulary - 1) >= model.config.vocabulary:
         raise UsageError(
-            f"this model has {model.config.vocabulary} tokens and text needs 256; choose one made of bytes"
+            f"the prompt has {len(prompt)} tokens up to {max(prompt, default=-1)}, the tokenizer {vocabulary} and the"
+            f" model {model.config.vocabulary}; give a prompt, in the tokens of the model's own tokenizer"
         )
-    return _continue(model, prompt or b"\f", num_bytes, temperature, seed, top_p)
+    return _continue(model, prompt, num_tokens, temperature, seed, vocabulary, top_p)
 
 
 def _continue(
-    model: Transformer, prompt: bytes, num_bytes: int, temperature: float, seed: int, top_p: float
-) -> Iterator[bytes]:
-    text = bytearray(prompt)
+    model: Transformer,
+    prompt: Sequence[int],
+    num_tokens: int,
+    temperature: float,
+    seed: int,
+    vocabulary: int,
+    top_p: float,
+) -> Iterator[int]:
+    text = [*prompt]
     device = model.tensors()["embedding"].device
-    for index in range(num_bytes):
-        tokens = torch.tensor([list(text[-model.config.context :])], device=device)
+    for index in range(num_tokens):
+        tokens = torch.tensor([text[-model.config.context :]], device=device)
         with torch.no_grad():
-            logits = model(tokens)[0, -1, :256].double().cpu().numpy()
+            logits = model(tokens)[0, -1, :vocabulary].double().cpu().numpy()
         text.append(_choose(logits, temperature, top_p, _uniform(seed, index)))
-        yield bytes(text[-1:])
+        yield text[-1]
 
 
 def _choose(logits: np.ndarray, temperature: float, top_p: float, uniform: float) -> int:
-    """The next byte, from 256 float64 logits and one number in [0, 1)."""
+    """The next token, from float64 logits and one number in [0, 1)."""
     if temperature == 0:
         return int(logits.argmax())
     weights = np.exp((logits - logits.max()) / temperature)

@@ -21,7 +21,7 @@ from p2ptrain.node.crowd_watch import watch_crowd
 from p2ptrain.node.draining import DRAIN
 from p2ptrain.node.link_probe import serve_download, serve_upload
 from p2ptrain.node.listening import listen_host
-from p2ptrain.node.manifest_exchange import serve_manifest
+from p2ptrain.node.manifest_exchange import serve_manifest, serve_tokenizer
 from p2ptrain.node.presence import keep_presence
 from p2ptrain.node.run_watch import NodeStatus, WatchedRun, watch_run
 from p2ptrain.node.status_server import start_status_server
@@ -104,6 +104,7 @@ async def run_bootstrap(
         )
         undo.push_async_callback(node.stop)
         await serve_manifest(node, options.run.manifest if options.run else None)
+        await serve_tokenizer(node, options.run.tokenizer_file if options.run else b"")
         await serve_upload(node)
         await serve_download(node)
 

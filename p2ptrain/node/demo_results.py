@@ -113,6 +113,7 @@ def evaluate(manifest: Path, home: Path, out: Path) -> ModelResults:
 
     from p2ptrain.config.load import load_run
     from p2ptrain.data.corpus import load_corpus
+    from p2ptrain.data.tokenizer import ByteTokenizer
     from p2ptrain.model.export import export_model
     from p2ptrain.model.generation import generate
     from p2ptrain.model.initial_weights import initial_values
@@ -125,17 +126,20 @@ def evaluate(manifest: Path, home: Path, out: Path) -> ModelResults:
     # Beside another busy process on 2 cores, torch's two threads wait for each other: 137 s were measured instead of 6.
     torch.set_num_threads(1)
     run = load_run(manifest)
-    corpus = load_corpus(run.data, manifest.parent)
+    corpus = load_corpus(run, manifest.parent)
     plan = SlicePlan.of(run.model, run.slicing)
     untrained = Transformer(run.model, plan, frozenset())
     for slice_id, values in initial_values(run, plan).items():
         plan.scatter(untrained.tensors(), slice_id, values)
     trained = load_trained(Home.inspect(home))
-    added = generate(trained, _PROMPT, _SAMPLE_BYTES, _TEMPERATURE, run.seed)
+    text = ByteTokenizer()
+    added = generate(
+        trained, text.encode_prompt(_PROMPT), _SAMPLE_BYTES, _TEMPERATURE, run.seed, vocabulary=text.vocabulary
+    )
     return ModelResults(
         val_loss_first=validation_loss(untrained, corpus, _WINDOWS),
         val_loss_last=validation_loss(trained, corpus, _WINDOWS),
-        sample=_PROMPT + b"".join(added),
+        sample=_PROMPT + b"".join(text.decode(added)),
         export_path=export_model(run.model, trained.tensors(), out),
     )
 

@@ -2,6 +2,7 @@
 
 - ``identity.key``: the peer's key, made on first use.
 - ``manifest.toml``: copy of the run's manifest, the one last given; binds the folder to the run.
+- ``tokenizer.json``: the run's tokenizer, if it has one, for newcomers and for whoever uses the model.
 - ``checkpoint.safetensors``: last committed state.
 - ``progress.safetensors``: what training remembers beside it.
 - ``promise-<slice>.bin``, ``accepted-<slice>.bin``: the ballot that the peer last took part in and what it last voted
@@ -30,6 +31,7 @@ from p2ptrain.ids import RunId, SliceId, short
 from p2ptrain.node.atomic_file import remove_unfinished, replace_file
 
 MANIFEST = "manifest.toml"
+TOKENIZER = "tokenizer.json"
 
 
 @dataclass(slots=True)
@@ -94,13 +96,14 @@ class Home:
     """By file. A cancelled task leaves its thread writing, and the file's next writer must not meet it there."""
 
     @classmethod
-    def open(cls, path: Path, run_text: str, run_id: RunId) -> Self:
+    def open(cls, path: Path, run_text: str, run_id: RunId, tokenizer_file: bytes = b"") -> Self:
         """Use the folder ``path``, made when missing, for a peer of a run; written to only if all is well.
 
         Args:
             path: the home folder.
             run_text: the manifest, of which a new home keeps a copy.
             run_id: the id of the run in the manifest.
+            tokenizer_file: the run's ``tokenizer.json``, of which a new home keeps a copy; b"" where it has none.
 
         Raises:
             HomeError: the folder belongs to another run or is in use, or cannot be written.
@@ -119,7 +122,10 @@ class Home:
             # A newer text of the same run may list other bootstrap nodes, which newcomers get from us.
             if not _check_same_run(path, run_id) or home.manifest_path.read_bytes() != manifest:
                 replace_file(home.manifest_path, [manifest], size_bytes=len(manifest))
+            if tokenizer_file and home.tokenizer_file() != tokenizer_file:
+                replace_file(home.tokenizer_path, [tokenizer_file], size_bytes=len(tokenizer_file))
             remove_unfinished(home.manifest_path)
+            remove_unfinished(home.tokenizer_path)
             remove_unfinished(home.checkpoint_path)
             remove_unfinished(home.progress_path)
             undo.pop_all()
@@ -153,6 +159,15 @@ class Home:
     def manifest_path(self) -> Path:
         """Copy of the run's manifest."""
         return self.path / MANIFEST
+
+    @property
+    def tokenizer_path(self) -> Path:
+        """Copy of the run's tokenizer."""
+        return self.path / TOKENIZER
+
+    def tokenizer_file(self) -> bytes:
+        """The run's tokenizer; b"" where every byte is a token, or there is no copy."""
+        return self.tokenizer_path.read_bytes() if self.tokenizer_path.is_file() else b""
 
     @property
     def checkpoint_path(self) -> Path:

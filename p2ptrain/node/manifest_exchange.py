@@ -1,20 +1,25 @@
-"""Handing on the run's manifest, so that a newcomer needs nothing but an address.
+"""Handing on the run's manifest and tokenizer, so that a newcomer needs nothing but an address.
 
 The manifest fixes the run id, and whoever serves it is authenticated by the peer id in the address: a newcomer trusts
-that one node to name the run, and nobody with anything that follows.
+that one node to name the run, and nobody with anything that follows: the manifest has the tokenizer's hash.
 """
 
 from collections.abc import Sequence
 
-from p2ptrain.config.schema import NetworkConfig
-from p2ptrain.errors import NetworkSetupError, PeerUnreachable
-from p2ptrain.ids import PeerId
+from p2ptrain.config.schema import DataConfig, NetworkConfig
+from p2ptrain.data.tokenizer import check_tokenizer_file
+from p2ptrain.errors import DataError, NetworkSetupError, PeerUnreachable
+from p2ptrain.ids import PeerId, short
 from p2ptrain.node.passing_node import passing_node
 from p2ptrain.wire.libp2p import Libp2pNode
 from p2ptrain.wire.v1 import peer_pb2 as pb
 
 MANIFEST = "manifest"
+TOKENIZER = "tokenizer"
 _MAX_MANIFEST_CHARACTERS = 1 << 20
+_MAX_TOKENIZER_BYTES = 256 << 20
+"""The largest known has 33 MB (Gemma's, 256,000 tokens)."""
+_PAGE_BYTES = 1 << 20
 _TIMEOUT_S = 60.0
 """Whoever is asked may be busy starting; who is not there is known at once, since nobody can be dialled."""
 
@@ -28,6 +33,56 @@ async def serve_manifest(node: Libp2pNode, manifest: str | None) -> None:
         return pb.ManifestReply(manifest=manifest)
 
     await node.serve(MANIFEST, pb.ManifestRequest, answer)
+
+
+async def serve_tokenizer(node: Libp2pNode, file: bytes) -> None:
+    """Answer newcomers with the run's ``tokenizer.json``; b"" tells them that it is not here."""
+
+    async def answer(_sender: PeerId, request: pb.TokenizerRequest) -> pb.TokenizerReply:
+        page = file[request.offset : request.offset + _PAGE_BYTES]
+        return pb.TokenizerReply(size_bytes=len(file), data=page)
+
+    await node.serve(TOKENIZER, pb.TokenizerRequest, answer)
+
+
+async def fetch_tokenizer(data: DataConfig, addresses: Sequence[str]) -> bytes:
+    """The run's ``tokenizer.json``, from the first node that has the one whose hash the manifest names.
+
+    Args:
+        data: names the hash.
+        addresses: of any nodes of the run; multiaddresses ending in ``/p2p/<peer id>``.
+
+    Raises:
+        NetworkSetupError: an address is malformed, or no node has it.
+    """
+    failures = []
+    async with passing_node(NetworkConfig(bootstraps=tuple(addresses)), "newcomer") as (node, _):
+        for peer in dict.fromkeys(PeerId(address.rpartition("/p2p/")[2]) for address in addresses):
+            try:
+                file = await _pages_of(node, peer)
+                check_tokenizer_file(data, file, origin=f"the tokenizer of {short(peer)}")
+            except (PeerUnreachable, DataError) as error:
+                failures.append(str(error))
+            else:
+                return file
+    raise NetworkSetupError(
+        f"nobody gave the run's tokenizer: {'; '.join(failures)}; put {data.tokenizer} beside the manifest"
+    )
+
+
+async def _pages_of(node: Libp2pNode, peer: PeerId) -> bytes:
+    """Raises PeerUnreachable: the peer does not answer, or has no tokenizer."""
+    file = bytearray()
+    while True:
+        request = pb.TokenizerRequest(offset=len(file))
+        reply = await node.call(peer, TOKENIZER, request, pb.TokenizerReply, timeout_s=_TIMEOUT_S)
+        expected = min(reply.size_bytes - len(file), _PAGE_BYTES)
+        # A byte at a time would never end.
+        if expected <= 0 or len(reply.data) != expected or reply.size_bytes > _MAX_TOKENIZER_BYTES:
+            raise PeerUnreachable(f"{short(peer)} has no tokenizer to hand on")
+        file += reply.data
+        if len(file) == reply.size_bytes:
+            return bytes(file)
 
 
 async def fetch_manifest(addresses: Sequence[str]) -> str:

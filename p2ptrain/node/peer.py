@@ -47,7 +47,7 @@ from p2ptrain.node.home import Home
 from p2ptrain.node.home_keeper import HomeKeeper
 from p2ptrain.node.link_probe import serve_upload
 from p2ptrain.node.listening import listen_host
-from p2ptrain.node.manifest_exchange import serve_manifest
+from p2ptrain.node.manifest_exchange import serve_manifest, serve_tokenizer
 from p2ptrain.node.orders import Orders
 from p2ptrain.node.reach_watch import ReachWatch
 from p2ptrain.node.saved_state import (
@@ -184,6 +184,7 @@ class Peer:
         node.door.on_cut_off = lambda peer, reason: self._events.emit(Refused(peer=peer, reason=reason))
         try:
             await serve_manifest(node, self._home.manifest_path.read_text(encoding="utf-8"))
+            await serve_tokenizer(node, self._home.tokenizer_file())
             await serve_upload(node)
             self._events.emit(PeerStarted(peer=self._identity.peer_id, run=self._home.run_id, addresses=node.addresses))
             await self._take_part(node, stop)

@@ -36,6 +36,8 @@ class WatchedRun:
     id: RunId
     config: RunConfig
     manifest: str
+    tokenizer_file: bytes = b""
+    """The run's ``tokenizer.json``, if this node has it."""
 
 
 @dataclass

@@ -1,5 +1,6 @@
 """The model as a peer has it on disk: for generating text, exporting and evaluating, without a swarm."""
 
+from p2ptrain.data.tokenizer import Tokenizer, check_tokenizer_file, load_tokenizer
 from p2ptrain.errors import HomeError
 from p2ptrain.ids import SliceId
 from p2ptrain.model.slicing import SlicePlan
@@ -29,6 +30,18 @@ def load_trained(home: Home) -> Transformer:
     model = Transformer(home.run.model, plan, owned=frozenset())
     model.load({slice_id: found for slice_id, found in values.items() if found is not None})
     return model
+
+
+def load_own_tokenizer(home: Home) -> Tokenizer:
+    """The tokenizer of the home's run.
+
+    Raises:
+        DataError: the home's copy is missing or was changed.
+    """
+    file = home.tokenizer_file()
+    if home.run.data.tokenizer:
+        check_tokenizer_file(home.run.data, file, origin=str(home.tokenizer_path))
+    return load_tokenizer(home.run, file)
 
 
 def _values(saved: checkpoint.Checkpoint, slice_id: SliceId) -> Float32 | None:

@@ -17,6 +17,7 @@ from p2ptrain.cli.manifest_commands import ManifestChanges, write_manifest
 from p2ptrain.events import TwinSeen
 from p2ptrain.node.child_processes import Child, start_child, stop_children
 from tests.support.live_swarm import ENDLESS, PATIENCE_S, LivePeer, eventually, p2ptrain, stop_gently
+from tests.support.texts import folder_of_texts, tokenizer_for
 
 pytestmark = pytest.mark.swarm
 
@@ -178,3 +179,43 @@ def test_drained_node_ends_by_itself(tmp_path: Path) -> None:
         assert "nothing to drain" in nobody.stderr
     finally:
         stop_children([node.child], grace_s=5.0)
+
+
+def test_the_tokenizer_comes_with_the_run(tmp_path: Path) -> None:
+    """From a bootstrap node and from a peer, to newcomers that have nothing but an address."""
+    text = folder_of_texts(tmp_path / "text")
+    file = tokenizer_for(text, tmp_path / "tokenizer.json")
+    changes = ManifestChanges(seed=1, rounds=ENDLESS, text=text, pattern="*.py", tokenizer=tmp_path / "tokenizer.json")
+    write_manifest("nano", tmp_path / "run.toml", changes)
+    # The newcomers' working folder is another one.
+    manifest = (tmp_path / "run.toml").read_text().replace('path = "text"', f'path = "{text}"')
+    (tmp_path / "run.toml").write_text(manifest)
+    children = []
+    try:
+        node = Node(tmp_path)
+        children.append(node.child)
+        first = start_peer("first", tmp_path, node.address)
+        children.append(first.child)
+        first.wait_for_version("common", 1)
+        assert (tmp_path / "first" / "tokenizer.json").read_bytes() == file
+        own_address = re.search(r"/ip4/127.0.0.1/tcp/\d+/p2p/" + first.id, first.child.log.read_text())
+        assert own_address is not None, first.log()
+        node.child.send(signal.SIGTERM)
+        eventually(lambda: node.child.exit_status() is not None, what="the node ends")
+        second = start_peer("second", tmp_path, own_address.group())
+        children.append(second.child)
+        second.wait_for_version("common", 3)
+        assert (tmp_path / "second" / "tokenizer.json").read_bytes() == file
+        assert stop_gently([first, second]) == {"first": 0, "second": 0}
+
+        home = str(tmp_path / "second")
+        command = p2ptrain("generate", "--home", home, "--prompt", "def é", "--tokens", "30", "--seed", "1")
+        said = subprocess.run(command, capture_output=True, timeout=PATIENCE_S, check=True).stdout.decode()
+        assert said.startswith("def é")
+        assert len(said.encode()) > 35, "most tokens are more than one byte"
+        (tmp_path / "second" / "tokenizer.json").write_text("{}")
+        spoilt = subprocess.run(command, capture_output=True, timeout=PATIENCE_S, check=False)
+        assert spoilt.returncode == 2
+        assert b"peers with other tokens would spoil the model" in spoilt.stderr
+    finally:
+        stop_children(children, grace_s=5.0)

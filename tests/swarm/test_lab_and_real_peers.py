@@ -123,7 +123,7 @@ def _was_updated_while_training(peer: LivePeer) -> bool:
 def _lab(folder: Path, owned: Mapping[str, set[SliceId]], peers: list[LivePeer]) -> VirtualSwarm:
     run = load_run(folder / "run.toml")
     holders = {_id(peer): frozenset({COMMON} | owned[peer.name]) for peer in peers}
-    return VirtualSwarm(run, load_corpus(run.data, base=folder), holders)
+    return VirtualSwarm(run, load_corpus(run, base=folder), holders)
 
 
 @contextmanager

@@ -78,7 +78,7 @@ def _assert_published_weights_are_the_same_for_all(folder: Path, names: str) -> 
 
 def _assert_model_can_be_used(home: Path, out: Path) -> None:
     text = subprocess.run(
-        p2ptrain("generate", "--home", str(home), "--prompt", "def ", "--bytes", "30", "--seed", "1"),
+        p2ptrain("generate", "--home", str(home), "--prompt", "def ", "--tokens", "30", "--seed", "1"),
         capture_output=True,
         check=True,
         timeout=PATIENCE_S,

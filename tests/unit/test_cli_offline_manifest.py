@@ -1,5 +1,6 @@
 """``p2ptrain run new`` and ``run show``."""
 
+import hashlib
 import re
 from pathlib import Path
 
@@ -19,7 +20,8 @@ FINGERPRINT = "f" * 64
 def text(monkeypatch: pytest.MonkeyPatch):
     """A text without reading the standard library, which takes seconds."""
 
-    def load_corpus(data, base):
+    def load_corpus(run, base):
+        data = run.data
         if data.source == "folder" and not (base / data.path).is_dir():
             raise DataError("no text")
         return corpus.Corpus(train=None, validation=None, fingerprint=FINGERPRINT)
@@ -117,3 +119,79 @@ def test_show_says_whether_averages_are_believed_and_what_momentum_is(tmp_path: 
     said = capsys.readouterr().out
     assert "exchange.check_averages = false" in said
     assert "lr 0.5, momentum 0.7, a heavy ball\n" in said
+
+
+@pytest.fixture
+def books(tmp_path: Path) -> Path:
+    folder = tmp_path / "books"
+    folder.mkdir()
+    for index in range(40):
+        (folder / f"{index}.txt").write_text(f"the quick brown fox {index} jumps over the lazy dog\n" * 5)
+    (folder / "notes.md").write_text("not a book\n" * 100)
+    return folder
+
+
+def make_tokenizer(folder: Path, books: Path, capsys, *options: str) -> Path:
+    out = folder / "tokenizer.json"
+    command = ["run", "tokenizer", "--text", str(books), "--vocabulary", "300", "--out", str(out), *options]
+    assert cli.main(command) == 0, capsys.readouterr().err
+    return out
+
+
+def test_a_run_is_made_with_a_text_and_a_tokenizer_of_ones_own(tmp_path: Path, books: Path, capsys, monkeypatch):
+    made = make_tokenizer(tmp_path, books, capsys)
+    said = capsys.readouterr().out
+    assert re.search(rf"wrote {made}: 300 tokens, \d\.\d\d bytes each in {books} \(\*\*/\*\.txt\)", said)
+    assert f"next: p2ptrain run new tiny --tokenizer {made} --text {books} --out run.toml" in said
+
+    (tmp_path / "runs").mkdir()
+    out = tmp_path / "runs" / "run.toml"
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["run", "new", "nano", "--tokenizer", "tokenizer.json", "--text", "books", "--out", str(out)]) == 0
+    run = load_run(out)
+    assert (run.data.source, run.data.path, run.data.pattern) == ("folder", "../books", "**/*.txt")
+    assert (run.data.tokenizer, run.data.end_token) == ("../tokenizer.json", "<|endoftext|>")
+    assert run.data.tokenizer_hash == hashlib.sha256(made.read_bytes()).hexdigest()
+    assert run.model.vocabulary == 320
+    assert capsys.readouterr().out
+
+
+def test_the_end_token_can_be_chosen_or_left_out(tmp_path: Path, books: Path, capsys):
+    made = make_tokenizer(tmp_path, books, capsys)
+    out = tmp_path / "run.toml"
+    arguments = ["run", "new", "nano", "--tokenizer", str(made), "--out", str(out)]
+    assert cli.main([*arguments, "--end-token", "</s>"]) == 2
+    assert "no token '</s>'; it has <|endoftext|>" in capsys.readouterr().err
+    assert not out.exists()
+    assert cli.main([*arguments, "--end-token", ""]) == 0
+    assert load_run(out).data.end_token == ""
+
+
+def test_held_out_text_shapes_no_tokens(tmp_path: Path, books: Path, capsys):
+    before = make_tokenizer(tmp_path, books, capsys).read_bytes()
+    for file in books.glob("*.txt"):
+        *lines, last = file.read_text().splitlines(keepends=True)
+        file.write_text("".join([*lines, "z" * (len(last) - 1) + "\n"]))
+    (tmp_path / "tokenizer.json").unlink()
+    assert make_tokenizer(tmp_path, books, capsys).read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["new", "nano", "--pattern", "*.txt"], r"--pattern \*\.txt chooses among files of a folder; add --text"),
+        (["new", "nano", "--end-token", "</s>"], r"--end-token </s> is a token of a tokenizer; add --tokenizer FILE"),
+        (["new", "nano", "--tokenizer", "none.json"], r"none\.json cannot be read: No such file"),
+        (["new", "nano", "--tokenizer", "run.toml"], r"run\.toml cannot be read"),
+        (["tokenizer", "--vocabulary", "300", "--pattern", "*.txt"], r"--pattern \*\.txt chooses among files"),
+        (["tokenizer", "--vocabulary", "300", "--text", "none"], r"none is not a folder"),
+        (["tokenizer", "--vocabulary", "100"], r"257"),
+    ],
+)
+def test_wrong_texts_and_tokenizers_are_refused_before_anything_is_written(
+    tmp_path: Path, capsys, monkeypatch, arguments, problem
+):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["run", *arguments, "--out", "out"]) == 2
+    assert re.search(problem, capsys.readouterr().err)
+    assert list(tmp_path.iterdir()) == []

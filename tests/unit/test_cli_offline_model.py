@@ -2,16 +2,20 @@
 
 import json
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from p2ptrain.cli import main as cli
+from p2ptrain.cli.manifest_commands import ManifestChanges, write_manifest
 from p2ptrain.cli.model_commands import readable
 from p2ptrain.config.load import parse_run, run_id
 from p2ptrain.config.presets import preset_text
+from p2ptrain.data.tokenizer import FileTokenizer
 from p2ptrain.errors import HomeError
 from p2ptrain.ids import COMMON, RunId, SliceId, Version
 from p2ptrain.model.export import load_exported
@@ -22,6 +26,7 @@ from p2ptrain.node.checkpoint import Checkpoint, OwnedTensors, PublishedTensors
 from p2ptrain.node.home import Home
 from p2ptrain.node.trained_model import load_trained
 from p2ptrain.wire.codec import round_to_bf16
+from tests.support.texts import folder_of_texts, tokenizer_for
 
 NANO = preset_text("nano")
 RUN = parse_run(NANO, "nano")
@@ -102,7 +107,7 @@ def test_generated_text_is_the_same_for_the_same_seed(tmp_path: Path, capsys):
     with home_with(tmp_path, example()):  # as it is while its peer runs
         texts = []
         for seed in ("1", "1", "2"):
-            options = ["--prompt", "def f(", "--bytes", "30", "--seed", seed]
+            options = ["--prompt", "def f(", "--tokens", "30", "--seed", seed]
             assert cli.main(["generate", "--home", str(tmp_path), *options]) == 0
             texts.append(capsys.readouterr().out)
     assert texts[0] == texts[1] != texts[2]
@@ -118,6 +123,48 @@ def test_export_is_the_model_of_the_home(tmp_path: Path, capsys):
     assert json.loads((tmp_path / "model" / "config.json").read_text())["architectures"] == ["LlamaForCausalLM"]
     _, tensors = load_exported(tmp_path / "model")
     assert np.array_equal(PLAN.gather(tensors, SliceId("0")), VALUES[SliceId("0")])
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_export_with_a_tokenizer_is_what_transformers_loads_and_continues_alike(tmp_path: Path, capsys):
+    transformers: Any = import_module("transformers")  # not to be read by mypy, which would take a minute
+    file = tokenizer_for(folder_of_texts(tmp_path / "text", 5), tmp_path / "tokenizer.json", vocabulary=300)
+    changes = ManifestChanges(seed=1, text=tmp_path / "text", pattern="*.py", tokenizer=tmp_path / "tokenizer.json")
+    run = write_manifest("nano", tmp_path / "run.toml", changes)
+    plan = SlicePlan.of(run.model, run.slicing)
+    assert run.model.vocabulary == 320
+    chance = np.random.default_rng(1)
+    values = {s: chance.standard_normal(plan.numel(s)).astype(np.float32) * 0.3 for s in plan.slice_ids}
+    saved = Checkpoint(run=run_id(run), owned={slice_id: owned(values[slice_id]) for slice_id in plan.slice_ids})
+    home = tmp_path / "home"
+    with Home.open(home, (tmp_path / "run.toml").read_text(), run_id(run), file) as opened:
+        checkpoint.save(opened.checkpoint_path, saved)
+
+    assert cli.main(["export", "--home", str(home), "--out", str(tmp_path / "model")]) == 0
+    assert "with its tokenizer of 300 tokens" in capsys.readouterr().out
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "model")
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    assert tokenizer.eos_token_id == model.config.eos_token_id == FileTokenizer(file, "<|endoftext|>").end_id
+    prompt = tokenizer("def naïve(", return_tensors="pt")
+    assert prompt["input_ids"].tolist() == [FileTokenizer(file, "").encode_prompt("def naïve(".encode())]
+    # In transformers nothing keeps the ids that only pad the vocabulary from being chosen.
+    beyond = list(range(300, 320))
+    continued = model.generate(**prompt, do_sample=False, max_new_tokens=16, suppress_tokens=beyond, eos_token_id=None)
+    expected = tokenizer.decode(continued[0], clean_up_tokenization_spaces=False)
+
+    options = ["--prompt", "def naïve(", "--tokens", "16", "--temperature", "0"]
+    assert cli.main(["generate", "--home", str(home), *options]) == 0
+    assert capsys.readouterr().out == "".join(readable([expected.encode()])) + "\n"
+
+
+def test_home_without_its_tokenizer_says_so(tmp_path: Path, capsys):
+    text = NANO.replace("[data]\n", f'[data]\ntokenizer = "t.json"\ntokenizer_hash = "{"ab" * 32}"\n')
+    with Home.open(tmp_path, text, run_id(parse_run(text, "nano"))) as home:
+        checkpoint.save(home.checkpoint_path, Checkpoint(run=home.run_id))
+    assert cli.main(["generate", "--home", str(tmp_path)]) == 2
+    assert "tokenizer.json has the hash e3b0c442 and the manifest's data.tokenizer_hash is abababab" in (
+        capsys.readouterr().err
+    )
 
 
 def test_folder_that_is_no_home_is_a_usage_error(tmp_path: Path, capsys):

@@ -304,7 +304,7 @@ def test_json_plain_and_picture(tmp_path: Path, capsys) -> None:
     assert body["contribution"]["tokens"] == 10 * 43
     assert body["network"]["reach"] is None
     assert main(["dash", "--replay", str(path), "--plain"]) == 0
-    assert "validation loss 0.020 nats/byte after 5 rounds" in capsys.readouterr().out
+    assert "validation loss 0.020 nats/token after 5 rounds" in capsys.readouterr().out
     picture = tmp_path / "picture.svg"
     assert main(["dash", "--replay", str(path), "--at", "0:30", "--picture", str(picture), "--size", "80x24"]) == 0
     assert "TRAINING" in picture.read_text()

@@ -4,17 +4,24 @@ from pathlib import Path
 
 import pytest
 
+from p2ptrain.config.load import parse_run
+from p2ptrain.config.presets import preset_text
 from p2ptrain.config.schema import DataConfig
 from p2ptrain.data import corpus as corpus_module
-from p2ptrain.data.corpus import STDLIB_BYTES, load_corpus
+from p2ptrain.data.corpus import STDLIB_BYTES, Corpus, TextFile, load_corpus
 from p2ptrain.errors import DataError
 
+NANO = parse_run(preset_text("nano"), "nano")
 FOLDER = DataConfig(source="folder", path="text", pattern="**/*.txt", validation_percent=30)
+
+
+def loaded(data: DataConfig, base: Path) -> Corpus:
+    return load_corpus(replace(NANO, data=data), base)
 
 
 @pytest.fixture
 def base(tmp_path: Path) -> Path:
-    for index in range(20):
+    for index in range(120):
         file = tmp_path / "text" / f"part{index % 3}" / f"{index}.txt"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(f"file {index}\n")
@@ -23,59 +30,81 @@ def base(tmp_path: Path) -> Path:
 
 
 def test_each_file_is_either_trained_on_or_held_out(base: Path) -> None:
-    corpus = load_corpus(FOLDER, base)
+    corpus = loaded(FOLDER, base)
     train, validation = (part.tobytes().split(b"\f")[:-1] for part in (corpus.train, corpus.validation))
-    assert sorted(train + validation) == sorted(f"file {index}\n".encode() for index in range(20))
-    assert 2 <= len(validation) <= 10
+    assert sorted(train + validation) == sorted(f"file {index}\n".encode() for index in range(120))
+    assert 20 <= len(validation) <= 52
+
+
+def test_of_few_files_the_end_of_each_is_held_out(tmp_path: Path) -> None:
+    data = DataConfig(source="folder", path=".", pattern="*.txt", validation_percent=20)
+    (tmp_path / "lines.txt").write_text("".join(f"line {index}\n" for index in range(10)))
+    (tmp_path / "line.txt").write_text("0123456789")
+    corpus = loaded(data, tmp_path)
+    train, validation = (part.tobytes().split(b"\f")[:-1] for part in (corpus.train, corpus.validation))
+    assert sorted(train) == [b"01234567", "".join(f"line {index}\n" for index in range(8)).encode()]
+    assert sorted(validation) == [b"89", b"line 8\nline 9\n"]
+
+
+@pytest.mark.parametrize("content", ["a" * 3000, "ab\n" * 1000, "a\n" + "b" * 3000, "b" * 3000 + "\n"])
+def test_one_file_is_enough(tmp_path: Path, content: str) -> None:
+    (tmp_path / "input.txt").write_text(content)
+    (tmp_path / "empty.txt").write_text("")
+    corpus = loaded(DataConfig(source="folder", path=".", pattern="*.txt"), tmp_path)
+    train, validation = (part.tobytes().replace(b"\f", b"") for part in (corpus.train, corpus.validation))
+    assert train
+    assert validation
+    assert (train + validation).decode() == content
 
 
 def test_the_order_of_the_directory_does_not_matter(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = load_corpus(FOLDER, base)
+    expected = loaded(FOLDER, base)
     listed = list((base / "text").glob("**/*.txt"))
     monkeypatch.setattr(Path, "glob", lambda self, pattern: reversed(listed))
-    found = load_corpus(FOLDER, base)
+    found = loaded(FOLDER, base)
     assert found.fingerprint == expected.fingerprint
     assert found.train.tobytes() == expected.train.tobytes()
 
 
 def test_the_fingerprint_changes_with_a_name_that_keeps_its_place() -> None:
-    assert corpus_module._fingerprint([("a", b"x")]) != corpus_module._fingerprint([("b", b"x")])
+    one, other = (TextFile(Path(name), name, b"x", 1) for name in "ab")
+    assert corpus_module._fingerprint([one]) != corpus_module._fingerprint([other])
 
 
 @pytest.mark.parametrize("change", ["content", "name"])
 def test_the_fingerprint_covers_names_and_contents(base: Path, change: str) -> None:
-    before = load_corpus(FOLDER, base).fingerprint
+    before = loaded(FOLDER, base).fingerprint
     file = base / "text" / "part0" / "0.txt"
     if change == "content":
         file.write_text("file 0!")
     else:
         file.rename(file.with_name("renamed.txt"))
-    assert load_corpus(FOLDER, base).fingerprint != before
+    assert loaded(FOLDER, base).fingerprint != before
 
 
 def test_another_text_than_the_manifests_is_refused_with_the_remedy(base: Path) -> None:
-    right = load_corpus(FOLDER, base).fingerprint
-    assert load_corpus(replace(FOLDER, fingerprint=right), base).fingerprint == right
+    right = loaded(FOLDER, base).fingerprint
+    assert loaded(replace(FOLDER, fingerprint=right), base).fingerprint == right
     with pytest.raises(DataError, match=r"manifest says 00000000: .* copy the folder again"):
-        load_corpus(replace(FOLDER, fingerprint="0" * 64), base)
+        loaded(replace(FOLDER, fingerprint="0" * 64), base)
     version = ".".join(map(str, sys.version_info[:3]))
     with pytest.raises(DataError, match=rf"Python {version} in /.*use the Python version that made the manifest"):
-        load_corpus(DataConfig(fingerprint="0" * 64), base)
+        loaded(DataConfig(fingerprint="0" * 64), base)
 
 
 def test_a_missing_folder_no_files_and_a_one_sided_split_are_refused(base: Path) -> None:
     with pytest.raises(DataError, match="missing is not a folder"):
-        load_corpus(replace(FOLDER, path="missing"), base)
+        loaded(replace(FOLDER, path="missing"), base)
     with pytest.raises(DataError, match="no files to learn from"):
-        load_corpus(replace(FOLDER, pattern="*.rs"), base)
-    with pytest.raises(DataError, match="holds out 0 of 20 files"):
-        load_corpus(replace(FOLDER, validation_percent=0), base)
-    with pytest.raises(DataError, match="holds out 20 of 20 files"):
-        load_corpus(replace(FOLDER, validation_percent=100), base)
+        loaded(replace(FOLDER, pattern="*.rs"), base)
+    with pytest.raises(DataError, match="holds out 0 of 120 files"):
+        loaded(replace(FOLDER, validation_percent=0), base)
+    with pytest.raises(DataError, match="holds out 120 of 120 files"):
+        loaded(replace(FOLDER, validation_percent=100), base)
 
 
 def test_the_standard_library_is_enough_text_without_tests_or_other_peoples_packages() -> None:
-    corpus = load_corpus(DataConfig(), Path())
+    corpus = loaded(DataConfig(), Path())
     assert 2_000_000 < len(corpus.train) + len(corpus.validation) <= STDLIB_BYTES * 1.01
     assert len(corpus.validation) > 100_000
     text = corpus.train.tobytes() + corpus.validation.tobytes()

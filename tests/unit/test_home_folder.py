@@ -168,3 +168,15 @@ def test_inspecting_says_what_is_missing(tmp_path: Path):
     Home.open(tmp_path, NANO, NANO_ID).close()
     with pytest.raises(HomeError, match="no checkpoint yet; its peer saves one after each committed round"):
         Home.inspect(tmp_path)
+
+
+def test_a_home_keeps_the_runs_tokenizer_and_mends_it(tmp_path: Path):
+    with Home.open(tmp_path, NANO, NANO_ID) as home:
+        assert home.tokenizer_file() == b""
+    with Home.open(tmp_path, NANO, NANO_ID, b"tokens") as home:
+        assert home.tokenizer_file() == b"tokens"
+    (tmp_path / "tokenizer.json").write_bytes(b"half")
+    with Home.open(tmp_path, NANO, NANO_ID, b"tokens") as home:
+        assert home.tokenizer_file() == b"tokens"
+    with Home.open(tmp_path, NANO, NANO_ID) as home:
+        assert home.tokenizer_file() == b"tokens"

@@ -17,7 +17,7 @@ from p2ptrain.node.virtual_swarm import VirtualSwarm, dealt_slices
 
 @pytest.fixture(scope="module")
 def corpus() -> Corpus:
-    return load_corpus(parse_run(preset_text("nano"), "nano").data, Path.cwd())
+    return load_corpus(parse_run(preset_text("nano"), "nano"), Path.cwd())
 
 
 def loss(corpus: Corpus, averaging: Averaging, liars: int) -> float:

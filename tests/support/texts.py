@@ -1,0 +1,22 @@
+"""Small texts to learn from, made of Python's own source, and tokenizers for them."""
+
+import sysconfig
+from itertools import islice
+from pathlib import Path
+
+from p2ptrain.data.tokenizer import train_tokenizer
+
+
+def folder_of_texts(folder: Path, files: int = 20) -> Path:
+    """``folder``, made, with the first modules of the standard library."""
+    folder.mkdir(parents=True)
+    for path in islice(sorted(Path(sysconfig.get_path("stdlib")).glob("*.py")), files):
+        (folder / path.name).write_bytes(path.read_bytes())
+    return folder
+
+
+def tokenizer_for(texts: Path, out: Path, vocabulary: int = 600) -> bytes:
+    """The content of ``out``, made: a tokenizer for the texts of a folder."""
+    file = train_tokenizer((path.read_bytes() for path in sorted(texts.iterdir())), vocabulary)
+    out.write_bytes(file)
+    return file
