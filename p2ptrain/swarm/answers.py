@@ -44,7 +44,11 @@ class Condition:
 
 
 def heads_reply(request: pb.HeadsRequest, parts: Sequence[tuple[SliceId, Part]]) -> pb.HeadsReply:
-    """Certificates after the versions that the request names, at most a page of them; of ``held`` ones, the rivals."""
+    """Certificates after the versions that the request names, at most a page of them; of ``held`` ones, the rivals.
+
+    Of slices without such certificates it says where they stand here: that may be on another branch than the caller's,
+    which only the one with more versions can see.
+    """
     reply = pb.HeadsReply()
     for slice_id, part in parts:
         if slice_id not in request.have:
@@ -58,6 +62,10 @@ def heads_reply(request: pb.HeadsRequest, parts: Sequence[tuple[SliceId, Part]])
         newest = part.replica.certificate
         if not newer and newest and newest.value.version > have:
             newer = [newest]
+        if not newer and newest:
+            value = newest.value
+            behind = pb.Behind(slice=slice_id, version=value.version, value_sha256=bytes.fromhex(value.value_hash))
+            reply.behind.append(behind)
         for certificate in newer:
             encoded = certificate.encode()
             if reply.certificates and reply.ByteSize() + len(encoded) > _PAGE_BYTES:

@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from p2ptrain import clock
 from p2ptrain.errors import BadMessage, BadRecord, BlobUnavailable, PeerUnreachable, WireError
@@ -22,7 +22,7 @@ from p2ptrain.events import (
     SliceTakenOver,
     StateMissing,
 )
-from p2ptrain.ids import COMMON, PeerId, SliceId, Version, slice_of, slice_order
+from p2ptrain.ids import COMMON, Digest, PeerId, SliceId, Version, slice_of, slice_order
 from p2ptrain.swarm.answers import CALL_TIMEOUT_S, HEADS, STATUS, Condition, Part, heads_reply, status_reply
 from p2ptrain.swarm.assignment import Assignment
 from p2ptrain.swarm.beside import begin_beside
@@ -279,8 +279,14 @@ class Swarm:
 
     async def _ask_for_newer(self, peer: PeerId, have: Mapping[SliceId, int]) -> list[Certificate] | None:
         """The same; None when it cannot be reached, or what it says breaks the protocol."""
+        news = await self._ask_for_news(peer, have)
+        return None if news is None else news.certificates
+
+    async def _ask_for_news(self, peer: PeerId, have: Mapping[SliceId, int]) -> "_News | None":
+        """What the peer knows beside those versions; None as above."""
         versions = {str(s): int(v) for s, v in have.items()}
         certificates: list[Certificate] = []
+        behind: dict[SliceId, tuple[Version, Digest]] = {}
         try:
             for _ in range(_MAX_PAGES):
                 request = pb.HeadsRequest(run=self._context.run, have=versions)
@@ -289,6 +295,7 @@ class Swarm:
                 for certificate in page:
                     check_certificate(certificate, self._context.run, self._context.numel, self._context.quorum)
                 certificates += page
+                behind |= {SliceId(b.slice): (Version(b.version), Digest(b.value_sha256.hex())) for b in reply.behind}
                 versions |= {c.value.slice: c.value.version for c in page}
                 if not reply.more or not page:
                     break
@@ -297,7 +304,7 @@ class Swarm:
         except WireError as error:
             self._refuse(peer, str(error))
             return None
-        return certificates
+        return _News(certificates, behind)
 
     async def decided_otherwise(self, peer: PeerId, slice_id: SliceId, head: Head) -> bool:
         """Whether the peer knows that another value was decided for this version on the branch that it follows."""
@@ -439,11 +446,17 @@ class Swarm:
                 continue
             (peer,) = some(others, 1)
             have = {slice_id: part.replica.published.version for slice_id, part in self._parts()}
-            for slice_id, certificates in _by_slice(await self.newer_certificates(peer, have)).items():
+            if (news := await self._ask_for_news(peer, have)) is None:
+                continue
+            for slice_id, certificates in _by_slice(news.certificates).items():
                 if follower := self.followers.get(slice_id):
                     await follower.learn(certificates, peer)
                 elif owner := self.owners.get(slice_id):
                     owner.learn(certificates[-1], peer)
+            for slice_id, (version, value_hash) in news.behind.items():
+                part = self.owners.get(slice_id) or self.followers.get(slice_id)
+                if part is not None and part.history.decided_otherwise(version, value_hash):
+                    await part.meet_rival(peer)
 
     async def _follow(self, follower: SliceFollower, certificate: Certificate, sender: PeerId) -> None:
         missed = certificate.value.version - follower.replica.published.version
@@ -622,6 +635,15 @@ class Swarm:
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         assert self._group is not None, "nothing runs beside the rounds before run()"
         begin_beside(self._group, work)
+
+
+class _News(NamedTuple):
+    """What a peer answers when it is asked for news."""
+
+    certificates: list[Certificate]
+    """Checked, per slice in order of version."""
+    behind: dict[SliceId, tuple[Version, Digest]]
+    """Where it stands with slices of which it has nothing newer: version, and hash of its value."""
 
 
 def _by_slice(certificates: Sequence[Certificate]) -> dict[SliceId, list[Certificate]]:

@@ -31,3 +31,29 @@ def test_after_every_storm_versions_are_decided_with_the_work_of_all_and_none_of
             assert swarm.tokens_in_versions - counted <= 0.03 * trained
 
     run_in_fake_time(main())
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_what_was_decided_is_not_lost_where_only_peers_that_nobody_sees_have_it(seed: int) -> None:
+    """All but a few are cut off; these go on, and then all of them die that are listed."""
+
+    async def main() -> None:
+        swarm = StormyOwners(seed, size=12)
+        async with swarm.running():
+            await swarm.calm(20.0)
+            staying = sorted(hand.peer for hand in swarm.living if not hand.owner.has_a_say)[:3]
+            owners = swarm.owners
+            swarm.cut(swarm.hands.keys() - owners - {*staying})
+            before = swarm.newest_version
+            while swarm.newest_version < before + 10 or not swarm.up_to_date_and_unseen:
+                await swarm.calm(0.5)
+            decided, having_it = swarm.newest_version, swarm.up_to_date_and_unseen
+            for peer in (owners | {*staying}) - having_it:
+                swarm.kill(peer)
+            swarm.join_again()
+            await swarm.calm(60.0)
+            assert swarm.newest_version >= decided + 3
+            assert min(hand.version for hand in swarm.living) >= swarm.newest_version - 1
+            assert [len(swarm.decided[version]) for version in range(decided, decided + 3)] == [1, 1, 1]
+
+    run_in_fake_time(main())

@@ -9,7 +9,7 @@ import contextlib
 import itertools
 import random
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -30,6 +30,7 @@ CALL_TIMEOUT_S = 5.0
 LEASE_S = 10.0
 LOOK_S = 1.0
 """How often a peer looks at the directory."""
+PULL_EVERY_S = 2.0
 TOKENS_PER_S = 100
 STORMY = replace(
     EXCHANGE,
@@ -91,6 +92,21 @@ class StormyHand(Hand):
             me = frozenset([self.peer])
             owners = frozenset(self.owner.owners)
             self.owner.claims_changed(holders | me if self.context.is_listed else (holders | owners) - me)
+
+    async def pull_news(self) -> None:
+        """Ask somebody who is listed now and then, as ``Swarm`` does, until cancelled."""
+        while True:
+            await asyncio.sleep(PULL_EVERY_S)
+            others = sorted(self.context.claims.keys() - {self.peer})
+            if not others or not await self.swarm.reaches(self.peer, peer := self.swarm.draw(others), CALL_TIMEOUT_S):
+                continue
+            newest = self._group.hands[peer].owner.replica.certificate
+            if newest is None:
+                continue
+            if newest.value.version > self.version:
+                self.owner.learn(newest, peer)
+            elif self.owner.history.decided_otherwise(newest.value.version, newest.value.value_hash):
+                await self.owner.meet_rival(peer)
 
     # As blobs.
 
@@ -214,6 +230,20 @@ class StormyOwners(OwnersInMemory):
         return max(hand.version for hand in self.living)
 
     @property
+    def owners(self) -> set[PeerId]:
+        """Of the newest version."""
+        return {*max(self.living, key=lambda hand: hand.version).owner.owners}
+
+    @property
+    def up_to_date_and_unseen(self) -> set[PeerId]:
+        """Who has the newest version and is not in the directory."""
+        return {
+            hand.peer
+            for hand in self.living
+            if hand.version == self.newest_version and not hand.owner.has_a_say and hand.peer not in self._last_seen_s
+        }
+
+    @property
     def tokens_in_versions(self) -> int:
         """Of all versions up to the newest one."""
         newest = max(self.living, key=lambda hand: hand.version).owner.replica.certificate
@@ -223,6 +253,10 @@ class StormyOwners(OwnersInMemory):
     def has_forked(self) -> bool:
         """Whether two groups that did not see each other decided on the same version; one of them gave way since."""
         return any(len(values) > 1 for values in self.decided.values())
+
+    def draw(self, peers: Sequence[PeerId]) -> PeerId:
+        """One of them."""
+        return self._rng.choice(peers)
 
     def spawn(self, work: Any) -> None:
         """Begin something that nobody waits for."""
@@ -246,7 +280,8 @@ class StormyOwners(OwnersInMemory):
                 hand.start(self)
             self.spawn(self._directory())
             for peer, hand in self.hands.items():
-                self._tasks[peer] = [asyncio.ensure_future(w) for w in (hand.owner.run(), hand.train(), hand.look())]
+                works = (hand.owner.run(), hand.train(), hand.look(), hand.pull_news())
+                self._tasks[peer] = [asyncio.ensure_future(work) for work in works]
             try:
                 yield list(self.hands.values())
             finally:
@@ -281,6 +316,14 @@ class StormyOwners(OwnersInMemory):
         self._cut.clear()
         self._broken.clear()
 
+    def cut(self, peers: Iterable[PeerId]) -> None:
+        """Nothing reaches them or comes from them, not even from each other."""
+        self._cut |= {*peers}
+
+    def join_again(self) -> None:
+        """Nobody is cut off any more."""
+        self._cut.clear()
+
     async def calm(self, for_s: float) -> None:
         """Let them work in peace."""
         await asyncio.sleep(for_s)
@@ -291,7 +334,7 @@ class StormyOwners(OwnersInMemory):
             self.kill(peer)
 
     def _most_owners(self) -> set[PeerId]:
-        owners = max(self.living, key=lambda hand: hand.version).owner.owners
+        owners = sorted(self.owners)
         return set(self._rng.sample(owners, len(owners) // 2 + 1))
 
     def kill(self, peer: PeerId) -> None:

@@ -301,16 +301,28 @@ class HeadsRequest(_message.Message):
     def __init__(self, run: _Optional[str] = ..., have: _Optional[_Mapping[str, int]] = ..., held: _Optional[_Mapping[str, bytes]] = ...) -> None: ...
 
 class HeadsReply(_message.Message):
-    __slots__ = ("refusal", "certificates", "more", "rivals")
+    __slots__ = ("refusal", "certificates", "more", "rivals", "behind")
     REFUSAL_FIELD_NUMBER: _ClassVar[int]
     CERTIFICATES_FIELD_NUMBER: _ClassVar[int]
     MORE_FIELD_NUMBER: _ClassVar[int]
     RIVALS_FIELD_NUMBER: _ClassVar[int]
+    BEHIND_FIELD_NUMBER: _ClassVar[int]
     refusal: str
     certificates: _containers.RepeatedCompositeFieldContainer[Certificate]
     more: bool
     rivals: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, refusal: _Optional[str] = ..., certificates: _Optional[_Iterable[_Union[Certificate, _Mapping]]] = ..., more: _Optional[bool] = ..., rivals: _Optional[_Iterable[str]] = ...) -> None: ...
+    behind: _containers.RepeatedCompositeFieldContainer[Behind]
+    def __init__(self, refusal: _Optional[str] = ..., certificates: _Optional[_Iterable[_Union[Certificate, _Mapping]]] = ..., more: _Optional[bool] = ..., rivals: _Optional[_Iterable[str]] = ..., behind: _Optional[_Iterable[_Union[Behind, _Mapping]]] = ...) -> None: ...
+
+class Behind(_message.Message):
+    __slots__ = ("slice", "version", "value_sha256")
+    SLICE_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    VALUE_SHA256_FIELD_NUMBER: _ClassVar[int]
+    slice: str
+    version: int
+    value_sha256: bytes
+    def __init__(self, slice: _Optional[str] = ..., version: _Optional[int] = ..., value_sha256: _Optional[bytes] = ...) -> None: ...
 
 class StatusRequest(_message.Message):
     __slots__ = ("run",)
