@@ -444,19 +444,22 @@ class Swarm:
             others = listed if self._context.may_ask_listed() else self._context.unlisted
             if not others:
                 continue
-            (peer,) = some(others, 1)
-            have = {slice_id: part.replica.published.version for slice_id, part in self._parts()}
-            if (news := await self._ask_for_news(peer, have)) is None:
-                continue
-            for slice_id, certificates in _by_slice(news.certificates).items():
-                if follower := self.followers.get(slice_id):
-                    await follower.learn(certificates, peer)
-                elif owner := self.owners.get(slice_id):
-                    owner.learn(certificates[-1], peer)
-            for slice_id, (version, value_hash) in news.behind.items():
-                part = self.owners.get(slice_id) or self.followers.get(slice_id)
-                if part is not None and part.history.decided_otherwise(version, value_hash):
-                    await part.meet_rival(peer)
+            await self._pull_news_from(*some(others, 1))
+
+    async def _pull_news_from(self, peer: PeerId) -> None:
+        have = {slice_id: part.replica.published.version for slice_id, part in self._parts()}
+        news = await self._ask_for_news(peer, have)
+        if news is None:
+            return
+        for slice_id, certificates in _by_slice(news.certificates).items():
+            if follower := self.followers.get(slice_id):
+                await follower.learn(certificates, peer)
+            elif owner := self.owners.get(slice_id):
+                owner.learn(certificates[-1], peer)
+        for slice_id, (version, value_hash) in news.behind.items():
+            part = self.owners.get(slice_id) or self.followers.get(slice_id)
+            if part is not None and part.history.decided_otherwise(version, value_hash):
+                await part.meet_rival(peer)
 
     async def _follow(self, follower: SliceFollower, certificate: Certificate, sender: PeerId) -> None:
         missed = certificate.value.version - follower.replica.published.version

@@ -5,6 +5,8 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
+import pytest
+
 from p2ptrain.config.schema import ExchangeConfig
 from p2ptrain.identity.keys import Identity
 from p2ptrain.ids import Digest, PeerId, RunId, SliceId, Version
@@ -12,6 +14,7 @@ from p2ptrain.swarm import answers as module
 from p2ptrain.swarm.catch_up import _parted
 from p2ptrain.swarm.certificates import sign_vote
 from p2ptrain.swarm.coverage import Target
+from p2ptrain.swarm.follower import SliceFollower
 from p2ptrain.swarm.head import Head
 from p2ptrain.swarm.history import History
 from p2ptrain.swarm.swarm import Swarm
@@ -119,3 +122,77 @@ async def test_a_voter_is_asked_when_the_donor_has_fetched_the_state_whole_and_c
     assert asked == [donor, OWNER.peer_id]
     context.claims = {}  # it is gone
     assert not await _parted(context, rival, newest, donor)
+
+
+class Part:
+    """A slice as a peer holds it at the last of some certificates; what it is told of is kept."""
+
+    def __init__(self, certificates: list[Certificate]) -> None:
+        self.history = History(SLICE, BlobStore(), 8)
+        for certificate in certificates:
+            self.history.add(certificate, [])
+        published = SimpleNamespace(version=Version(len(certificates)))
+        self.replica = SimpleNamespace(certificate=certificates[-1] if certificates else None, published=published)
+        self.learned: list[Certificate] = []
+        self.rivals: list[PeerId] = []
+
+    async def learn(self, certificates: list[Certificate], peer: PeerId) -> None:
+        self.learned += certificates
+
+    async def meet_rival(self, peer: PeerId) -> None:
+        self.rivals.append(peer)
+
+
+async def news_pulled(asking: Part, asked: Part, *, as_owners: bool) -> None:
+    wire = Wire()
+    asker, server = party(wire), party(wire)
+    wire.to = server
+    for swarm, part in ((asker, asking), (server, asked)):
+        (swarm.owners if as_owners else swarm.followers)[SLICE] = cast(Any, part)
+    if as_owners:
+        asking.learn = lambda certificate, peer: asking.learned.append(certificate)  # type: ignore[method-assign,assignment]
+    await asker._pull_news_from(OWNER.peer_id)
+
+
+@pytest.mark.parametrize("as_owners", [False, True])
+async def test_whoever_asks_for_news_sees_that_the_other_stands_on_another_branch(as_owners: bool) -> None:
+    ours = chain(12, 1)
+    rival = [*ours[:4], *(replace(c, value=replace(c.value, digest=Digest("ab" * 32))) for c in ours[4:])]
+    for length, is_rival in ((3, False), (4, False), (5, True), (11, True), (12, True)):
+        asking = Part(ours)
+        await news_pulled(asking, Part(rival[:length]), as_owners=as_owners)
+        assert asking.rivals == [OWNER.peer_id] * is_rival
+        assert asking.learned == []
+    asking = Part(ours)
+    await news_pulled(asking, Part([]), as_owners=as_owners)
+    assert (asking.learned, asking.rivals) == ([], [])
+
+
+@pytest.mark.parametrize("as_owners", [False, True])
+async def test_whoever_is_behind_on_the_same_branch_learns_and_meets_no_rival(as_owners: bool) -> None:
+    ours = chain(12, 1)
+    for length in (6, 12):
+        asking = Part(ours[:length])
+        await news_pulled(asking, Part(ours), as_owners=as_owners)
+        assert asking.rivals == []
+        assert asking.learned == (ours[-1:] if as_owners and length < 12 else ours[length:])
+
+
+async def test_a_follower_asks_a_rival_for_its_newest_certificate() -> None:
+    newest, asked = chain(5, 1)[-1], []
+
+    async def newer_certificates(peer: PeerId, have: dict[SliceId, int]) -> list[Certificate]:
+        asked.append((peer, have))
+        return [newest]
+
+    context: Any = SimpleNamespace(caller=SimpleNamespace(newer_certificates=newer_certificates))
+    follower = object.__new__(SliceFollower)
+    follower.slice, follower._context, learned = SLICE, context, []
+
+    async def learn(certificates: list[Certificate], donor: PeerId) -> None:
+        learned.append((certificates, donor))
+
+    follower.learn = learn  # type: ignore[method-assign,assignment]
+    await follower.meet_rival(OWNER.peer_id)
+    assert asked == [(OWNER.peer_id, {SLICE: 0})]
+    assert learned == [([newest], OWNER.peer_id)]

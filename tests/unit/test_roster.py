@@ -522,9 +522,8 @@ async def test_news_are_pulled_and_claims_looked_at_as_a_peer_s_place_on_the_lis
     swarm = Swarm(news.context, nothing, lambda: nothing, Target(replicas=2, quorum=1))  # type: ignore[arg-type,return-value]
     pulled, looks, ticks = list[PeerId](), 0, 0
 
-    async def newer(peer: PeerId, _: object) -> list[object]:
+    async def pull(peer: PeerId) -> None:
         pulled.append(peer)
-        return []
 
     async def look() -> bool:
         nonlocal looks
@@ -541,7 +540,7 @@ async def test_news_are_pulled_and_claims_looked_at_as_a_peer_s_place_on_the_lis
     async def nothing_to_do() -> None:
         pass
 
-    swarm.newer_certificates = newer  # type: ignore[assignment]
+    swarm._pull_news_from = pull  # type: ignore[method-assign,assignment]
     swarm.roster.look = look  # type: ignore[method-assign,assignment]
     swarm.roster.list_or_withdraw = nothing_to_do  # type: ignore[method-assign]
     monkeypatch.setattr(asyncio, "sleep", tick)
