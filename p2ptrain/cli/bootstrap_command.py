@@ -2,7 +2,7 @@
 
 import functools
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,7 +12,11 @@ from p2ptrain.cli.network_options import Announce
 from p2ptrain.cli.processes import data_folder, quiet_imports, run_until_signal
 from p2ptrain.cli.run_source import read_run
 from p2ptrain.config.schema import NetworkConfig, RelayLimits
+from p2ptrain.errors import DataError
 from p2ptrain.wire.crowd import PER_ADDRESS
+
+if TYPE_CHECKING:
+    from p2ptrain.cli.run_source import RunSource
 
 _STABLE_PORT = 31337
 
@@ -73,7 +77,6 @@ def bootstrap(
     source = read_run(str(run)) if run else None
     with quiet_imports():
         from p2ptrain.config.bootstraps import is_node
-        from p2ptrain.data.tokenizer import read_tokenizer_file
         from p2ptrain.node.bootstrap import BootstrapOptions, run_bootstrap
         from p2ptrain.node.run_watch import WatchedRun
         from p2ptrain.wire.libp2p_start import check_addresses, check_announced
@@ -90,7 +93,7 @@ def bootstrap(
             id=source.id,
             config=source.config,
             manifest=source.text,
-            tokenizer_file=read_tokenizer_file(source.config.data, source.folder),
+            tokenizer_file=_tokenizer_beside(source),
         )
         if source
         else None,
@@ -99,6 +102,17 @@ def bootstrap(
     say = functools.partial(_print_addresses, options.run is not None)
     with FolderLock.acquire(options.folder):
         run_until_signal(lambda stop: run_bootstrap(options, stop, say, _print_problem))
+
+
+def _tokenizer_beside(source: "RunSource") -> bytes:
+    """The run's tokenizer, which newcomers would like to have from us; b"" if it is not here."""
+    from p2ptrain.data.tokenizer import read_tokenizer_file
+
+    try:
+        return read_tokenizer_file(source.config.data, source.folder)
+    except DataError as error:
+        _print_problem(f"newcomers get no tokenizer from this node: {error}")
+        return b""
 
 
 def _print_problem(sentence: str) -> None:

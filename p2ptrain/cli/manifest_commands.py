@@ -1,6 +1,7 @@
 """``p2ptrain run``: making a run's manifest, and looking at one."""
 
 import os
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
@@ -13,10 +14,13 @@ from p2ptrain.cli.progress import working
 from p2ptrain.errors import UsageError
 
 if TYPE_CHECKING:
-    from p2ptrain.config.schema import Admission, RunConfig
+    from p2ptrain.config.schema import Admission, DataConfig, RunConfig
 
 USUAL_PATTERN = "**/*.txt"
 """Of a folder of text."""
+_SAMPLE_FILES = 20
+_SAMPLE_BYTES = 10_000
+"""Of each, to see whether a tokenizer gives them back."""
 
 run_app = typer.Typer(
     no_args_is_help=True, help="Make a run's manifest, or look at one. Example: p2ptrain run show tiny.toml"
@@ -99,10 +103,14 @@ def write_manifest(preset: str, out: Path, changes: ManifestChanges) -> "RunConf
     run = parse_run(tomlkit.dumps(document), source)
 
     from p2ptrain.data.corpus import load_corpus
+    from p2ptrain.data.sampler import require_window
     from p2ptrain.model.slicing import SlicePlan
 
     SlicePlan.of(run.model, run.slicing)
-    document["data"]["fingerprint"] = str(load_corpus(run, base=out.parent).fingerprint)
+    corpus = load_corpus(run, base=out.parent)
+    require_window(corpus.train, run.model.context, part="training")
+    require_window(corpus.validation, run.model.context, part="validation")
+    document["data"]["fingerprint"] = str(corpus.fingerprint)
     if changes.authority is not None:
         # Last, and only for a manifest that is sound: it makes the key file.
         door = tomlkit.table()
@@ -122,15 +130,14 @@ def write_manifest(preset: str, out: Path, changes: ManifestChanges) -> "RunConf
 
 def _set_text(document: Any, changes: ManifestChanges, folder: Path) -> None:  # tomlkit's documents have no types
     """Write into ``document``, a manifest in ``folder``, what the run learns from and in which tokens."""
-    if changes.text is None and changes.pattern is not None:
-        raise UsageError(f"--pattern {changes.pattern} chooses among files of a folder; add --text FOLDER")
+    _check_pattern(changes.text, changes.pattern)
     if changes.tokenizer is None and changes.end_token is not None:
         raise UsageError(f"--end-token {changes.end_token} is a token of a tokenizer; add --tokenizer FILE")
     data = document["data"]
     if changes.text is not None:
         data["source"] = "folder"
         data["path"] = Path(os.path.relpath(changes.text, folder)).as_posix()
-        data["pattern"] = changes.pattern or USUAL_PATTERN
+        data["pattern"] = USUAL_PATTERN if changes.pattern is None else changes.pattern
     if changes.tokenizer is not None:
         from p2ptrain.data.tokenizer import FileTokenizer, end_token_of, hash_of, padded
 
@@ -139,6 +146,17 @@ def _set_text(document: Any, changes: ManifestChanges, folder: Path) -> None:  #
         data["tokenizer_hash"] = str(hash_of(file))
         data["end_token"] = end_token_of(file) if changes.end_token is None else changes.end_token
         document["model"]["vocabulary"] = padded(FileTokenizer(file, data["end_token"]).vocabulary)
+
+
+def _check_pattern(text: Path | None, pattern: str | None) -> None:
+    from p2ptrain.config.ranges import RULES
+
+    if pattern is None:
+        return
+    if text is None:
+        raise UsageError(f"--pattern {pattern} chooses among files of a folder; add --text FOLDER")
+    if not (rule := RULES["data.pattern"]).holds(pattern):
+        raise UsageError(f"--pattern {pattern!r} is out of range; choose {rule.choose}")
 
 
 def _content_of(path: Path) -> bytes:
@@ -168,11 +186,10 @@ def tokenizer(
     from p2ptrain.config.schema import DataConfig
 
     _check_is_free(out)
-    if text is None and pattern is not None:
-        raise UsageError(f"--pattern {pattern} chooses among files of a folder; add --text FOLDER")
+    _check_pattern(text, pattern)
     data = DataConfig()
     if text is not None:
-        data = DataConfig(source="folder", path=str(text), pattern=pattern or USUAL_PATTERN)
+        data = DataConfig(source="folder", path=str(text), pattern=USUAL_PATTERN if pattern is None else pattern)
 
     with working("looking at the text"):
         from p2ptrain.data.corpus import split, text_files
@@ -181,15 +198,48 @@ def tokenizer(
         files, origin = text_files(data, Path())
         # What nobody trains on does not shape the tokens either.
         learned, _ = split(files, data)
+        num_bytes = sum(one.size_bytes for one in learned)
+    if not num_bytes:
+        raise UsageError(f"there is nothing to learn from in {origin}: its files are empty; put text into them")
     with working("making the tokenizer"):
         file = train_tokenizer((one.read() for one in learned), vocabulary)
         made = FileTokenizer(file, "")
         tokens = sum(map(len, made.encode(one.read() for one in learned)))
     _write_new(out, file.decode())
-    bytes_each = sum(one.size_bytes for one in learned) / tokens
-    typer.echo(f"wrote {out}: {made.vocabulary:,} tokens, {bytes_each:.2f} bytes each in {origin}")
-    where = "" if text is None else f" --text {text}" + (f" --pattern '{pattern}'" if pattern else "")
-    typer.echo(f"next: p2ptrain run new tiny --tokenizer {out}{where} --out run.toml")
+    typer.echo(f"wrote {out}: {made.vocabulary:,} tokens, {num_bytes / tokens:.2f} bytes each in {origin}")
+    _print_notes(data, Path(), file)
+    where = "" if text is None else f" --text {shlex.quote(str(text))}"
+    which = "" if pattern is None else f" --pattern {shlex.quote(pattern)}"
+    typer.echo(f"next: p2ptrain run new tiny --tokenizer {shlex.quote(str(out))}{where}{which} --out run.toml")
+
+
+def _print_notes(data: "DataConfig", folder: Path, tokenizer_file: bytes) -> None:
+    """What a person would want to know of a text and a tokenizer that do not go together well."""
+    from p2ptrain.data.corpus import text_files
+    from p2ptrain.data.tokenizer import FileTokenizer
+
+    files, _ = text_files(data, folder)
+    if wrong := [file.name for file in files if not _is_utf8(file.read())]:
+        typer.echo(
+            f"note: {len(wrong)} of {len(files)} files are not UTF-8, {wrong[0]!a} for one; what cannot be read in them"
+            " becomes U+FFFD, so convert them first"
+        )
+    made = FileTokenizer(tokenizer_file, "")
+    sample = b"".join(file.read()[:_SAMPLE_BYTES] for file in files[:_SAMPLE_FILES]).decode(errors="replace")
+    back = b"".join(made.decode(made.encode_prompt(sample.encode()))).decode()
+    if back.split() != sample.split():
+        typer.echo(
+            "note: with this tokenizer the text does not come back as it was (characters that it does not know, or"
+            " changes as it likes); the model will never see what is lost"
+        )
+
+
+def _is_utf8(text: bytes) -> bool:
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 @run_app.command("new")
@@ -252,6 +302,8 @@ def new(
     _check_dns_list(changes)
     run = write_manifest(preset, out, changes)
     typer.echo(f"wrote {out}: run {run.name}, id {run_id(run)}")
+    if tokenizer is not None:
+        _print_notes(run.data, out.parent, _content_of(tokenizer))
     usual = parse_run(preset_text(preset), preset)
     if run.slicing.slices != usual.slicing.slices:
         outer = run.outer
@@ -264,7 +316,7 @@ def new(
         typer.echo(f"next: p2ptrain peer --run {out} --home peer-home")
         return
     typer.echo(
-        f"next: p2ptrain bootstrap --home bootstrap-home    (prints the ADDRESS at which peers meet)\n"
+        f"next: p2ptrain bootstrap --run {out} --home bootstrap-home    (prints the ADDRESS at which peers meet)\n"
         f"then: p2ptrain peer --run {out} --bootstrap ADDRESS --home peer-home"
     )
 
@@ -292,6 +344,9 @@ def show(manifest: Annotated[Path, typer.Argument(help="The manifest, for exampl
         f"rounds   {run.rounds}, each {windows * run.model.context} tokens a peer in {run.inner.steps} inner steps"
     )
     typer.echo(f"model    {sum(sizes.values()):,} parameters: {run.model.layers} layers of width {run.model.width}")
+    of_text = "Python's standard library" if run.data.source != "folder" else f"{run.data.path} ({run.data.pattern})"
+    typer.echo(f"text     {of_text}, {run.data.validation_percent} % held out")
+    typer.echo(f"tokens   {run.model.vocabulary:,}, by {run.data.tokenizer or 'bytes'}")
     fragments = f", {run.slicing.fragments} fragments each" if run.slicing.fragments > 1 else ""
     typer.echo(f"slices   {run.slicing.slices}, cut from {' and '.join(run.slicing.parts)}{fragments}")
     for slice_id, numel in sizes.items():

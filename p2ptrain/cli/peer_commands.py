@@ -16,7 +16,7 @@ from p2ptrain.cli.network_options import Announce, MapPort, Reach
 from p2ptrain.cli.processes import quiet_imports, run_loop, run_until_signal
 from p2ptrain.cli.profile import Profile, followed_limits
 from p2ptrain.cli.progress import working
-from p2ptrain.cli.run_source import read_run, tokenizer_for
+from p2ptrain.cli.run_source import read_run, tokenizer_for, with_text_in
 from p2ptrain.cli.ways_in import ways_in
 from p2ptrain.errors import ConfigError
 from p2ptrain.ids import SliceId, numbered_slices, short
@@ -64,6 +64,10 @@ def peer(
         int,
         typer.Option(min=1, help="With auto: how many to own while other owners are too few, if memory allows."),
     ] = 1,
+    text: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Where the run's text is on this machine, if it learns from a folder."),
+    ] = None,
     device: engine_options.Device = "auto",
     precision: engine_options.Precision = "auto",
     memory: engine_options.Memory = "",
@@ -120,7 +124,7 @@ def peer(
     with quiet_imports():
         source = read_run(run)
         bootstraps = ways_in(source, bootstrap, home)
-    config = source.config
+    config = with_text_in(source, text)
     SlicePlan.of(config.model, config.slicing)  # refuses a model that cannot be cut so
     wanted = _wanted_slices(slices, numbered_slices(config.slicing.slices))
     tokenizer_file = tokenizer_for(source, bootstraps, home)

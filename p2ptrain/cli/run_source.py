@@ -5,12 +5,12 @@ import ipaddress
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from p2ptrain.cli.progress import working
-from p2ptrain.errors import BadRecord, ConfigError, NetworkSetupError
+from p2ptrain.errors import BadRecord, ConfigError, NetworkSetupError, UsageError
 from p2ptrain.ids import PeerId, RunId, short
 
 if TYPE_CHECKING:
@@ -37,6 +37,11 @@ class RunSource:
     """Addresses that came with it: whoever knows the run is a way in."""
     listed: tuple[str, ...] = ()
     """Bootstrap nodes that the manifest itself names, signed if the run has an authority."""
+
+    @property
+    def is_fetched(self) -> bool:
+        """Whether somebody else sent it, who shall not choose which files are read here."""
+        return bool(self.bootstraps)
 
 
 def read_run(run: str) -> RunSource:
@@ -72,11 +77,13 @@ def tokenizer_for(source: RunSource, bootstraps: Sequence[str], home: Path) -> b
     from p2ptrain.node.home import TOKENIZER
 
     data = source.config.data
+    if not data.tokenizer:
+        return b""
     with contextlib.suppress(OSError):
         kept = (home / TOKENIZER).read_bytes()
         if hash_of(kept) == data.tokenizer_hash:
             return kept
-    if not data.tokenizer or (source.folder / data.tokenizer).exists():
+    if not source.is_fetched and (source.folder / data.tokenizer).exists():
         return read_tokenizer_file(data, source.folder)
     import asyncio
 
@@ -84,6 +91,29 @@ def tokenizer_for(source: RunSource, bootstraps: Sequence[str], home: Path) -> b
 
     with working("asking for the run's tokenizer"):
         return asyncio.run(fetch_tokenizer(data, bootstraps))
+
+
+def with_text_in(source: RunSource, folder: Path | None) -> "RunConfig":
+    """What to run, with its text where it is on this machine.
+
+    Args:
+        source: the run.
+        folder: where its text is; None leaves that to the manifest.
+
+    Raises:
+        UsageError: somebody else's manifest would choose which folder is read, or the run reads none.
+    """
+    config = source.config
+    if folder is None:
+        if source.is_fetched and config.data.source == "folder":
+            raise UsageError(
+                f"the run of {source.name} learns from a text that you must have, too: say where it is with"
+                f" --text FOLDER (its makers have it in {config.data.path!r}, files {config.data.pattern!r})"
+            )
+        return config
+    if config.data.source != "folder":
+        raise UsageError(f"--text {folder}: this run reads no folder, but {config.data.source}; leave the option out")
+    return replace(config, data=replace(config.data, path=str(folder.absolute())))
 
 
 def checked_source(text: str, *, name: str, folder: Path, bootstraps: tuple[str, ...] = ()) -> RunSource:

@@ -32,6 +32,7 @@ _NAME = Rule(
     lambda value: re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", value) is not None,
     'up to 64 letters, digits, ".", "_" or "-", beginning with a letter or digit',
 )
+_PRINTABLE = Rule(str.isprintable, "printable characters only")
 _FINGERPRINT = Rule(
     lambda value: re.fullmatch(r"(?:[0-9a-f]{64})?", value) is not None,
     '64 hexadecimal digits, or "" to accept any text',
@@ -73,7 +74,10 @@ RULES: Mapping[str, Rule] = {
     ),
     "data.validation_percent": Rule(lambda value: 1 <= value <= 50, "1 to 50"),
     "data.fingerprint": _FINGERPRINT,
+    "data.path": _PRINTABLE,
+    "data.tokenizer": _PRINTABLE,
     "data.tokenizer_hash": _FINGERPRINT,
+    "data.end_token": _PRINTABLE,
     "inner.steps": _COUNT,
     "inner.batch": _COUNT,
     "inner.lr": _LR,

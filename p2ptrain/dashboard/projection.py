@@ -169,7 +169,7 @@ class SwarmView:
         return [self.slices[slice_id] for slice_id in sorted(self.slices, key=slice_order)]
 
     def validation_curve(self) -> list[tuple[Version, float]]:
-        """Validation loss after each round, in nats per byte, as the mean of the peers that measured it."""
+        """Validation loss after each round, in nats per token, as the mean of the peers that measured it."""
         return [(number, sum(by.values()) / len(by)) for number, by in sorted(self.validation_nats.items())]
 
 

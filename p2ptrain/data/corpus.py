@@ -22,6 +22,8 @@ from p2ptrain.ids import Digest, short
 STDLIB_BYTES = 12_000_000
 """Enough for models that train in minutes; reading more would only make starting slower."""
 
+_SPLIT_RULE = "1"
+"""Another one with each change of what is held out."""
 _MANY_FILES = 100
 """From so many on whole files are held out; of fewer the end of each, since one in twenty may be none."""
 
@@ -60,14 +62,14 @@ class TextFile:
         """Its content.
 
         Raises:
-            DataError: it cannot be read.
+            DataError: it cannot be read, or is not what it was when the text was looked at.
         """
-        try:
-            return self.path.read_bytes()
-        except OSError as error:
+        content = _content_of(self.path)
+        if hashlib.sha256(content).digest() != self.sha256:
             raise DataError(
-                f"cannot read {self.path}: {error.strerror}; make it readable or narrow data.pattern"
-            ) from error
+                f"{self.path} was changed while the text was read; start again when nothing writes to it any more"
+            )
+        return content
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +143,7 @@ def load_corpus(
         for extract in parts[part]:
             yield extract.read()
             done_bytes += extract.size_bytes
-            report(done_bytes, total_bytes)
+            report(min(done_bytes, total_bytes), total_bytes)  # what cannot be kept is made once more
 
     def tokens(part: str) -> np.ndarray:
         def made() -> Iterator[np.ndarray]:
@@ -151,7 +153,7 @@ def load_corpus(
             in_memory = np.concatenate([*made()])
             in_memory.flags.writeable = False
             return in_memory
-        made_from = (part, fingerprint, str(data.validation_percent), tokenizer.identity)
+        made_from = (part, _SPLIT_RULE, fingerprint, str(data.validation_percent), tokenizer.identity)
         return cached_tokens(made_from, made, tokenizer.dtype, cache_folder())
 
     return Corpus(train=tokens("train"), validation=tokens("validation"), fingerprint=fingerprint)
@@ -172,7 +174,10 @@ def text_files(data: DataConfig, base: Path) -> tuple[list[TextFile], str]:
         origin = f"{root} ({data.pattern})"
         if not root.is_dir():
             raise DataError(f"data.path: {root} is not a folder; put the run's text there or correct data.path")
-        names = [found.relative_to(root).as_posix() for found in root.glob(data.pattern) if found.is_file()]
+        try:
+            names = [found.relative_to(root).as_posix() for found in root.glob(data.pattern) if found.is_file()]
+        except (ValueError, NotImplementedError) as error:
+            raise DataError(f'data.pattern = "{data.pattern}": {error}; choose one like "**/*.txt"') from error
         files = _in_order(root, names, max_bytes=None)
     if not files:
         raise DataError(f"no files to learn from in {origin}; check data.path and data.pattern")
@@ -191,7 +196,7 @@ def split(files: Sequence[TextFile], data: DataConfig) -> tuple[list[Extract], l
             is_held_out = _hash_number("split", file.name) % 100 < data.validation_percent
             cut = 0 if is_held_out else file.size_bytes
         else:
-            cut = _line_end(file.read(), file.size_bytes * (100 - data.validation_percent) // 100)
+            cut = _cut(file.read(), file.size_bytes * (100 - data.validation_percent) // 100)
         if cut or not file.size_bytes:
             train.append(Extract(file, 0, cut))
         if cut < file.size_bytes:
@@ -199,9 +204,14 @@ def split(files: Sequence[TextFile], data: DataConfig) -> tuple[list[Extract], l
     return train, validation
 
 
-def _line_end(text: bytes, before: int) -> int:
-    """Where the last line ends that does so at ``before`` at the latest; ``before`` itself if none does."""
-    return text.rfind(b"\n", 0, before) + 1 or before
+def _cut(text: bytes, before: int) -> int:
+    """Where a line ends shortly before ``before``; if none does, where a character does."""
+    near = max(256, len(text) // 100)  # a line may be as long as a book
+    if line_end := text.rfind(b"\n", max(0, before - near), before) + 1:
+        return line_end
+    while 0 < before < len(text) and text[before] & 0xC0 == 0x80:  # a continuation byte of UTF-8
+        before -= 1
+    return before
 
 
 def _stdlib_names(root: Path) -> list[str]:
@@ -222,7 +232,7 @@ def _in_order(root: Path, names: list[str], *, max_bytes: int | None) -> list[Te
     files: list[TextFile] = []
     total_bytes = 0
     for name in sorted(names, key=lambda name: (_hash_number("order", name), name)):
-        content = TextFile(root / name, name, b"", 0).read()
+        content = _content_of(root / name)
         total_bytes += len(content)
         if max_bytes is not None and total_bytes > max_bytes:
             break
@@ -230,14 +240,21 @@ def _in_order(root: Path, names: list[str], *, max_bytes: int | None) -> list[Te
     return files
 
 
+def _content_of(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}; make it readable or narrow data.pattern") from error
+
+
 def _hash_number(purpose: str, name: str) -> int:
     # One hash for both purposes would hold out a run of neighbours in the order.
-    return int.from_bytes(hashlib.sha256(f"p2ptrain/{purpose}/{name}".encode()).digest()[:8], "big")
+    return int.from_bytes(hashlib.sha256(os.fsencode(f"p2ptrain/{purpose}/{name}")).digest()[:8], "big")
 
 
 def _fingerprint(files: list[TextFile]) -> Digest:
     total = hashlib.sha256()
     for file in files:
-        total.update(hashlib.sha256(file.name.encode()).digest())
+        total.update(hashlib.sha256(os.fsencode(file.name)).digest())
         total.update(file.sha256)
     return Digest(total.hexdigest())

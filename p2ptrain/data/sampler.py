@@ -20,11 +20,11 @@ def training_windows(
 ) -> np.ndarray:
     """The windows of one inner step.
 
-    Each starts at an offset drawn uniformly (to one part in 2**64 / bytes) with the raw words of a Philox generator
+    Each starts at an offset drawn uniformly (to one part in 2**64 / tokens) with the raw words of a Philox generator
     whose key is the hash of the other arguments: no state, no order, the same on every machine.
 
     Args:
-        corpus_train: the training text, shape [bytes], uint8.
+        corpus_train: the training text, shape [tokens].
         seed: the run's.
         peer: whose step it is.
         round: version that the step's round would commit after.
@@ -50,7 +50,7 @@ def validation_windows(corpus_validation: np.ndarray, *, num_windows: int, lengt
     """Windows spread evenly over the held-out text, the same for every peer and round.
 
     Args:
-        corpus_validation: the held-out text, shape [bytes], uint8.
+        corpus_validation: the held-out text, shape [tokens].
         num_windows: how many; they overlap where the text is short.
         length: tokens to predict in each window, T.
 
@@ -72,9 +72,9 @@ def _windows_at(text: np.ndarray, offsets: np.ndarray, length: int) -> np.ndarra
 
 
 def require_window(text: np.ndarray, length: int, *, part: str) -> None:
-    """Raise DataError if ``text`` (shape [bytes]) has no window of ``length`` + 1 tokens; ``part`` names it."""
+    """Raise DataError if ``text`` (shape [tokens]) has no window of ``length`` + 1 tokens; ``part`` names it."""
     if len(text) < length + 1:
         raise DataError(
-            f"the {part} text has {len(text)} bytes and one window needs {length + 1};"
+            f"the {part} text has {len(text)} tokens and one window needs {length + 1};"
             " add text, change data.validation_percent, or make model.context smaller"
         )

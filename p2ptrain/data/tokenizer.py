@@ -1,7 +1,9 @@
 """From text to tokens and back: one token per byte, or what a ``tokenizer.json`` of Hugging Face's tokenizers says."""
 
+import contextlib
 import hashlib
 from collections.abc import Iterable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -17,6 +19,8 @@ FILE_END = b"\f"
 END_TOKENS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|im_end|>", "[SEP]")
 """What well-known tokenizers put at the end of a text, the first that a tokenizer has."""
 
+MAX_FILE_BYTES = 256 << 20
+"""Of a ``tokenizer.json``; the largest known has 33 MB (Gemma's, 256,000 tokens)."""
 _CHUNK_BYTES = 1 << 20
 """Longer files are cut: what a tokenizer makes of a text takes many times the text's memory."""
 _BATCH_BYTES = 16 << 20
@@ -94,33 +98,47 @@ class FileTokenizer:
         # Not the number of tokens: ids may have gaps.
         self.vocabulary: int = 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
         self.dtype = np.dtype(np.uint16 if self.vocabulary <= 1 << 16 else np.uint32)
-        self.identity = f"{hash_of(file)} {end_token} {_CHUNK_BYTES}"
+        self.identity = f"{hash_of(file)} {end_token} {_CHUNK_BYTES} {version('tokenizers')}"
 
     def encode(self, texts: Iterable[bytes]) -> Iterator[np.ndarray]:
         """See ``Tokenizer``; what is not UTF-8 becomes U+FFFD."""
         end = () if self.end_id is None else (self.end_id,)
         for batch in _batches(texts):
-            encoded = self._tokenizer.encode_batch_fast([chunk.text for chunk in batch], add_special_tokens=False)
+            with _failing_as("it cannot encode the text"):
+                encoded = self._tokenizer.encode_batch_fast([chunk.text for chunk in batch], add_special_tokens=False)
             for chunk, encoding in zip(batch, encoded, strict=True):
                 yield np.array([*encoding.ids, *(end if chunk.is_last else ())], dtype=self.dtype)
 
     def encode_prompt(self, text: bytes) -> list[int]:
         """See ``Tokenizer``."""
-        tokens: list[int] = self._tokenizer.encode(text.decode(errors="replace"), add_special_tokens=False).ids
+        with _failing_as("it cannot encode the prompt"):
+            tokens: list[int] = self._tokenizer.encode(text.decode(errors="replace"), add_special_tokens=False).ids
         return tokens or [self.end_id or 0]
 
     def decode(self, tokens: Iterable[int]) -> Iterator[bytes]:
         """See ``Tokenizer``; a character comes with the last of its tokens."""
-        from tokenizers.decoders import DecodeStream
-
-        stream = DecodeStream(skip_special_tokens=False)
+        # What a token reads as depends on those before it, but not on many. (The package's DecodeStream fails on
+        # tokens that are half characters, which half-learned models write.)
+        told: list[int] = []
         withheld: list[int] = []
         for token in tokens:
-            text = stream.step(self._tokenizer, token)
-            withheld = [] if text else [*withheld, token]
-            yield text.encode() if text else b""
-        if withheld:  # half a character
-            yield self._tokenizer.decode(withheld, skip_special_tokens=False).encode()
+            withheld.append(token)
+            text = self._continues(told, withheld)
+            if text.endswith("\N{REPLACEMENT CHARACTER}"):
+                yield b""
+            else:
+                yield text.encode()
+                told, withheld = withheld, []
+        if withheld:
+            yield self._continues(told, withheld).encode()
+
+    def _continues(self, told: list[int], withheld: list[int]) -> str:
+        """What ``withheld`` adds to the text of ``told``."""
+        with _failing_as("it cannot decode tokens"):
+            before, after = (
+                self._tokenizer.decode(tokens, skip_special_tokens=False) for tokens in (told, told + withheld)
+            )
+        return str(after[len(before) :])
 
 
 def read_tokenizer_file(data: DataConfig, base: Path) -> bytes:
@@ -137,6 +155,8 @@ def read_tokenizer_file(data: DataConfig, base: Path) -> bytes:
         return b""
     path = base / data.tokenizer
     try:
+        if path.exists() and (not path.is_file() or path.stat().st_size > MAX_FILE_BYTES):
+            raise DataError(f"data.tokenizer: {path} is no tokenizer.json, but no file or too large a one")
         file = path.read_bytes()
     except OSError as error:
         raise DataError(
@@ -225,7 +245,8 @@ def train_tokenizer(texts: Iterable[bytes], vocabulary: int) -> bytes:
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    model.train_from_iterator((text.decode(errors="replace") for text in texts), trainer=trainer)
+    # In chunks: the package's memory is 90 times the longest text.
+    model.train_from_iterator((chunk.text for batch in _batches(texts) for chunk in batch), trainer=trainer)
     content: str = model.to_str(pretty=False)
     return content.encode()
 
@@ -233,16 +254,25 @@ def train_tokenizer(texts: Iterable[bytes], vocabulary: int) -> bytes:
 def _parse(file: bytes) -> Any:  # the package has no types
     from tokenizers import Tokenizer as Model
 
-    try:
+    with _failing_as("this is no tokenizer.json of Hugging Face's tokenizers"):
         model = Model.from_buffer(file)
-    except Exception as error:  # the package raises nothing narrower
-        raise DataError(
-            f"data.tokenizer: this is no tokenizer.json of Hugging Face's tokenizers ({error}); a model's page has it"
-            " under this name, and `p2ptrain run tokenizer` makes one"
-        ) from error
     model.no_truncation()
     model.no_padding()
     return model
+
+
+@contextlib.contextmanager
+def _failing_as(problem: str) -> Iterator[None]:
+    """Make what goes wrong a DataError: the package raises bare Exceptions, and panics, which are not even that."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:
+        raise DataError(
+            f"data.tokenizer: {problem} ({error}); a model's page has one under this name, and"
+            " `p2ptrain run tokenizer` makes one"
+        ) from error
 
 
 class _Chunk(NamedTuple):

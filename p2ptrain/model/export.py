@@ -39,6 +39,8 @@ _WEIGHTS_FILE = "model.safetensors"
 _CONFIG_FILE = "config.json"
 _TOKENIZER_FILE = "tokenizer.json"
 _TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
+_NOT_USED_BY_RUNS = {"post_processor": None, "truncation": None, "padding": None}
+"""Of a ``tokenizer.json``: a beginning-of-text token, for one, that the model has never seen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +85,7 @@ def export_model(
         config = _config_json(model)
         if tokenizer is not None:
             config["eos_token_id"] = tokenizer.end_id
-            (unfinished / _TOKENIZER_FILE).write_bytes(tokenizer.file)
+            _write_json(unfinished / _TOKENIZER_FILE, json.loads(tokenizer.file) | _NOT_USED_BY_RUNS)
             _write_json(unfinished / _TOKENIZER_CONFIG_FILE, _tokenizer_json(model, tokenizer))
         _write_json(unfinished / _CONFIG_FILE, config)
         unfinished.chmod(0o755)

@@ -4,10 +4,11 @@ The manifest fixes the run id, and whoever serves it is authenticated by the pee
 that one node to name the run, and nobody with anything that follows: the manifest has the tokenizer's hash.
 """
 
+import asyncio
 from collections.abc import Sequence
 
 from p2ptrain.config.schema import DataConfig, NetworkConfig
-from p2ptrain.data.tokenizer import check_tokenizer_file
+from p2ptrain.data.tokenizer import MAX_FILE_BYTES, check_tokenizer_file
 from p2ptrain.errors import DataError, NetworkSetupError, PeerUnreachable
 from p2ptrain.ids import PeerId, short
 from p2ptrain.node.passing_node import passing_node
@@ -17,9 +18,9 @@ from p2ptrain.wire.v1 import peer_pb2 as pb
 MANIFEST = "manifest"
 TOKENIZER = "tokenizer"
 _MAX_MANIFEST_CHARACTERS = 1 << 20
-_MAX_TOKENIZER_BYTES = 256 << 20
-"""The largest known has 33 MB (Gemma's, 256,000 tokens)."""
 _PAGE_BYTES = 1 << 20
+_WHOLE_FILE_S = 600.0
+"""Ample for 33 MB at half a megabit a second; whoever takes longer may be doing so on purpose."""
 _TIMEOUT_S = 60.0
 """Whoever is asked may be busy starting; who is not there is known at once, since nobody can be dialled."""
 
@@ -59,10 +60,13 @@ async def fetch_tokenizer(data: DataConfig, addresses: Sequence[str]) -> bytes:
     async with passing_node(NetworkConfig(bootstraps=tuple(addresses)), "newcomer") as (node, _):
         for peer in dict.fromkeys(PeerId(address.rpartition("/p2p/")[2]) for address in addresses):
             try:
-                file = await _pages_of(node, peer)
+                async with asyncio.timeout(_WHOLE_FILE_S):
+                    file = await _pages_of(node, peer)
                 check_tokenizer_file(data, file, origin=f"the tokenizer of {short(peer)}")
             except (PeerUnreachable, DataError) as error:
                 failures.append(str(error))
+            except TimeoutError:
+                failures.append(f"{short(peer)} took more than {_WHOLE_FILE_S:.0f} s")
             else:
                 return file
     raise NetworkSetupError(
@@ -78,7 +82,7 @@ async def _pages_of(node: Libp2pNode, peer: PeerId) -> bytes:
         reply = await node.call(peer, TOKENIZER, request, pb.TokenizerReply, timeout_s=_TIMEOUT_S)
         expected = min(reply.size_bytes - len(file), _PAGE_BYTES)
         # A byte at a time would never end.
-        if expected <= 0 or len(reply.data) != expected or reply.size_bytes > _MAX_TOKENIZER_BYTES:
+        if expected <= 0 or len(reply.data) != expected or reply.size_bytes > MAX_FILE_BYTES:
             raise PeerUnreachable(f"{short(peer)} has no tokenizer to hand on")
         file += reply.data
         if len(file) == reply.size_bytes:

@@ -1,7 +1,7 @@
 """The model as a peer has it on disk: for generating text, exporting and evaluating, without a swarm."""
 
 from p2ptrain.data.tokenizer import Tokenizer, check_tokenizer_file, load_tokenizer
-from p2ptrain.errors import HomeError
+from p2ptrain.errors import DataError, HomeError
 from p2ptrain.ids import SliceId
 from p2ptrain.model.slicing import SlicePlan
 from p2ptrain.model.transformer import Transformer
@@ -38,9 +38,12 @@ def load_own_tokenizer(home: Home) -> Tokenizer:
     Raises:
         DataError: the home's copy is missing or was changed.
     """
+    if not home.run.data.tokenizer:
+        return load_tokenizer(home.run, b"")
     file = home.tokenizer_file()
-    if home.run.data.tokenizer:
-        check_tokenizer_file(home.run.data, file, origin=str(home.tokenizer_path))
+    if not file:
+        raise DataError(f"{home.tokenizer_path} is missing; start the peer again, which fetches it")
+    check_tokenizer_file(home.run.data, file, origin=str(home.tokenizer_path))
     return load_tokenizer(home.run, file)
 
 

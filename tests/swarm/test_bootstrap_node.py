@@ -53,9 +53,9 @@ class Node:
             return dict(json.load(answer))
 
 
-def start_peer(name: str, folder: Path, run: str) -> LivePeer:
+def start_peer(name: str, folder: Path, run: str, *options: str) -> LivePeer:
     peer = LivePeer(name, folder / name)
-    command = p2ptrain("peer", "--run", run, "--home", str(folder / name), "--threads", "1")
+    command = p2ptrain("peer", "--run", run, "--home", str(folder / name), "--threads", "1", *options)
     environment = {**os.environ, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
     peer.child = start_child(name, command, folder / f"{name}.log", environment)
     return peer
@@ -187,14 +187,11 @@ def test_the_tokenizer_comes_with_the_run(tmp_path: Path) -> None:
     file = tokenizer_for(text, tmp_path / "tokenizer.json")
     changes = ManifestChanges(seed=1, rounds=ENDLESS, text=text, pattern="*.py", tokenizer=tmp_path / "tokenizer.json")
     write_manifest("nano", tmp_path / "run.toml", changes)
-    # The newcomers' working folder is another one.
-    manifest = (tmp_path / "run.toml").read_text().replace('path = "text"', f'path = "{text}"')
-    (tmp_path / "run.toml").write_text(manifest)
     children = []
     try:
         node = Node(tmp_path)
         children.append(node.child)
-        first = start_peer("first", tmp_path, node.address)
+        first = start_peer("first", tmp_path, node.address, "--text", str(text))
         children.append(first.child)
         first.wait_for_version("common", 1)
         assert (tmp_path / "first" / "tokenizer.json").read_bytes() == file
@@ -202,7 +199,7 @@ def test_the_tokenizer_comes_with_the_run(tmp_path: Path) -> None:
         assert own_address is not None, first.log()
         node.child.send(signal.SIGTERM)
         eventually(lambda: node.child.exit_status() is not None, what="the node ends")
-        second = start_peer("second", tmp_path, own_address.group())
+        second = start_peer("second", tmp_path, own_address.group(), "--text", str(text))
         children.append(second.child)
         second.wait_for_version("common", 3)
         assert (tmp_path / "second" / "tokenizer.json").read_bytes() == file

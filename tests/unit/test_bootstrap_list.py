@@ -18,6 +18,7 @@ from p2ptrain.ids import PeerId, RunId
 from p2ptrain.node.home import Home
 from p2ptrain.wire.dns_list import look_up_list
 from tests.support.name_server import MAX_UDP_BYTES, name_server
+from tests.support.texts import no_text
 
 OWNER, STRANGER = Identity.from_seed(bytes(32)), Identity.from_seed(bytes([1] * 32))
 RUN = RunId("ab" * 32)
@@ -33,9 +34,7 @@ FIRST, SECOND, THIRD = node(11), node(12, "ip4/203.0.113.7"), node(13, "ip6/2001
 @pytest.fixture(autouse=True)
 def text(monkeypatch: pytest.MonkeyPatch) -> None:
     """A text without reading the standard library, which takes seconds."""
-    monkeypatch.setattr(
-        corpus, "load_corpus", lambda *_, **__: corpus.Corpus(train=None, validation=None, fingerprint="f" * 64)
-    )
+    monkeypatch.setattr(corpus, "load_corpus", lambda *_, **__: no_text())
 
 
 def new_run(folder: Path, *options: str, authority: bool = True) -> Path:

@@ -12,6 +12,7 @@ from p2ptrain.errors import ConfigError
 from p2ptrain.identity.authority import Door, read_invite
 from p2ptrain.identity.keys import Identity, load
 from p2ptrain.ids import PeerId
+from tests.support.texts import no_text
 
 PEER = Identity.from_seed(bytes(32)).peer_id
 
@@ -19,9 +20,7 @@ PEER = Identity.from_seed(bytes(32)).peer_id
 @pytest.fixture(autouse=True)
 def text(monkeypatch: pytest.MonkeyPatch) -> None:
     """A text without reading the standard library, which takes seconds."""
-    monkeypatch.setattr(
-        corpus, "load_corpus", lambda *_, **__: corpus.Corpus(train=None, validation=None, fingerprint="f" * 64)
-    )
+    monkeypatch.setattr(corpus, "load_corpus", lambda *_, **__: no_text())
 
 
 @pytest.fixture

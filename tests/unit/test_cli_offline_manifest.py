@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from p2ptrain.config.load import load_run, run_id
 from p2ptrain.config.presets import preset_text
 from p2ptrain.data import corpus
 from p2ptrain.errors import DataError, UsageError
+from tests.support.texts import no_text
 
 FINGERPRINT = "f" * 64
 
@@ -24,7 +26,7 @@ def text(monkeypatch: pytest.MonkeyPatch):
         data = run.data
         if data.source == "folder" and not (base / data.path).is_dir():
             raise DataError("no text")
-        return corpus.Corpus(train=None, validation=None, fingerprint=FINGERPRINT)
+        return no_text(FINGERPRINT)
 
     monkeypatch.setattr(corpus, "load_corpus", load_corpus)
 
@@ -185,6 +187,10 @@ def test_held_out_text_shapes_no_tokens(tmp_path: Path, books: Path, capsys):
         (["new", "nano", "--tokenizer", "run.toml"], r"run\.toml cannot be read"),
         (["tokenizer", "--vocabulary", "300", "--pattern", "*.txt"], r"--pattern \*\.txt chooses among files"),
         (["tokenizer", "--vocabulary", "300", "--text", "none"], r"none is not a folder"),
+        (["tokenizer", "--vocabulary", "300", "--text", ".", "--pattern", "/a"], r"'/a' is out of range; choose a pat"),
+        (["tokenizer", "--vocabulary", "300", "--text", ".", "--pattern", ""], r"'' is out of range; choose a pattern"),
+        (["tokenizer", "--vocabulary", "300", "--text", ".", "--pattern", "**a"], r'"\*\*a": .*choose one like'),
+        (["tokenizer", "--vocabulary", "300", "--text", "."], r"no files to learn from"),
         (["tokenizer", "--vocabulary", "100"], r"257"),
     ],
 )
@@ -195,3 +201,47 @@ def test_wrong_texts_and_tokenizers_are_refused_before_anything_is_written(
     assert cli.main(["run", *arguments, "--out", "out"]) == 2
     assert re.search(problem, capsys.readouterr().err)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_empty_texts_make_no_tokenizer(tmp_path: Path, capsys):
+    (tmp_path / "empty.txt").touch()
+    out = tmp_path / "tokenizer.json"
+    assert cli.main(["run", "tokenizer", "--vocabulary", "300", "--text", str(tmp_path), "--out", str(out)]) == 2
+    assert "its files are empty" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_a_text_shorter_than_a_window_is_refused_before_peers_start(tmp_path: Path, capsys, monkeypatch):
+    short = replace(no_text(), validation=no_text().validation[:32])
+    monkeypatch.setattr(corpus, "load_corpus", lambda run, base: short)
+    assert cli.main(["run", "new", "nano", "--out", str(tmp_path / "run.toml")]) == 2
+    assert "the validation text has 32 tokens and one window needs 33" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_text_that_tokens_cannot_hold_is_told(tmp_path: Path, books: Path, capsys):
+    (books / "latin\udce9.txt").write_bytes("déjà vu\n".encode("latin-1") * 200)
+    made = make_tokenizer(tmp_path, books, capsys)
+    assert "note: 1 of 41 files are not UTF-8, 'latin\\udce9.txt' for one" in capsys.readouterr().out
+    arguments = ["run", "new", "nano", "--text", str(books), "--tokenizer", str(made)]
+    assert cli.main([*arguments, "--out", str(tmp_path / "run.toml")]) == 0
+    said = capsys.readouterr().out
+    assert "1 of 41 files are not UTF-8" in said
+    assert "does not come back" not in said
+
+    from tokenizers import Tokenizer, models
+
+    letters = Tokenizer(models.BPE({"a": 0, "b": 1}, []))
+    letters.save(str(made))
+    assert cli.main([*arguments, "--out", str(tmp_path / "letters.toml")]) == 0
+    assert "with this tokenizer the text does not come back as it was" in capsys.readouterr().out
+
+
+def test_show_says_what_is_learned_from_and_in_which_tokens(tmp_path: Path, books: Path, capsys):
+    made = make_tokenizer(tmp_path, books, capsys)
+    out = tmp_path / "run.toml"
+    assert cli.main(["run", "new", "nano", "--text", str(books), "--tokenizer", str(made), "--out", str(out)]) == 0
+    assert cli.main(["run", "show", str(out)]) == 0
+    said = capsys.readouterr().out
+    assert "text     books (**/*.txt), 5 % held out" in said
+    assert "tokens   320, by tokenizer.json" in said

@@ -128,7 +128,16 @@ def test_export_is_the_model_of_the_home(tmp_path: Path, capsys):
 @pytest.mark.filterwarnings("ignore")
 def test_export_with_a_tokenizer_is_what_transformers_loads_and_continues_alike(tmp_path: Path, capsys):
     transformers: Any = import_module("transformers")  # not to be read by mypy, which would take a minute
-    file = tokenizer_for(folder_of_texts(tmp_path / "text", 5), tmp_path / "tokenizer.json", vocabulary=300)
+    plain = tokenizer_for(folder_of_texts(tmp_path / "text", 5), tmp_path / "tokenizer.json", vocabulary=300)
+    end = {"id": "<|endoftext|>", "ids": [0], "tokens": ["<|endoftext|>"]}
+    first = {"SpecialToken": {"id": "<|endoftext|>", "type_id": 0}}
+    template = {
+        "single": [first, {"Sequence": {"id": "A", "type_id": 0}}],
+        "pair": [],
+        "special_tokens": {end["id"]: end},
+    }
+    file = json.dumps(json.loads(plain) | {"post_processor": {"type": "TemplateProcessing", **template}}).encode()
+    (tmp_path / "tokenizer.json").write_bytes(file)
     changes = ManifestChanges(seed=1, text=tmp_path / "text", pattern="*.py", tokenizer=tmp_path / "tokenizer.json")
     run = write_manifest("nano", tmp_path / "run.toml", changes)
     plan = SlicePlan.of(run.model, run.slicing)
@@ -145,7 +154,7 @@ def test_export_with_a_tokenizer_is_what_transformers_loads_and_continues_alike(
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "model")
     model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "model")
     assert tokenizer.eos_token_id == model.config.eos_token_id == FileTokenizer(file, "<|endoftext|>").end_id
-    prompt = tokenizer("def naïve(", return_tensors="pt")
+    prompt = tokenizer("def naïve(", return_tensors="pt")  # without the beginning that published ones put there
     assert prompt["input_ids"].tolist() == [FileTokenizer(file, "").encode_prompt("def naïve(".encode())]
     # In transformers nothing keeps the ids that only pad the vocabulary from being chosen.
     beyond = list(range(300, 320))
@@ -162,9 +171,10 @@ def test_home_without_its_tokenizer_says_so(tmp_path: Path, capsys):
     with Home.open(tmp_path, text, run_id(parse_run(text, "nano"))) as home:
         checkpoint.save(home.checkpoint_path, Checkpoint(run=home.run_id))
     assert cli.main(["generate", "--home", str(tmp_path)]) == 2
-    assert "tokenizer.json has the hash e3b0c442 and the manifest's data.tokenizer_hash is abababab" in (
-        capsys.readouterr().err
-    )
+    assert f"{tmp_path / 'tokenizer.json'} is missing; start the peer again" in capsys.readouterr().err
+    (tmp_path / "tokenizer.json").write_text("{}")
+    assert cli.main(["generate", "--home", str(tmp_path)]) == 2
+    assert "the manifest's data.tokenizer_hash is abababab" in capsys.readouterr().err
 
 
 def test_folder_that_is_no_home_is_a_usage_error(tmp_path: Path, capsys):

@@ -10,6 +10,7 @@ from p2ptrain.config.schema import DataConfig
 from p2ptrain.data import corpus as corpus_module
 from p2ptrain.data.corpus import STDLIB_BYTES, Corpus, TextFile, load_corpus
 from p2ptrain.errors import DataError
+from p2ptrain.ids import Digest
 
 NANO = parse_run(preset_text("nano"), "nano")
 FOLDER = DataConfig(source="folder", path="text", pattern="**/*.txt", validation_percent=30)
@@ -44,6 +45,29 @@ def test_of_few_files_the_end_of_each_is_held_out(tmp_path: Path) -> None:
     train, validation = (part.tobytes().split(b"\f")[:-1] for part in (corpus.train, corpus.validation))
     assert sorted(train) == [b"01234567", "".join(f"line {index}\n" for index in range(8)).encode()]
     assert sorted(validation) == [b"89", b"line 8\nline 9\n"]
+
+
+def test_a_line_as_long_as_a_book_is_cut_in_a_character_s_end(tmp_path: Path) -> None:
+    data = DataConfig(source="folder", path=".", pattern="*.txt")
+    content = "A title\n" + "é" * 50_000
+    (tmp_path / "book.txt").write_text(content)
+    corpus = loaded(data, tmp_path)
+    train, validation = (part.tobytes()[:-1].decode() for part in (corpus.train, corpus.validation))
+    assert train + validation == content
+    assert len(validation) == pytest.approx(0.05 * len(content), rel=0.01)
+
+
+def test_a_file_that_changes_while_the_text_is_read_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.txt").write_text("a" * 1000)
+    fingerprint = corpus_module._fingerprint
+
+    def written_to_meanwhile(files: list[TextFile]) -> Digest:
+        (tmp_path / "a.txt").write_text("b" * 1000)
+        return fingerprint(files)
+
+    monkeypatch.setattr(corpus_module, "_fingerprint", written_to_meanwhile)
+    with pytest.raises(DataError, match=r"a\.txt was changed while the text was read"):
+        loaded(DataConfig(source="folder", path=".", pattern="*.txt"), tmp_path)
 
 
 @pytest.mark.parametrize("content", ["a" * 3000, "ab\n" * 1000, "a\n" + "b" * 3000, "b" * 3000 + "\n"])

@@ -65,8 +65,8 @@ def test_validation_windows_are_spread_from_the_first_byte_to_the_last() -> None
 
 def test_text_shorter_than_a_window_is_refused_with_its_size() -> None:
     short = np.zeros(16, dtype=np.uint8)
-    with pytest.raises(DataError, match="training text has 16 bytes and one window needs 17"):
+    with pytest.raises(DataError, match="training text has 16 tokens and one window needs 17"):
         training_windows(short, seed=1, peer=PeerId("a"), round=Version(0), inner_step=0, batch=1, length=16)
-    with pytest.raises(DataError, match="validation text has 16 bytes"):
+    with pytest.raises(DataError, match="validation text has 16 tokens"):
         validation_windows(short, num_windows=1, length=16)
     assert validation_windows(short, num_windows=1, length=15).shape == (1, 16)

@@ -1,5 +1,7 @@
 """Tokens: bytes, and what a ``tokenizer.json`` says."""
 
+import json
+import os
 import sysconfig
 from collections.abc import Iterator
 from dataclasses import replace
@@ -193,6 +195,25 @@ def test_tokens_stay_in_memory_where_nothing_can_be_kept(base: Path, file: bytes
     assert not found.flags.writeable
 
 
+def test_tokens_that_were_cut_short_on_the_disk_are_made_again(base: Path, file: bytes, own_cache: Path) -> None:
+    expected = load_corpus(run_with(file), base).train.tolist()
+    for cut_bytes in (1, 2):
+        for path in own_cache.iterdir():
+            path.write_bytes(path.read_bytes()[:-cut_bytes])
+        assert load_corpus(run_with(file), base).train.tolist() == expected
+
+
+def test_a_user_without_a_home_keeps_no_tokens(base: Path, file: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = load_corpus(run_with(file), base).train.tolist()
+    monkeypatch.delenv("XDG_CACHE_HOME")
+
+    def no_home(self: Path) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "expanduser", no_home)
+    assert load_corpus(run_with(file), base).train.tolist() == expected
+
+
 def test_half_written_tokens_are_not_taken_for_all(tmp_path: Path) -> None:
     def broken() -> Iterator[np.ndarray]:
         yield np.arange(4, dtype=np.uint16)
@@ -255,3 +276,57 @@ def test_truncation_and_padding_that_a_published_file_asks_for_are_left_out(file
 
 def test_padded_vocabularies() -> None:
     assert [padded(n) for n in (1, 64, 65, 600, 32000, 50257)] == [64, 64, 128, 640, 32000, 50304]
+
+
+def test_what_is_no_file_is_not_read(base: Path, file: bytes) -> None:
+    (base / "tokenizer.json").unlink()
+    os.mkfifo(base / "tokenizer.json")  # opening it would wait for ever
+    with pytest.raises(DataError, match=r"is no tokenizer\.json, but no file"):
+        read_tokenizer_file(run_with(file).data, base)
+
+
+def llama_2_like() -> FileTokenizer:
+    from tokenizers import Tokenizer, decoders, models, normalizers
+
+    pieces = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", "a", "b", "▁a"]
+    vocabulary = {piece: index for index, piece in enumerate(pieces)}
+    model = Tokenizer(models.BPE(vocabulary, [("▁", "a")], unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    model.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    model.decoder = decoders.Sequence(steps)
+    return FileTokenizer(model.to_str().encode(), "</s>")
+
+
+def test_half_characters_of_a_half_learned_model_do_not_end_its_text() -> None:
+    made = llama_2_like()
+    text = "a ba é 🚀 ab"
+    assert b"".join(made.decode(made.encode_prompt(text.encode()))).decode() == text
+    chance = np.random.default_rng(0)
+    for _ in range(200):
+        tokens = chance.integers(3, made.vocabulary, 40).tolist()
+        written = b"".join(made.decode(tokens)).decode()
+        assert "a" in written or 263 not in tokens
+
+
+def test_whatever_a_broken_tokenizer_does_is_an_error_for_people() -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    without_unknown = Tokenizer(models.WordLevel({"a": 0}, unk_token="[UNK]"))
+    without_unknown.pre_tokenizer = pre_tokenizers.Whitespace()
+    made = FileTokenizer(without_unknown.to_str().encode(), "")
+    with pytest.raises(DataError, match="it cannot encode the text"):
+        list(made.encode([b"a b"]))
+    with pytest.raises(DataError, match="it cannot encode the prompt"):
+        made.encode_prompt(b"a b")
+
+
+def test_a_panic_in_the_package_is_an_error_for_people(file: bytes) -> None:
+    broken = json.loads(file) | {"pre_tokenizer": {"type": "FixedLength", "length": 0}}
+    with pytest.raises(DataError, match=r"data\.tokenizer: "):
+        list(FileTokenizer(json.dumps(broken).encode(), "").encode([b"some text"]))
+
+
+def test_long_texts_are_learned_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokenizer, "_CHUNK_BYTES", 1000)
+    lines = b"the quick brown fox\n" * 50
+    assert train_tokenizer([lines * 4], 280) == train_tokenizer([lines] * 4, 280)

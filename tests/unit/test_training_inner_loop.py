@@ -54,7 +54,7 @@ def test_training_lowers_the_loss_on_held_out_text() -> None:
 def test_text_shorter_than_a_window_is_refused_before_training() -> None:
     for train, validation in ((TEXT[:32], TEXT), (TEXT, TEXT[:32])):
         short = Corpus(train=train, validation=validation, fingerprint=Digest("0" * 64))
-        with pytest.raises(DataError, match="32 bytes and one window needs 33"):
+        with pytest.raises(DataError, match="32 tokens and one window needs 33"):
             InnerLoop(RUN, PLAN, frozenset({COMMON}), VALUES, short, PeerId("a"))
 
 
