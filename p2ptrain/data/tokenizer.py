@@ -21,9 +21,9 @@ END_TOKENS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|im_end|>",
 
 MAX_FILE_BYTES = 256 << 20
 """Of a ``tokenizer.json``; the largest known has 33 MB (Gemma's, 256,000 tokens)."""
-_CHUNK_BYTES = 1 << 20
+_CHUNK_BYTES = 1 << 18
 """Longer files are cut: what a tokenizer makes of a text takes many times the text's memory."""
-_BATCH_BYTES = 16 << 20
+_BATCH_BYTES = 4 << 20
 """Encoded at once, on all cores."""
 
 
