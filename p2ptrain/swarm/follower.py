@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 
 from p2ptrain import clock
-from p2ptrain.ids import GENESIS, PeerId, SliceId
+from p2ptrain.ids import PeerId, SliceId
 from p2ptrain.swarm.catch_up import catch_up
 from p2ptrain.swarm.context import Context, Replica
 from p2ptrain.swarm.history import History
@@ -38,10 +38,6 @@ class SliceFollower:
                 self._context.listener.slice_moved(self.slice)
             if steps:
                 self._context.caller.announce(self.slice)
-
-    async def meet_rival(self, peer: PeerId) -> None:
-        """A peer stands at an older version, or the same, on another branch: go over to it if it is the higher one."""
-        await self.learn((await self._context.caller.newer_certificates(peer, {self.slice: GENESIS}))[-1:], peer)
 
     def _serve_published(self) -> None:
         published = self.replica.published

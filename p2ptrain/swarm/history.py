@@ -110,6 +110,10 @@ class History:
             return newer[-1:]
         return newer
 
+    def knows(self, version: Version, value_hash: Digest) -> bool:
+        """Whether this is known to be what the version was decided to be."""
+        return self._decided.get(version) == value_hash
+
     def decided_otherwise(self, version: Version, value_hash: Digest | None) -> bool:
         """Whether another value than this is known to be what the version was decided to be."""
         return self._decided.get(version, value_hash) != value_hash

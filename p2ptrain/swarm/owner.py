@@ -204,9 +204,9 @@ class SliceOwner:
         """Another peer has this checked certificate of a newer version."""
         self._queue.put_nowait(rounds.Heard(peer, self._committed_message(certificate)))
 
-    async def meet_rival(self, peer: PeerId) -> None:
-        """A peer stands at an older version, or the same, on another branch: one of us goes over to the other's."""
-        self._begin_catch_up(peer)
+    def meet_rival(self, peer: PeerId) -> None:
+        """A peer stands at an older version, or the same, of what may be another branch: the higher one is for both."""
+        self._queue.put_nowait(rounds.RivalMet(peer))
 
     def claims_changed(self, holders: frozenset[PeerId]) -> None:
         """These peers hold the slice, as far as we know."""
@@ -416,7 +416,9 @@ class SliceOwner:
                 self._context.events.emit(event)
                 self._settle()
             case rounds.CatchUp(peer):
-                self._begin_catch_up(peer)
+                if not self._catching_up:
+                    self._catching_up = True
+                    self._spawn(self._catch_up(peer))
             case rounds.TellHead(peer):
                 self._tell_head(peer)
             case rounds.Entered(stage, version, attempt, detail, deadline):
@@ -591,11 +593,6 @@ class SliceOwner:
         if self._pending is None or self._pending.sent is None:
             return
         self._residual = keep_rounded_away(self._residual, self._pending.sent, self.contained(certificate).parts)
-
-    def _begin_catch_up(self, peer: PeerId) -> None:
-        if not self._catching_up:
-            self._catching_up = True
-            self._spawn(self._catch_up(peer))
 
     async def _catch_up(self, peer: PeerId) -> None:
         try:

@@ -40,6 +40,13 @@ class ClaimsSeen:
 
 
 @dataclass(frozen=True, slots=True)
+class RivalMet:
+    """A peer has nothing newer, and where it stands is not a version that this peer remembers of its own branch."""
+
+    peer: PeerId
+
+
+@dataclass(frozen=True, slots=True)
 class PartReduced:
     """A part that this peer reduces is done."""
 
@@ -78,4 +85,4 @@ class Tick:
     """Time passed; the deadline may be over."""
 
 
-Event = CutOff | Heard | Unreachable | ClaimsSeen | PartReduced | Staged | StageFailed | HeadMoved | Tick
+Event = CutOff | Heard | Unreachable | ClaimsSeen | RivalMet | PartReduced | Staged | StageFailed | HeadMoved | Tick

@@ -76,6 +76,7 @@ from p2ptrain.swarm.round_events import (
     HeadMoved,
     Heard,
     PartReduced,
+    RivalMet,
     Staged,
     StageFailed,
     Tick,
@@ -118,6 +119,7 @@ __all__ = [
     "PartReduced",
     "Promise",
     "Reduce",
+    "RivalMet",
     "RoundState",
     "Rules",
     "Send",
@@ -161,6 +163,8 @@ def advance(state: RoundState, event: Event, now_s: float) -> tuple[RoundState, 
             turn.heard(sender, message)
         case Unreachable(peer):
             turn.unreachable(peer)
+        case RivalMet(peer):
+            turn.rival_met(peer)
         case ClaimsSeen(holders):
             turn.claims_seen(holders)
         case PartReduced(result):
@@ -264,6 +268,9 @@ class _Turn:
                 self._replace_reducers([peer])
         elif peer == s.proposer and s.stage is not Stage.VOTING:
             self._next_attempt(f"proposer {short(peer)} is gone")
+
+    def rival_met(self, peer: PeerId) -> None:
+        self._do(CatchUp(peer))
 
     def claims_seen(self, holders: frozenset[PeerId]) -> None:
         self._set(claims=holders)

@@ -22,7 +22,7 @@ from p2ptrain.events import (
     SliceTakenOver,
     StateMissing,
 )
-from p2ptrain.ids import COMMON, Digest, PeerId, SliceId, Version, slice_of, slice_order
+from p2ptrain.ids import COMMON, GENESIS, Digest, PeerId, SliceId, Version, slice_of, slice_order
 from p2ptrain.swarm.answers import CALL_TIMEOUT_S, HEADS, STATUS, Condition, Part, heads_reply, status_reply
 from p2ptrain.swarm.assignment import Assignment
 from p2ptrain.swarm.beside import begin_beside
@@ -293,9 +293,11 @@ class Swarm:
                 reply = await self._context.node.call(peer, HEADS, request, pb.HeadsReply, timeout_s=CALL_TIMEOUT_S)
                 page = [Certificate.decode(c.SerializeToString()) for c in reply.certificates]
                 for certificate in page:
-                    check_certificate(certificate, self._context.run, self._context.numel, self._context.quorum)
+                    check_certificate(certificate, self._context.run, have, self._context.quorum)
                 certificates += page
-                behind |= {SliceId(b.slice): (Version(b.version), Digest(b.value_sha256.hex())) for b in reply.behind}
+                for one in reply.behind:
+                    if (slice_id := SliceId(one.slice)) in have:
+                        behind[slice_id] = Version(one.version), Digest(one.value_sha256.hex())
                 versions |= {c.value.slice: c.value.version for c in page}
                 if not reply.more or not page:
                     break
@@ -456,10 +458,22 @@ class Swarm:
                 await follower.learn(certificates, peer)
             elif owner := self.owners.get(slice_id):
                 owner.learn(certificates[-1], peer)
-        for slice_id, (version, value_hash) in news.behind.items():
-            part = self.owners.get(slice_id) or self.followers.get(slice_id)
-            if part is not None and part.history.decided_otherwise(version, value_hash):
-                await part.meet_rival(peer)
+        await self._meet_rivals(peer, news.behind)
+
+    async def _meet_rivals(self, peer: PeerId, behind: Mapping[SliceId, tuple[Version, Digest]]) -> None:
+        """Compare branches with a peer that has nothing newer, but that may stand on another one.
+
+        What is not remembered may be another: whoever has fetched a state whole does not know what led to it.
+        """
+        maybe_rivals = [s for s, part in self._parts() if s in behind and not part.history.knows(*behind[s])]
+        for slice_id in maybe_rivals:
+            if owner := self.owners.get(slice_id):
+                owner.meet_rival(peer)
+        # Followers have no owners' state to offer, and go over or stay.
+        if followed := {s: GENESIS for s in maybe_rivals if s in self.followers}:
+            for slice_id, certificates in _by_slice(await self.newer_certificates(peer, followed)).items():
+                if follower := self.followers.get(slice_id):
+                    await follower.learn(certificates[-1:], peer)
 
     async def _follow(self, follower: SliceFollower, certificate: Certificate, sender: PeerId) -> None:
         missed = certificate.value.version - follower.replica.published.version

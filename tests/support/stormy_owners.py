@@ -19,11 +19,13 @@ from p2ptrain import clock
 from p2ptrain.config.schema import ExchangeConfig, OverlapConfig
 from p2ptrain.errors import BadMessage, BadRecord, BlobUnavailable, PeerUnreachable
 from p2ptrain.identity.keys import Identity
-from p2ptrain.ids import PeerId, SliceId, Version
+from p2ptrain.ids import Digest, PeerId, SliceId, Version
+from p2ptrain.swarm.answers import heads_reply
 from p2ptrain.swarm.directory import Claim
 from p2ptrain.swarm.listing import draw_of, is_drawn
 from p2ptrain.training.footing import Footing, Move, move
 from p2ptrain.wire.messages import BlobRef, Certificate, Entrust, RoundMessage
+from p2ptrain.wire.v1 import peer_pb2 as pb
 from tests.support.owners_in_memory import EXCHANGE, RUN, SLICE, Hand, OwnersInMemory, gradient
 
 CALL_TIMEOUT_S = 5.0
@@ -100,13 +102,12 @@ class StormyHand(Hand):
             others = sorted(self.context.claims.keys() - {self.peer})
             if not others or not await self.swarm.reaches(self.peer, peer := self.swarm.draw(others), CALL_TIMEOUT_S):
                 continue
-            newest = self._group.hands[peer].owner.replica.certificate
-            if newest is None:
-                continue
-            if newest.value.version > self.version:
-                self.owner.learn(newest, peer)
-            elif self.owner.history.decided_otherwise(newest.value.version, newest.value.value_hash):
-                await self.owner.meet_rival(peer)
+            reply = heads_reply(pb.HeadsRequest(have={SLICE: self.version}), [(SLICE, self._group.hands[peer].owner)])
+            for certificate in reply.certificates[-1:]:
+                self.owner.learn(Certificate.decode(certificate.SerializeToString()), peer)
+            for one in reply.behind:
+                if not self.owner.history.knows(Version(one.version), Digest(one.value_sha256.hex())):
+                    self.owner.meet_rival(peer)
 
     # As blobs.
 

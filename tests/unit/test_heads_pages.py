@@ -1,6 +1,7 @@
 """What peers tell each other of what was decided: certificates page by page, and who stands on a lost branch."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
@@ -14,7 +15,6 @@ from p2ptrain.swarm import answers as module
 from p2ptrain.swarm.catch_up import _parted
 from p2ptrain.swarm.certificates import sign_vote
 from p2ptrain.swarm.coverage import Target
-from p2ptrain.swarm.follower import SliceFollower
 from p2ptrain.swarm.head import Head
 from p2ptrain.swarm.history import History
 from p2ptrain.swarm.swarm import Swarm
@@ -127,72 +127,114 @@ async def test_a_voter_is_asked_when_the_donor_has_fetched_the_state_whole_and_c
 class Part:
     """A slice as a peer holds it at the last of some certificates; what it is told of is kept."""
 
-    def __init__(self, certificates: list[Certificate]) -> None:
+    def __init__(self, certificates: list[Certificate], *, remembered: int = 8) -> None:
         self.history = History(SLICE, BlobStore(), 8)
-        for certificate in certificates:
+        for certificate in certificates[-remembered:]:
             self.history.add(certificate, [])
         published = SimpleNamespace(version=Version(len(certificates)))
         self.replica = SimpleNamespace(certificate=certificates[-1] if certificates else None, published=published)
         self.learned: list[Certificate] = []
-        self.rivals: list[PeerId] = []
+        self.met: list[PeerId] = []
+
+    def meet_rival(self, peer: PeerId) -> None:
+        self.met.append(peer)
+
+
+class Owned(Part):
+    """By this peer."""
+
+    def learn(self, certificate: Certificate, peer: PeerId) -> None:
+        self.learned.append(certificate)
+
+
+class Followed(Part):
+    """By this peer."""
 
     async def learn(self, certificates: list[Certificate], peer: PeerId) -> None:
         self.learned += certificates
 
-    async def meet_rival(self, peer: PeerId) -> None:
-        self.rivals.append(peer)
 
-
-async def news_pulled(asking: Part, asked: Part, *, as_owners: bool) -> None:
+async def news_pulled(asking: Part, asked: Part) -> None:
     wire = Wire()
     asker, server = party(wire), party(wire)
     wire.to = server
     for swarm, part in ((asker, asking), (server, asked)):
-        (swarm.owners if as_owners else swarm.followers)[SLICE] = cast(Any, part)
-    if as_owners:
-        asking.learn = lambda certificate, peer: asking.learned.append(certificate)  # type: ignore[method-assign,assignment]
+        (swarm.owners if isinstance(part, Owned) else swarm.followers)[SLICE] = cast(Any, part)
     await asker._pull_news_from(OWNER.peer_id)
 
 
-@pytest.mark.parametrize("as_owners", [False, True])
-async def test_whoever_asks_for_news_sees_that_the_other_stands_on_another_branch(as_owners: bool) -> None:
+def branches() -> tuple[list[Certificate], list[Certificate]]:
+    """Twelve versions twice, of which the first four are the same."""
     ours = chain(12, 1)
-    rival = [*ours[:4], *(replace(c, value=replace(c.value, digest=Digest("ab" * 32))) for c in ours[4:])]
-    for length, is_rival in ((3, False), (4, False), (5, True), (11, True), (12, True)):
-        asking = Part(ours)
-        await news_pulled(asking, Part(rival[:length]), as_owners=as_owners)
-        assert asking.rivals == [OWNER.peer_id] * is_rival
+    return ours, [*ours[:4], *chain(12, 2)[4:]]
+
+
+@pytest.mark.parametrize(
+    ("remembered", "rivals", "perhaps"),
+    [
+        (12, range(5, 13), []),
+        (8, range(5, 13), range(1, 5)),  # as after a restart
+        (1, range(5, 13), range(1, 12)),  # as after a state that was fetched whole
+    ],
+)
+async def test_an_owner_that_asks_for_news_sees_who_may_stand_on_another_branch(
+    remembered: int, rivals: Sequence[int], perhaps: Sequence[int]
+) -> None:
+    ours, theirs = branches()
+    for length in range(1, 13):
+        asking = Owned(ours, remembered=remembered)
+        await news_pulled(asking, Owned(theirs[:length]))
+        assert asking.met == [OWNER.peer_id] * (length in {*rivals, *perhaps})
         assert asking.learned == []
-    asking = Part(ours)
-    await news_pulled(asking, Part([]), as_owners=as_owners)
-    assert (asking.learned, asking.rivals) == ([], [])
+    asking = Owned(ours)
+    await news_pulled(asking, Owned([]))
+    assert (asking.learned, asking.met) == ([], [])
 
 
-@pytest.mark.parametrize("as_owners", [False, True])
-async def test_whoever_is_behind_on_the_same_branch_learns_and_meets_no_rival(as_owners: bool) -> None:
+async def test_a_follower_looks_at_the_newest_certificate_of_another_branch() -> None:
+    ours, theirs = branches()
+    for length in range(1, 13):
+        asking = Followed(ours, remembered=12)
+        await news_pulled(asking, Followed(theirs[:length]))
+        assert asking.learned == theirs[length - 1 : length] * (length > 4)
+
+
+@pytest.mark.parametrize("kind", [Owned, Followed])
+async def test_whoever_is_behind_on_the_same_branch_learns_and_meets_no_rival(kind: type[Part]) -> None:
     ours = chain(12, 1)
     for length in (6, 12):
-        asking = Part(ours[:length])
-        await news_pulled(asking, Part(ours), as_owners=as_owners)
-        assert asking.rivals == []
-        assert asking.learned == (ours[-1:] if as_owners and length < 12 else ours[length:])
+        asking = kind(ours[:length])
+        await news_pulled(asking, kind(ours))
+        assert asking.met == []
+        assert asking.learned == (ours[-1:] if kind is Owned and length < 12 else ours[length:])
 
 
-async def test_a_follower_asks_a_rival_for_its_newest_certificate() -> None:
-    newest, asked = chain(5, 1)[-1], []
+class Liar(Wire):
+    """Answers what it likes."""
 
-    async def newer_certificates(peer: PeerId, have: dict[SliceId, int]) -> list[Certificate]:
-        asked.append((peer, have))
-        return [newest]
+    def __init__(self, reply: pb.HeadsReply) -> None:
+        super().__init__()
+        self.reply = reply
+        self.to = party(self)
 
-    context: Any = SimpleNamespace(caller=SimpleNamespace(newer_certificates=newer_certificates))
-    follower = object.__new__(SliceFollower)
-    follower.slice, follower._context, learned = SLICE, context, []
+    async def call(self, peer: PeerId, name: str, request: Any, reply_type: Any, *, timeout_s: float) -> Any:
+        return reply_type.FromString(self.reply.SerializeToString())
 
-    async def learn(certificates: list[Certificate], donor: PeerId) -> None:
-        learned.append((certificates, donor))
 
-    follower.learn = learn  # type: ignore[method-assign,assignment]
-    await follower.meet_rival(OWNER.peer_id)
-    assert asked == [(OWNER.peer_id, {SLICE: 0})]
-    assert learned == [([newest], OWNER.peer_id)]
+async def test_certificates_of_slices_that_were_not_asked_for_are_refused_with_who_sent_them() -> None:
+    """A genuine one of a heavier slice would be taken for a branch of ours."""
+    elsewhere = SliceId("1")
+    asker = party(Liar(pb.HeadsReply(certificates=[pb.Certificate.FromString(chain(3, 1)[-1].encode())])))
+    asker._context.numel = {SLICE: 1, elsewhere: 1}
+    refused: list[PeerId] = []
+    asker._refuse = lambda peer, reason: refused.append(peer)  # type: ignore[method-assign]
+    assert await asker.newer_certificates(OWNER.peer_id, {elsewhere: 0}) == []
+    assert refused == [OWNER.peer_id]
+    assert len(await asker.newer_certificates(OWNER.peer_id, {SLICE: 0})) == 1
+
+
+async def test_made_up_slices_of_a_liar_are_not_kept() -> None:
+    many = [pb.Behind(slice=str(number), version=1, value_sha256=b"x" * 32) for number in range(1000)]
+    news = await party(Liar(pb.HeadsReply(behind=many)))._ask_for_news(OWNER.peer_id, {SLICE: 5})
+    assert news is not None
+    assert list(news.behind) == [SLICE]
