@@ -70,6 +70,11 @@ def test_a_file_that_changes_while_the_text_is_read_is_noticed(tmp_path: Path, m
         loaded(DataConfig(source="folder", path=".", pattern="*.txt"), tmp_path)
 
 
+def test_names_that_are_not_utf_8_are_names_too(tmp_path: Path) -> None:
+    (tmp_path / "b\udce9.txt").write_text("a" * 1000)
+    assert len(loaded(DataConfig(source="folder", path=".", pattern="*.txt"), tmp_path).train) == 951
+
+
 @pytest.mark.parametrize("content", ["a" * 3000, "ab\n" * 1000, "a\n" + "b" * 3000, "b" * 3000 + "\n"])
 def test_one_file_is_enough(tmp_path: Path, content: str) -> None:
     (tmp_path / "input.txt").write_text(content)

@@ -109,6 +109,18 @@ def test_who_would_never_come_to_an_end_is_left_at_once(nodes: Nodes, reply: pb.
     assert len(nodes.calls) == 1
 
 
+def test_who_takes_for_ever_is_left_for_the_next(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def never(_peer: PeerId, _request: pb.TokenizerRequest) -> pb.TokenizerReply:
+        return await asyncio.Future()
+
+    monkeypatch.setattr(manifest_exchange, "_WHOLE_FILE_S", 0.05)
+    nodes.answers["slow"] = never
+    with pytest.raises(NetworkSetupError, match="slow took more than"):
+        fetched("slow")
+    nodes.add("quick", FILE)
+    assert fetched("slow", "quick") == FILE
+
+
 def test_a_size_that_changes_on_the_way_ends_it(nodes: Nodes) -> None:
     nodes.add_liar("liar", pb.TokenizerReply(size_bytes=(1 << 20) + 5, data=b"x" * (1 << 20)))
     with pytest.raises(NetworkSetupError, match="has no tokenizer"):

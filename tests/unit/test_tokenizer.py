@@ -327,6 +327,30 @@ def test_a_panic_in_the_package_is_an_error_for_people(file: bytes) -> None:
 
 
 def test_long_texts_are_learned_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tokenizer, "_CHUNK_BYTES", 1000)
-    lines = b"the quick brown fox\n" * 50
-    assert train_tokenizer([lines * 4], 280) == train_tokenizer([lines] * 4, 280)
+    """What lies across a cut cannot become a token."""
+    text = b"abcdef" * 500
+    assert max(map(len, tokens_of(train_tokenizer([text], 300)))) > 5
+    monkeypatch.setattr(tokenizer, "_CHUNK_BYTES", 3)
+    assert max(map(len, tokens_of(train_tokenizer([text], 300)) - {END})) == 3
+
+
+def tokens_of(file: bytes) -> set[str]:
+    return {*json.loads(file)["model"]["vocab"]}
+
+
+def test_more_tokens_than_16_bits_hold_take_32() -> None:
+    from tokenizers import Tokenizer, models
+
+    for last, dtype in ((65535, np.uint16), (65536, np.uint32)):
+        words = Tokenizer(models.WordLevel({"a": 0, "b": last}, unk_token="a"))
+        made = FileTokenizer(words.to_str().encode(), "")
+        (tokens,) = made.encode([b"b"])
+        assert (made.vocabulary, tokens.dtype, tokens.tolist()) == (last + 1, dtype, [last])
+
+
+def test_a_file_that_is_too_large_is_not_read(base: Path, file: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokenizer, "MAX_FILE_BYTES", len(file))
+    assert read_tokenizer_file(run_with(file).data, base) == file
+    monkeypatch.setattr(tokenizer, "MAX_FILE_BYTES", len(file) - 1)
+    with pytest.raises(DataError, match="too large a one"):
+        read_tokenizer_file(run_with(file).data, base)
