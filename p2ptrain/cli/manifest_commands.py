@@ -196,17 +196,18 @@ def tokenizer(
         from p2ptrain.data.tokenizer import FileTokenizer, train_tokenizer
 
         files, origin = text_files(data, Path())
+        if not any(file.size_bytes for file in files):
+            raise UsageError(f"there is nothing to learn from in {origin}: its files are empty; put text into them")
         # What nobody trains on does not shape the tokens either.
-        learned, _ = split(files, data)
-        num_bytes = sum(one.size_bytes for one in learned)
-    if not num_bytes:
-        raise UsageError(f"there is nothing to learn from in {origin}: its files are empty; put text into them")
+        learned, held_out = split(files, data, origin)
     with working("making the tokenizer"):
         file = train_tokenizer((one.read() for one in learned), vocabulary)
         made = FileTokenizer(file, "")
-        tokens = sum(map(len, made.encode(one.read() for one in learned)))
+        tokens = sum(map(len, made.encode(one.read() for one in held_out)))
     _write_new(out, file.decode())
-    typer.echo(f"wrote {out}: {made.vocabulary:,} tokens, {num_bytes / tokens:.2f} bytes each in {origin}")
+    # So a loss per token divided by this is one per byte.
+    each = sum(one.size_bytes for one in held_out) / tokens
+    typer.echo(f"wrote {out}: {made.vocabulary:,} tokens, {each:.2f} bytes each in what is held out of {origin}")
     _print_notes(data, Path(), file)
     where = "" if text is None else f" --text {shlex.quote(str(text))}"
     which = "" if pattern is None else f" --pattern {shlex.quote(pattern)}"

@@ -128,13 +128,8 @@ def load_corpus(
             f"{origin} has the fingerprint {short(fingerprint)} and the manifest says {short(data.fingerprint)}:"
             f" peers with other text would never meet in a group; {remedy}"
         )
-    train, validation = split(files, data)
+    train, validation = split(files, data, origin)
     parts = {"train": train, "validation": validation}
-    if not all(parts.values()):
-        raise DataError(
-            f"data.validation_percent = {data.validation_percent} holds out {len(validation)} of {len(files)} files in"
-            f" {origin}, and both parts need at least one; add files or change the percentage"
-        )
 
     total_bytes, done_bytes = sum(file.size_bytes for file in files), 0
 
@@ -184,11 +179,16 @@ def text_files(data: DataConfig, base: Path) -> tuple[list[TextFile], str]:
     return files, origin
 
 
-def split(files: Sequence[TextFile], data: DataConfig) -> tuple[list[Extract], list[Extract]]:
+def split(files: Sequence[TextFile], data: DataConfig, origin: str) -> tuple[list[Extract], list[Extract]]:
     """What is trained on, and what is held out: whole files by the hash of their names, or the end of every file.
 
+    Args:
+        files: of the text, in order.
+        data: how much to hold out.
+        origin: where they are, in words.
+
     Raises:
-        DataError: a file cannot be read.
+        DataError: a file cannot be read, or nothing is left for one of the two.
     """
     train, validation = [], []
     for file in files:
@@ -201,6 +201,11 @@ def split(files: Sequence[TextFile], data: DataConfig) -> tuple[list[Extract], l
             train.append(Extract(file, 0, cut))
         if cut < file.size_bytes:
             validation.append(Extract(file, cut, file.size_bytes))
+    if not train or not validation:
+        raise DataError(
+            f"data.validation_percent = {data.validation_percent} holds out {len(validation)} of {len(files)} files in"
+            f" {origin}, and both parts need at least one; add files or change the percentage"
+        )
     return train, validation
 
 

@@ -47,26 +47,18 @@ def generate(
             f"the prompt has {len(prompt)} tokens up to {max(prompt, default=-1)}, the tokenizer {vocabulary} and the"
             f" model {model.config.vocabulary}; give a prompt, in the tokens of the model's own tokenizer"
         )
-    return _continue(model, prompt, num_tokens, temperature, seed, vocabulary, top_p)
 
+    def added() -> Iterator[int]:
+        text = [*prompt]
+        device = model.tensors()["embedding"].device
+        for index in range(num_tokens):
+            tokens = torch.tensor([text[-model.config.context :]], device=device)
+            with torch.no_grad():
+                logits = model(tokens)[0, -1, :vocabulary].double().cpu().numpy()
+            text.append(_choose(logits, temperature, top_p, _uniform(seed, index)))
+            yield text[-1]
 
-def _continue(
-    model: Transformer,
-    prompt: Sequence[int],
-    num_tokens: int,
-    temperature: float,
-    seed: int,
-    vocabulary: int,
-    top_p: float,
-) -> Iterator[int]:
-    text = [*prompt]
-    device = model.tensors()["embedding"].device
-    for index in range(num_tokens):
-        tokens = torch.tensor([text[-model.config.context :]], device=device)
-        with torch.no_grad():
-            logits = model(tokens)[0, -1, :vocabulary].double().cpu().numpy()
-        text.append(_choose(logits, temperature, top_p, _uniform(seed, index)))
-        yield text[-1]
+    return added()  # a function of its own, so that wrong arguments are refused before the first token is asked for
 
 
 def _choose(logits: np.ndarray, temperature: float, top_p: float, uniform: float) -> int:
