@@ -1,26 +1,20 @@
 """``p2ptrain run``: making a run's manifest, and looking at one."""
 
 import os
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 import typer
 
-from p2ptrain.cli import door_commands
+from p2ptrain.cli import door_commands, tokenizer_command
 from p2ptrain.cli.bootstraps_command import as_lines, bootstraps
-from p2ptrain.cli.progress import working
+from p2ptrain.cli.new_file import check_is_free, write_new
+from p2ptrain.cli.text_options import USUAL_PATTERN, Pattern, Text, check_pattern, print_notes
 from p2ptrain.errors import UsageError
 
 if TYPE_CHECKING:
-    from p2ptrain.config.schema import Admission, DataConfig, RunConfig
-
-USUAL_PATTERN = "**/*.txt"
-"""Of a folder of text."""
-_SAMPLE_FILES = 20
-_SAMPLE_BYTES = 10_000
-"""Of each, to see whether a tokenizer gives them back."""
+    from p2ptrain.config.schema import Admission, RunConfig
 
 run_app = typer.Typer(
     no_args_is_help=True, help="Make a run's manifest, or look at one. Example: p2ptrain run show tiny.toml"
@@ -30,6 +24,7 @@ run_app.command()(door_commands.invite)
 run_app.command()(door_commands.guests)
 run_app.command()(door_commands.assign)
 run_app.command()(bootstraps)
+run_app.command()(tokenizer_command.tokenizer)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,7 +78,7 @@ def write_manifest(preset: str, out: Path, changes: ManifestChanges) -> "RunConf
     from p2ptrain.identity.authority import sign_run
     from p2ptrain.identity.keys import Identity, load_or_create
 
-    _check_is_free(out)
+    check_is_free(out)
     document = tomlkit.parse(preset_text(preset))
     document["seed"] = secrets.randbits(32) if changes.seed is None else changes.seed
     if changes.name is not None:
@@ -124,13 +119,13 @@ def write_manifest(preset: str, out: Path, changes: ManifestChanges) -> "RunConf
         document.add(SIGNATURE, sign_run(authority, run_id(run), changes.bootstraps))
     text = tomlkit.dumps(document)
     run = parse_run(text, source)
-    _write_new(out, text)
+    write_new(out, text)
     return run
 
 
 def _set_text(document: Any, changes: ManifestChanges, folder: Path) -> None:  # tomlkit's documents have no types
     """Write into ``document``, a manifest in ``folder``, what the run learns from and in which tokens."""
-    _check_pattern(changes.text, changes.pattern)
+    check_pattern(changes.text, changes.pattern)
     if changes.tokenizer is None and changes.end_token is not None:
         raise UsageError(f"--end-token {changes.end_token} is a token of a tokenizer; add --tokenizer FILE")
     data = document["data"]
@@ -148,99 +143,11 @@ def _set_text(document: Any, changes: ManifestChanges, folder: Path) -> None:  #
         document["model"]["vocabulary"] = padded(FileTokenizer(file, data["end_token"]).vocabulary)
 
 
-def _check_pattern(text: Path | None, pattern: str | None) -> None:
-    from p2ptrain.config.ranges import RULES
-
-    if pattern is None:
-        return
-    if text is None:
-        raise UsageError(f"--pattern {pattern} chooses among files of a folder; add --text FOLDER")
-    if not (rule := RULES["data.pattern"]).holds(pattern):
-        raise UsageError(f"--pattern {pattern!r} is out of range; choose {rule.choose}")
-
-
 def _content_of(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}; name a tokenizer.json") from error
-
-
-Text = Annotated[
-    Path | None, typer.Option(metavar="FOLDER", help="Text to learn from, in place of Python's own source.")
-]
-Pattern = Annotated[str | None, typer.Option(help=f"Which files of --text  [default: {USUAL_PATTERN}]")]
-
-
-@run_app.command("tokenizer")
-def tokenizer(
-    out: Annotated[Path, typer.Option(help="The tokenizer.json to make.")],
-    vocabulary: Annotated[int, typer.Option(min=257, help="Tokens at most; more make texts shorter, models larger.")],
-    text: Text = None,
-    pattern: Pattern = None,
-) -> None:
-    """Make a tokenizer for a run's text: byte-level BPE, in Hugging Face's form.
-
-    Example: p2ptrain run tokenizer --text books --vocabulary 8192 --out tokenizer.json
-    """
-    from p2ptrain.config.schema import DataConfig
-
-    _check_is_free(out)
-    _check_pattern(text, pattern)
-    data = DataConfig()
-    if text is not None:
-        data = DataConfig(source="folder", path=str(text), pattern=USUAL_PATTERN if pattern is None else pattern)
-
-    with working("looking at the text"):
-        from p2ptrain.data.corpus import split, text_files
-        from p2ptrain.data.tokenizer import FileTokenizer, train_tokenizer
-
-        files, origin = text_files(data, Path())
-        if not any(file.size_bytes for file in files):
-            raise UsageError(f"there is nothing to learn from in {origin}: its files are empty; put text into them")
-        # What nobody trains on does not shape the tokens either.
-        learned, held_out = split(files, data, origin)
-    with working("making the tokenizer"):
-        file = train_tokenizer((one.read() for one in learned), vocabulary)
-        made = FileTokenizer(file, "")
-        tokens = sum(map(len, made.encode(one.read() for one in held_out)))
-    _write_new(out, file.decode())
-    # So a loss per token divided by this is one per byte.
-    each = sum(one.size_bytes for one in held_out) / tokens
-    typer.echo(f"wrote {out}: {made.vocabulary:,} tokens, {each:.2f} bytes each in what is held out of {origin}")
-    _print_notes(data, Path(), file)
-    where = "" if text is None else f" --text {shlex.quote(str(text))}"
-    which = "" if pattern is None else f" --pattern {shlex.quote(pattern)}"
-    typer.echo(f"next: p2ptrain run new tiny --tokenizer {shlex.quote(str(out))}{where}{which} --out run.toml")
-
-
-def _print_notes(data: "DataConfig", folder: Path, tokenizer_file: bytes) -> None:
-    """What a person would want to know of a text and a tokenizer that do not go together well."""
-    from p2ptrain.data.corpus import text_files
-    from p2ptrain.data.tokenizer import FileTokenizer
-
-    files, _ = text_files(data, folder)
-    if wrong := [file.name for file in files if not _is_utf8(file.read())]:
-        typer.echo(
-            f"note: {len(wrong)} of {len(files)} files are not UTF-8, {wrong[0]!a} for one; what cannot be read in them"
-            " becomes U+FFFD, so convert them first"
-        )
-    made = FileTokenizer(tokenizer_file, "")
-    sample = b"".join(file.read()[:_SAMPLE_BYTES] for file in files[:_SAMPLE_FILES]).decode(errors="replace")
-    back = b"".join(made.decode(made.encode_prompt(sample.encode()))).decode()
-    if back.split() != sample.split():
-        typer.echo(
-            "note: with this tokenizer the text does not come back as it was (characters that it does not know, or"
-            " changes as it likes); the model will never see what is lost"
-        )
-
-
-def _is_utf8(text: bytes) -> bool:
-    try:
-        text.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 @run_app.command("new")
@@ -304,7 +211,7 @@ def new(
     run = write_manifest(preset, out, changes)
     typer.echo(f"wrote {out}: run {run.name}, id {run_id(run)}")
     if tokenizer is not None:
-        _print_notes(run.data, out.parent, _content_of(tokenizer))
+        print_notes(run.data, out.parent, _content_of(tokenizer))
     usual = parse_run(preset_text(preset), preset)
     if run.slicing.slices != usual.slicing.slices:
         outer = run.outer
@@ -378,18 +285,3 @@ def _check_dns_list(changes: ManifestChanges) -> None:
     for address in changes.bootstraps if changes.authority is None else ():
         if dns_list(address):
             raise UsageError(f"{address} counts only with an authority's signature; add --authority KEY")
-
-
-def _check_is_free(out: Path) -> None:
-    if out.exists():
-        raise UsageError(f"{out} exists and is not overwritten; choose another --out, or remove it first")
-    if not out.parent.is_dir():
-        raise UsageError(f"{out.parent} is not a folder; make it first, or choose another --out")
-
-
-def _write_new(out: Path, text: str) -> None:
-    try:
-        with out.open("x", encoding="utf-8") as file:
-            file.write(text)
-    except OSError as error:
-        raise UsageError(f"{out} cannot be written: {error.strerror}; choose another --out") from error

@@ -1,0 +1,22 @@
+"""A file that a command makes, and never in place of another."""
+
+from pathlib import Path
+
+from p2ptrain.errors import UsageError
+
+
+def check_is_free(out: Path) -> None:
+    """Raise UsageError unless a file can be made at ``out``."""
+    if out.exists():
+        raise UsageError(f"{out} exists and is not overwritten; choose another --out, or remove it first")
+    if not out.parent.is_dir():
+        raise UsageError(f"{out.parent} is not a folder; make it first, or choose another --out")
+
+
+def write_new(out: Path, text: str) -> None:
+    """Make the file ``out``; UsageError if it cannot be written."""
+    try:
+        with out.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise UsageError(f"{out} cannot be written: {error.strerror}; choose another --out") from error
