@@ -1,13 +1,14 @@
 """What hivemind 1.1.12 gets wrong inside, made good by what ``wire/libp2p_start.py`` puts in its place.
 
 Nothing here imports hivemind: these are tables and functions of the shape that its control client
-(hivemind/p2p/p2p_daemon_bindings/control.py) expects.
+(hivemind/p2p/p2p_daemon_bindings/control.py) and its search (hivemind/dht/traverse.py) expect.
 """
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextvars import ContextVar
+from types import SimpleNamespace
 from typing import Any
 
 _Opened = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -16,6 +17,8 @@ _FAREWELL_S = 3.0
 """Time that a daemon has to answer, and to end, before it is killed."""
 
 _open_sockets: ContextVar[list[asyncio.StreamWriter] | None] = ContextVar("open_sockets", default=None)
+_search: ContextVar[set["asyncio.Task[Any]"] | None] = ContextVar("search", default=None)
+"""Unfinished tasks of the search through the DHT that this code is part of."""
 
 
 def repair(control: Any) -> None:
@@ -23,6 +26,39 @@ def repair(control: Any) -> None:
     control._pending_calls = PendingCalls()
     control._handler_tasks = HandlerTasks()
     control.daemon_connector.open_connection = _noticed(control.daemon_connector.open_connection)
+
+
+def repair_search(traverse: Any, node: Any) -> None:
+    """Make a search through the DHT that is cancelled end what it began, in these modules of ``hivemind.dht``.
+
+    hivemind leaves its questions running, and tasks that wait for the end of the search, for ever: asyncio complains
+    when Python comes upon them (hivemind 1.1.12, traverse.py, ``traverse_dht``).
+    """
+    if traverse.asyncio is not asyncio:
+        return  # they are repaired
+    search = traverse.traverse_dht
+    traverse.asyncio = SimpleNamespace(**{**vars(asyncio), "create_task": _task_of_a_search})
+
+    async def search_and_tidy_up(*args: Any, **kwargs: Any) -> Any:
+        tasks: set[asyncio.Task[Any]] = set()
+        _search.set(tasks)
+        try:
+            return await search(*args, **kwargs)
+        except asyncio.CancelledError:
+            for task in tasks:
+                task.cancel()
+            raise
+
+    node.traverse_dht = search_and_tidy_up
+
+
+def _task_of_a_search(work: Coroutine[Any, Any, Any]) -> "asyncio.Task[Any]":
+    """``asyncio.create_task``, so that ``repair_search`` knows what is to be ended."""
+    task = asyncio.create_task(work)
+    if (tasks := _search.get()) is not None:
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+    return task
 
 
 async def shut_down(dht: Any, p2p: Any) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from hivemind.dht import DHTNode
+from hivemind.dht import DHTNode, node, traverse
 from hivemind.dht.routing import DHTID
 from hivemind.dht.storage import DHTLocalStorage, DictionaryDHTValue
 from hivemind.dht.validation import DHTRecord, RecordValidatorBase
@@ -27,7 +27,7 @@ from p2ptrain.ids import PeerId
 from p2ptrain.wire import callback
 from p2ptrain.wire.daemon_options import daemon_environment, daemon_options, tcp_address
 from p2ptrain.wire.doorkeeper import Doorkeeper
-from p2ptrain.wire.hivemind_repairs import closes_its_sockets, repair, shut_down
+from p2ptrain.wire.hivemind_repairs import closes_its_sockets, repair, repair_search, shut_down
 from p2ptrain.wire.port_mapping import map_port
 from p2ptrain.wire.reach import Reach, Sighting, Way, first_guess, judged
 from p2ptrain.wire.record_room import RecordRoom
@@ -59,6 +59,8 @@ class DirectoryRecord:
     expires_s: float
     """Wall time."""
 
+
+repair_search(traverse, node)
 
 RecordCheck = Callable[[DirectoryRecord], bool]
 """Decides whether a record may be stored here, or believed when somebody returns it."""

@@ -1,13 +1,17 @@
-"""What is put in the place of hivemind's internals, without hivemind: a stand-in has the same tables."""
+"""What is put in the place of hivemind's internals; a stand-in for its control client has the same tables."""
 
 import asyncio
+import gc
 import types
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hivemind.dht import node, traverse
+from hivemind.dht.routing import DHTID
 
-from p2ptrain.wire.hivemind_repairs import closes_its_sockets, repair
+from p2ptrain.wire.hivemind_repairs import closes_its_sockets, repair, repair_search
 
 Opened = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
@@ -83,3 +87,38 @@ async def test_a_socket_is_closed_when_its_question_is_cancelled_and_kept_when_a
     assert [writer.is_closing() for _, writer in opened] == [True, False, False]
     for _, writer in opened:
         writer.close()
+
+
+async def test_a_search_that_is_cancelled_ends_its_questions_and_leaves_nothing_behind() -> None:
+    repair_search(traverse, node)
+    complaints: list[str] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, what: complaints.append(what["message"]))
+    before, asked = asyncio.all_tasks(), asyncio.Event()
+
+    async def never_answers(*_: Any) -> None:
+        asked.set()
+        await asyncio.Event().wait()
+
+    search = asyncio.create_task(
+        node.traverse_dht([DHTID.generate()], [DHTID.generate()], 20, 4, 1, get_neighbors=never_answers)
+    )
+    await asked.wait()
+    search.cancel()
+    await asyncio.wait([search])
+    assert search.cancelled()
+    async with asyncio.timeout(5):
+        while left := asyncio.all_tasks() - before:
+            await asyncio.wait(left)
+    gc.collect()
+    assert complaints == []
+
+
+async def test_a_search_that_ends_by_itself_finds_what_is_near() -> None:
+    repair_search(traverse, node)
+    query, start, found = (DHTID.generate() for _ in range(3))
+
+    async def knows_one(asked: DHTID, queries: Sequence[DHTID]) -> dict[DHTID, tuple[list[DHTID], bool]]:
+        return {query: ([found] if asked == start else [], False) for query in queries}
+
+    nearest, _ = await node.traverse_dht([query], [start], 20, 4, 1, get_neighbors=knows_one)
+    assert set(nearest[query]) == {start, found}
