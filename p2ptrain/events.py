@@ -524,7 +524,7 @@ class Traffic(Event):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CheckpointSaved(Event):
-    """The last committed state is on disk."""
+    """The last committed state is on disk, in a checkpoint or as the rounds that lead to it from one."""
 
     versions: dict[SliceId, Version]
 

@@ -1,8 +1,10 @@
 """What a running peer keeps in its home: each vote before it leaves, the slices as they move, and its own progress."""
 
 import asyncio
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,6 +18,7 @@ from p2ptrain.node.disk_budget import Worth, check_budget, checkpoint_bytes, kee
 from p2ptrain.node.home import Home
 from p2ptrain.node.local_progress import LocalProgress, SavedResidual, is_due, load_progress, save_progress
 from p2ptrain.node.rounds_on_disk import drop_files, load_rounds, round_files, save_rounds
+from p2ptrain.node.rounds_since import RoundsSince, is_worth_it
 from p2ptrain.node.saved_state import load_past, save_accepted, save_known_peers, save_promise, save_replicas
 from p2ptrain.node.saving import Saving, retry_after_s
 from p2ptrain.node.trainer import Memory, Trainer
@@ -69,6 +72,8 @@ class HomeKeeper:
         """For others that miss them; not once the disk has refused anything."""
         self._progress_saved_s = (0.0, 0.0)
         """When the last writing of local progress began, and how long it took."""
+        self._since = RoundsSince()
+        self._checkpoint_saved_s = -math.inf
         self._book_saved_s = -_BOOK_EVERY_S
 
     def begin(self) -> None:
@@ -158,28 +163,49 @@ class HomeKeeper:
             while self._saving.failures:
                 await asyncio.sleep(retry_after_s(self._saving.failures))
                 await self.save(swarm)
-            if is_due(clock.monotonic_s(), *self._progress_saved_s):
+            now_s, (began_s, took_s) = clock.monotonic_s(), self._progress_saved_s
+            if is_due(now_s, began_s, took_s) and is_worth_it(now_s, began_s, _size_bytes(self._home.progress_path)):
                 await self.save_progress(swarm, await trainer.remember())
 
-    async def save(self, swarm: Swarm) -> None:
-        """Save all slices as they are now."""
+    async def save(self, swarm: Swarm, *, is_last: bool = False) -> None:
+        """Save all slices as they are now: in a checkpoint, or as the rounds that lead to them from the last one.
+
+        Args:
+            swarm: has the slices.
+            is_last: the peer ends; whoever starts it again shall not have to compute anything.
+        """
         self._moved.clear()
         if not self._rounds_stay:  # a limit that came while we ran: others may want what it makes us drop
             await self._recall_rounds(swarm)
         replicas = {slice_id: swarm.replica(slice_id) for slice_id in self._plan.slice_ids}
         histories = {slice_id: swarm.history(slice_id).rounds() for slice_id in self._plan.slice_ids}
-        # Rounds first: a chain that leads beyond the checkpoint is cut, one that does not reach it is of no use.
+        size_bytes = checkpoint_bytes(self._plan, frozenset(swarm.owners))
+        can_wait = self._since.lead_to(replicas, histories) and self._keeps_rounds and self._rounds_stay
+        needs_checkpoint = (
+            is_last or not can_wait or is_worth_it(clock.monotonic_s(), self._checkpoint_saved_s, size_bytes)
+        )
+        # Rounds first: a chain that leads beyond the checkpoint is followed, one that does not reach it is of no use.
         if self._keeps_rounds:
             written: list[tuple[SliceId, Digest, OnDisk]] = []
-            self._keeps_rounds = await self._saving.attempt(lambda: written.extend(save_rounds(self._home, histories)))
+            self._keeps_rounds = await self._saving.attempt(
+                lambda: written.extend(
+                    save_rounds(self._home, histories, needed=self._since.versions, is_synced=not needs_checkpoint)
+                )
+            )
             for slice_id, value_hash, place in written if self._rounds_stay else ():
                 swarm.history(slice_id).saved(value_hash, place)
-        if not await self._saving.attempt(lambda: save_replicas(self._home, replicas)):
-            # On a full disk they may be what is in the way; they are not worth a vote.
-            self._keeps_rounds = False
-            await self._recall_rounds(swarm)
-            drop_files(file.path for file in round_files(self._home))
-            return
+        if needs_checkpoint or not self._keeps_rounds:
+            began_s = clock.monotonic_s()
+            if not await self._saving.attempt(lambda: save_replicas(self._home, replicas)):
+                # On a full disk rounds may be what is in the way; but for those since the checkpoint they are not worth
+                # a vote.
+                self._keeps_rounds = False
+                await self._recall_rounds(swarm)
+                needed = self._since.versions
+                drop_files(f.path for f in round_files(self._home) if f.version not in needed.get(f.slice, ()))
+                return
+            self._since.begin(replicas)
+            self._checkpoint_saved_s = began_s
         versions = {slice_id: replica.published.version for slice_id, replica in replicas.items()}
         self._events.emit(CheckpointSaved(versions=versions))
         await asyncio.to_thread(self._keep_within_budget, frozenset(swarm.owners))
@@ -248,6 +274,10 @@ class HomeKeeper:
         if clock.monotonic_s() > self._book_saved_s + _BOOK_EVERY_S:
             self._book_saved_s = clock.monotonic_s()
             await self._saving.attempt(lambda: save_known_peers(self._home, book))
+
+
+def _size_bytes(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
 def _budget_bytes(limits: LimitsConfig) -> int | None:

@@ -50,10 +50,8 @@ from p2ptrain.node.listening import listen_host
 from p2ptrain.node.manifest_exchange import serve_manifest, serve_tokenizer
 from p2ptrain.node.orders import Orders
 from p2ptrain.node.reach_watch import ReachWatch
-from p2ptrain.node.saved_state import (
-    load_known_peers,
-    load_replicas,
-)
+from p2ptrain.node.rounds_on_disk import replay_rounds
+from p2ptrain.node.saved_state import load_known_peers, load_replicas
 from p2ptrain.node.trainer import (
     Advance,
     CutOffBy,
@@ -122,7 +120,7 @@ class Peer:
         self._invite = check_admitted(home, self._door, self._identity.peer_id, config.invite)
         numbered = numbered_slices(home.run.slicing.slices)
         self._orders = Orders(self._door, self._identity.peer_id, config, numbered, events)
-        self._saved = load_replicas(home, refetch=config.refetch)
+        self._saved = replay_rounds(home, self._plan, load_replicas(home, refetch=config.refetch))
         self._state, self._reason = "", ""
         self._has_joined = False
         self._is_resting = False
@@ -252,7 +250,7 @@ class Peer:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_LEAVE_TIMEOUT_S):
                 await self._swarm.leave()
-        await self._keeper.save(self._swarm)
+        await self._keeper.save(self._swarm, is_last=True)
         await self._keeper.save_progress(self._swarm, self._trainer.last_memory())
 
     async def _join(self, owned: frozenset[SliceId]) -> None:

@@ -2,22 +2,28 @@
 
 One file a version, ``rounds/<slice>.<version>.bin``: the length of the certificate (8 bytes, little endian), the
 certificate, and the blobs that it names as far as the peer has them: averages in the order of parts, then the update.
-Not synced: whatever a crash leaves is checked against the certificate's hashes, and a damaged file is dropped, because
-all of it can be had from others.
+Whatever a crash leaves is checked against the certificate's hashes, and a damaged file is dropped. Those that came
+after the checkpoint (``node/rounds_since.py``) are synced, and a peer that starts computes its newest state with them.
 """
 
 import contextlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
+from p2ptrain.config.schema import RunConfig
 from p2ptrain.errors import BadMessage, StorageError
 from p2ptrain.ids import Digest, SliceId, Version
+from p2ptrain.model.slicing import SlicePlan
 from p2ptrain.node.atomic_file import replace_file
 from p2ptrain.node.home import Home
 from p2ptrain.swarm.context import Replica
 from p2ptrain.swarm.history import PastRound
+from p2ptrain.swarm.reduce import part_bounds
+from p2ptrain.swarm.replay import follower_step, owner_step
+from p2ptrain.training.outer_step import outer_rule
 from p2ptrain.wire.blobs import OnDisk
 from p2ptrain.wire.messages import BlobRef, Certificate
 
@@ -44,10 +50,22 @@ def round_files(home: Home) -> list[RoundFile]:
     return sorted(found, key=lambda file: (file.version, file.slice))
 
 
-def save_rounds(home: Home, rounds: Mapping[SliceId, Sequence[PastRound]]) -> list[tuple[SliceId, Digest, OnDisk]]:
+def save_rounds(
+    home: Home,
+    rounds: Mapping[SliceId, Sequence[PastRound]],
+    *,
+    needed: Mapping[SliceId, Collection[Version]] = MappingProxyType({}),
+    is_synced: bool = False,
+) -> list[tuple[SliceId, Digest, OnDisk]]:
     """Bring the folder up to date: write what is newer than its newest file, drop what the histories have dropped.
 
     What lies between, and is gone, was dropped for want of room, and is not written again.
+
+    Args:
+        home: the peer's folder.
+        rounds: of each slice, those that its history has, oldest first.
+        needed: versions that stay whatever the histories have.
+        is_synced: a power cut may not take away what is written now.
 
     Returns:
         By slice and hash of the value where the blobs of what was written now lie, one after the other.
@@ -62,14 +80,32 @@ def save_rounds(home: Home, rounds: Mapping[SliceId, Sequence[PastRound]]) -> li
     on_disk, written = round_files(home), []
     for slice_id, past in rounds.items():
         files = {file.version: file.path for file in on_disk if file.slice == slice_id}
-        kept = {one.certificate.value.version for one in past}
+        kept = {one.certificate.value.version for one in past}.union(needed.get(slice_id, ()))
         drop_files(files.pop(version) for version in set(files) - kept)
         newest = max(files, default=0)
         for one in past:
             value = one.certificate.value
             if value.version > newest:
-                written.append((slice_id, value.value_hash, _write(home, slice_id, one)))
+                written.append((slice_id, value.value_hash, _write(home, slice_id, one, is_synced=is_synced)))
     return written
+
+
+def replay_rounds(home: Home, plan: SlicePlan, replicas: Mapping[SliceId, Replica]) -> dict[SliceId, Replica]:
+    """The replicas as far as the rounds on disk lead on from them.
+
+    Args:
+        home: the peer's folder.
+        plan: how its run's model is cut.
+        replicas: what its checkpoint holds.
+    """
+    newest = dict(replicas)
+    for file in round_files(home):
+        replica = newest.get(file.slice)
+        if replica is not None and file.version == replica.published.version + 1 and (one := _read(file.path)):
+            # A round that does not fit is of a branch that was left: what comes after it does not fit either.
+            with contextlib.suppress(BadMessage):
+                newest[file.slice] = _moved(home.run, plan.numel(file.slice), replica, one)
+    return newest
 
 
 def load_rounds(home: Home, replicas: Mapping[SliceId, Replica]) -> dict[SliceId, list[PastRound]]:
@@ -97,16 +133,33 @@ def drop_files(paths: Iterable[Path]) -> None:
             path.unlink()
 
 
+def _moved(run: RunConfig, numel: int, replica: Replica, one: PastRound) -> Replica:
+    """The replica one version further.
+
+    Raises:
+        BadMessage: the round does not follow it, or lacks blobs.
+    """
+    value, codec = one.certificate.value, run.exchange.codec
+    if value.previous != _newest_hash(replica) or not one.blobs:
+        raise BadMessage(f"slice {value.slice} v{value.version} does not follow v{replica.published.version}")
+    if replica.owned is None:
+        return Replica(one.certificate, follower_step(replica, value, one.blobs[-1], codec), None)
+    bounds = part_bounds(numel, run.exchange.part_elements)
+    rule = outer_rule(run.outer, run.rounds)
+    staged = owner_step(replica, value, one.blobs[:-1], bounds, codec, rule)
+    return Replica(one.certificate, staged.published, staged.owned)
+
+
 def _newest_hash(replica: Replica | None) -> str | None:
     return replica.certificate.value.value_hash if replica and replica.certificate else None
 
 
-def _write(home: Home, slice_id: SliceId, one: PastRound) -> OnDisk:
+def _write(home: Home, slice_id: SliceId, one: PastRound, *, is_synced: bool) -> OnDisk:
     certificate, version = one.certificate.encode(), one.certificate.value.version
     chunks = [len(certificate).to_bytes(_LENGTH_BYTES, "little"), certificate, *one.blobs]
     path = home.rounds_path / f"{slice_id}.{version}.bin"
     offset, size_bytes = _LENGTH_BYTES + len(certificate), sum(map(len, one.blobs))
-    replace_file(path, chunks, size_bytes=offset + size_bytes, is_synced=False)
+    replace_file(path, chunks, size_bytes=offset + size_bytes, is_synced=is_synced)
     return OnDisk(path, offset, size_bytes)
 
 

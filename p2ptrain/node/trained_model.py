@@ -2,11 +2,12 @@
 
 from p2ptrain.data.tokenizer import Tokenizer, check_tokenizer_file, load_tokenizer
 from p2ptrain.errors import DataError, HomeError
-from p2ptrain.ids import SliceId
 from p2ptrain.model.slicing import SlicePlan
 from p2ptrain.model.transformer import Transformer
-from p2ptrain.node import checkpoint
 from p2ptrain.node.home import Home
+from p2ptrain.node.rounds_on_disk import replay_rounds
+from p2ptrain.node.saved_state import load_replicas
+from p2ptrain.swarm.context import Replica
 from p2ptrain.wire.codec import Float32, bf16_to_float32
 
 
@@ -16,19 +17,22 @@ def load_trained(home: Home) -> Transformer:
     Raises:
         HomeError: the checkpoint is missing, corrupt or of another run, or lacks a slice.
     """
-    saved = checkpoint.load(home.checkpoint_path, home.run_id)
-    if saved is None:
+    saved = load_replicas(home, refetch=False)
+    if not home.checkpoint_path.exists():
         raise HomeError(f"home {home.path} has no checkpoint yet; wait until its peer has saved one")
     plan = SlicePlan.of(home.run.model, home.run.slicing)
-    values = {slice_id: _values(saved, slice_id) for slice_id in plan.slice_ids}
-    for slice_id, found in values.items():
-        if found is None or found.size != plan.numel(slice_id):
-            what = "lacks" if found is None else f"has {found.size} elements instead of {plan.numel(slice_id)} for"
+    for slice_id in plan.slice_ids:
+        found = saved.get(slice_id)
+        if found is None or found.published.bits.size != plan.numel(slice_id):
+            what = (
+                f"has {found.published.bits.size} elements instead of {plan.numel(slice_id)} for" if found else "lacks"
+            )
             raise HomeError(
                 f"{home.checkpoint_path} {what} slice {slice_id}; let the peer run until it has fetched all slices"
             )
+    newest = replay_rounds(home, plan, saved)
     model = Transformer(home.run.model, plan, owned=frozenset())
-    model.load({slice_id: found for slice_id, found in values.items() if found is not None})
+    model.load({slice_id: _values(newest[slice_id]) for slice_id in plan.slice_ids})
     return model
 
 
@@ -47,9 +51,5 @@ def load_own_tokenizer(home: Home) -> Tokenizer:
     return load_tokenizer(home.run, file)
 
 
-def _values(saved: checkpoint.Checkpoint, slice_id: SliceId) -> Float32 | None:
-    if slice_id in saved.owned:
-        return saved.owned[slice_id].anchor
-    if slice_id in saved.published:
-        return bf16_to_float32(saved.published[slice_id].weights)
-    return None
+def _values(replica: Replica) -> Float32:
+    return replica.owned.anchor if replica.owned else bf16_to_float32(replica.published.bits)

@@ -14,11 +14,12 @@ import numpy as np
 from p2ptrain import clock
 from p2ptrain.errors import AveragesUnavailable, BadMessage, BadRecord, BlobUnavailable
 from p2ptrain.events import BranchLost, CatchUpFailed, Refused, StateFetched, UpdateApplied
-from p2ptrain.ids import Digest, PeerId, SliceId, Version
+from p2ptrain.ids import PeerId, SliceId, Version
 from p2ptrain.swarm.context import Context, Replica
 from p2ptrain.swarm.head import Head
+from p2ptrain.swarm.replay import follower_step, owner_step
 from p2ptrain.swarm.route import route
-from p2ptrain.swarm.state import OwnedState, PublishedState, outer_step, owned_blob_bytes
+from p2ptrain.swarm.state import OwnedState, PublishedState, owned_blob_bytes
 from p2ptrain.wire.codec import encoded_bytes
 from p2ptrain.wire.messages import BlobRef, Certificate, PartResult, Value
 
@@ -201,15 +202,14 @@ class _Task:
         averages = await fetch_averages(self._context, self._value, self._donors)
         started_s = clock.monotonic_s()
         staged = await asyncio.to_thread(
-            outer_step,
-            self._replica.owned,
-            self._replica.published,
+            owner_step,
+            self._replica,
+            self._value,
             averages,
             self._context.bounds(self._value.slice),
             self._codec,
             self._context.outer,
         )
-        self._check(staged.owned.digest, staged.published.digest)
         self._report("replay", sum(map(len, averages)), self._donors[0], started_s)
         return Advance(
             self._certificate,
@@ -222,8 +222,7 @@ class _Task:
         if update_ref.size_bytes != encoded_bytes(self._codec, self._numel):
             raise BadMessage(f"update of {update_ref.size_bytes} bytes for {self._numel} parameters")
         update, holder = await self._fetch(update_ref, "update")
-        published = await asyncio.to_thread(self._replica.published.moved, update, self._codec)
-        self._check(None, published.digest)
+        published = await asyncio.to_thread(follower_step, self._replica, self._value, update, self._codec)
         self._context.events.emit(
             UpdateApplied(
                 slice=self._value.slice, version=self._value.version, holder=holder, size_bytes=update_ref.size_bytes
@@ -255,12 +254,6 @@ class _Task:
         name = f"{what} of slice {self._value.slice} v{self._value.version}"
         timeout_s = self._context.exchange.reduce_timeout_s
         return await self._context.blobs.fetch(ref, self._donors, silence_timeout_s=timeout_s, what=name)
-
-    def _check(self, digest: Digest | None, published_digest: Digest) -> None:
-        if digest not in (None, self._value.digest) or published_digest != self._value.published_digest:
-            raise BadMessage(
-                f"slice {self._value.slice} v{self._value.version} comes out with other digests than certified"
-            )
 
     def _report(self, part: str, size_bytes: int, donor: PeerId, started_s: float) -> None:
         self._context.events.emit(

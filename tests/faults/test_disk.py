@@ -8,7 +8,7 @@ import pytest
 
 from p2ptrain.config.load import load_run, run_id
 from p2ptrain.events import CheckpointSaved, DiskRecovered, DiskTrouble, InnerStepDone, ProgressRestored
-from p2ptrain.ids import COMMON
+from p2ptrain.ids import COMMON, SliceId
 from p2ptrain.node import checkpoint
 from p2ptrain.node.local_progress import LocalProgress, load_progress
 from tests.support.live_swarm import LiveSwarm, eventually
@@ -81,3 +81,33 @@ def test_killed_peer_goes_on_with_its_moments_where_it_was_in_the_data(tmp_path:
         first = again.events(InnerStepDone)[0]
         # What was trained after the last save was lost with the process, and comes again; nothing before it does.
         assert (first.round, first.inner_step) == (saved.round, saved.inner_step)
+
+
+def test_a_lone_owner_that_is_killed_between_two_checkpoints_loses_no_version(tmp_path: Path) -> None:
+    with LiveSwarm(tmp_path, preset="tiny", slices=1, inner_steps=1, rounds=10_000) as swarm:
+        alone = swarm.start_peer("alone", "all")
+        run = run_id(load_run(swarm.manifest))
+
+        def lead() -> tuple[int, int] | None:
+            """The versions of slice 0 in the checkpoint and in what was said to be saved, if rounds lie between."""
+            state = checkpoint.load(alone.home / "checkpoint.safetensors", run)
+            saved = max((e.versions[SliceId("0")] for e in alone.events(CheckpointSaved)), default=0)
+            version = state.published[SliceId("0")].version if state else saved
+            return (version, saved) if saved >= version + 3 else None
+
+        def stopped_in_between() -> tuple[int, int] | None:
+            if lead() is None:
+                return None
+            alone.freeze()
+            if (found := lead()) is None:
+                alone.child.send(signal.SIGCONT)
+            return found
+
+        version, saved = eventually(stopped_in_between, what="rounds are saved beyond the checkpoint")
+        alone.child.kill()
+        again = swarm.start_peer("again", "all", home=alone.home)
+        again.wait_for_version("0", saved + 3)
+        first = again.committed("0")[0]
+        assert first.version > saved >= version + 3, "nobody else could have told it what it had decided"
+        assert first.version <= saved + 2
+        swarm.assert_same_digests()

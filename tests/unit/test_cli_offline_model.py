@@ -44,11 +44,11 @@ def one_thread() -> Iterator[None]:
 
 
 def owned(values: np.ndarray) -> OwnedTensors:
-    return OwnedTensors(version=Version(3), anchor=values, momentum=np.zeros_like(values), certificate=b"c")
+    return OwnedTensors(version=Version(3), anchor=values, momentum=np.zeros_like(values), certificate=b"")
 
 
 def published(values: np.ndarray) -> PublishedTensors:
-    return PublishedTensors(version=Version(3), weights=round_to_bf16(values), certificate=b"c")
+    return PublishedTensors(version=Version(3), weights=round_to_bf16(values), certificate=b"")
 
 
 def example() -> Checkpoint:
@@ -82,7 +82,8 @@ def test_model_has_the_peer_s_own_anchors_and_published_weights_of_the_rest(tmp_
 
 def test_checkpoint_without_a_slice_is_refused_by_its_name(tmp_path: Path):
     whole = example()
-    home = home_with(tmp_path, Checkpoint(run=whole.run, owned=whole.owned))
+    published = {slice_id: one for slice_id, one in whole.published.items() if slice_id != "1"}
+    home = home_with(tmp_path, Checkpoint(run=whole.run, owned=whole.owned, published=published))
     with home, pytest.raises(HomeError, match="lacks slice 1; let the peer run until"):
         load_trained(home)
 
@@ -144,7 +145,11 @@ def test_export_with_a_tokenizer_is_what_transformers_loads_and_continues_alike(
     assert run.model.vocabulary == 320
     chance = np.random.default_rng(1)
     values = {s: chance.standard_normal(plan.numel(s)).astype(np.float32) * 0.3 for s in plan.slice_ids}
-    saved = Checkpoint(run=run_id(run), owned={slice_id: owned(values[slice_id]) for slice_id in plan.slice_ids})
+    saved = Checkpoint(
+        run=run_id(run),
+        owned={slice_id: owned(values[slice_id]) for slice_id in plan.slice_ids},
+        published={slice_id: published(values[slice_id]) for slice_id in plan.slice_ids},
+    )
     home = tmp_path / "home"
     with Home.open(home, (tmp_path / "run.toml").read_text(), run_id(run), file) as opened:
         checkpoint.save(opened.checkpoint_path, saved)
