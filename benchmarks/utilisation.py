@@ -34,6 +34,7 @@ def train(folder: Path, arguments: argparse.Namespace, delay_steps: int) -> dict
     values: dict[str, object] = {
         "model.mlp_hidden": arguments.hidden,
         "model.context": arguments.context,
+        "slicing.fragments": arguments.fragments,
         "inner.steps": arguments.steps,
         "inner.batch": arguments.batch,
         "exchange.codec": f'"{arguments.codec}"',
@@ -100,6 +101,7 @@ def main() -> None:
         ("batch", 8),
         ("context", 32),
         ("hidden", 1024),
+        ("fragments", 1),
         ("limit-s", 240),
     ):
         parser.add_argument(f"--{name}", type=int, default=default)

@@ -10,6 +10,7 @@ import typer
 from p2ptrain.cli import door_commands, tokenizer_command
 from p2ptrain.cli.bootstraps_command import as_lines, bootstraps
 from p2ptrain.cli.new_file import check_is_free, write_new
+from p2ptrain.cli.run_demands import line_demand, memory_demand
 from p2ptrain.cli.text_options import USUAL_PATTERN, Pattern, Text, check_pattern, print_notes
 from p2ptrain.errors import UsageError
 
@@ -230,8 +231,13 @@ def new(
 
 
 @run_app.command("show")
-def show(manifest: Annotated[Path, typer.Argument(help="The manifest, for example tiny.toml.")]) -> None:
-    """Print a run's id, its length and how large its model and slices are.
+def show(
+    manifest: Annotated[Path, typer.Argument(help="The manifest, for example tiny.toml.")],
+    peers: Annotated[
+        int, typer.Option(min=0, help="How many take part, for what a round sends; 0: as slicing.replicas asks for.")
+    ] = 0,
+) -> None:
+    """Print a run's id, its length, how large its model and slices are, and what it asks of a peer.
 
     Example: p2ptrain run show tiny.toml
     """
@@ -245,6 +251,7 @@ def show(manifest: Annotated[Path, typer.Argument(help="The manifest, for exampl
 
     plan = SlicePlan.of(run.model, run.slicing)
     sizes = {slice_id: plan.numel(slice_id) for slice_id in plan.slice_ids}
+    sends = line_demand(run, plan, peers)
     windows = run.inner.steps * run.inner.batch
     typer.echo(f"run      {run.name}")
     typer.echo(f"id       {run_id(run)}")
@@ -259,6 +266,8 @@ def show(manifest: Annotated[Path, typer.Argument(help="The manifest, for exampl
     typer.echo(f"slices   {run.slicing.slices}, cut from {' and '.join(run.slicing.parts)}{fragments}")
     for slice_id, numel in sizes.items():
         typer.echo(f"         {slice_id:<8}{numel:>14,} parameters")
+    typer.echo(f"sends    {sends}")
+    typer.echo(f"memory   {memory_demand(run)}")
     outer = run.outer
     last = f" to {outer.last_lr}" if outer.last_lr else ""
     kind = "Nesterov" if outer.nesterov else "a heavy ball"

@@ -147,6 +147,22 @@ def slices_that_fit(
     return chosen[0] if chosen else 0
 
 
+def least_bytes(model: ModelConfig, slicing: SlicingConfig, *, batch: int, engine: EngineConfig) -> int:
+    """What a step takes that owns one slice, with as few windows at a time as saves memory; from shallower models.
+
+    Args:
+        model: sizes.
+        slicing: of the run.
+        batch: windows of an inner step.
+        engine: device, precision and recomputation to plan for.
+
+    Raises:
+        SlicingError: the model cannot be cut so.
+    """
+    task = _Task(model, slicing, batch, replace(engine, lean=True), Fixed())
+    return task.estimate(1, task.lightest(1))
+
+
 def most_bytes(model: ModelConfig, *, batch: int) -> int:
     """More than a step can take that owns everything and keeps everything, in float32, from sizes alone.
 

@@ -12,6 +12,7 @@ from p2ptrain.config.load import load_run
 from p2ptrain.events import RoundCommitted, RoundStage, UpdateApplied
 from p2ptrain.ids import COMMON, SliceId
 from p2ptrain.model.slicing import SlicePlan
+from p2ptrain.swarm.round_bytes import round_bytes
 from p2ptrain.wire.codec import encoded_bytes
 from tests.support.live_swarm import LivePeer, LiveSwarm, eventually
 
@@ -78,6 +79,8 @@ def test_four_owners_fetch_what_they_average_and_what_they_check_and_no_more(
         # Sent and received by all four: so many of the common part each; of a slice 1 by each of its two owners, with
         # checks or without, and 1 to each other peer.
         expected = sum(versions[s] * size * (8 * commons if s == COMMON else 8) for s, size in sizes.items())
+        a_round = round_bytes(sizes, 4, max_owners=64, is_checked=is_checked)
+        assert expected == pytest.approx(8 * a_round * versions[COMMON], rel=0.01), "as `run show` says"
         assert 0.95 * expected < sum(counts) < 1.05 * expected + 4 * beside(seconds), f"in {seconds:.1f} s"
 
 

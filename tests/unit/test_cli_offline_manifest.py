@@ -70,7 +70,7 @@ def test_existing_file_is_never_overwritten(tmp_path: Path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        (["tinny"], r'"tinny" is not a preset; did you mean tiny\? Or choose from nano, tiny'),
+        (["tinny"], r'"tinny" is not a preset; did you mean tiny\? Or choose from nano, small, tiny'),
         (["tiny", "--slices", "3"], r"slicing\.slices = 3 cannot cut model\.mlp_hidden = 512"),
         (["tiny", "--slices", "0"], r"slicing\.slices = 0 is out of range"),
         (["tiny", "--parts", "mlp,norms"], r'slicing\.parts\[1\] = "norms" is not known'),
@@ -108,6 +108,20 @@ def test_show_adds_up_to_the_whole_model(tmp_path: Path, capsys):
     assert sizes == [1_016_960, 230_528, 393_216, 393_216]
     assert sizes[0] == sum(sizes[1:])
     assert "lr 0.4 to 0.8, momentum 0.7, Nesterov\n" in said
+    # As docs/protocol.md reckons them for four peers, which two slices with two owners each ask for.
+    assert "sends    1.3 MB a round and peer, and fetches as much, if 4 take part: 0.5 s at 20 Mbit/s\n" in said
+    assert "memory   0.1 GiB of a GPU's" in said
+
+
+def test_show_reckons_with_more_peers_and_refuses_fewer_than_slices(tmp_path: Path, capsys):
+    out = tmp_path / "tiny.toml"
+    write_manifest("tiny", out, ManifestChanges(seed=1))
+    assert cli.main(["run", "show", str(out), "--peers", "16"]) == 0
+    assert "2.0 MB a round and peer, and fetches as much, if 16 take part" in capsys.readouterr().out
+    assert cli.main(["run", "show", str(out), "--peers", "1"]) == 2
+    said = capsys.readouterr()
+    assert "--peers 1 are fewer than the 2 slices, and each needs an owner" in said.err
+    assert said.out == ""
 
 
 def test_show_says_whether_averages_are_believed_and_what_momentum_is(tmp_path: Path, capsys):
