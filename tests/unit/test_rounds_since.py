@@ -1,18 +1,22 @@
 """A checkpoint now and then, and rounds in between: what a peer that was killed has when it starts again."""
 
+import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from p2ptrain import clock
 from p2ptrain.config.load import parse_run, run_id
 from p2ptrain.config.presets import preset_text
 from p2ptrain.config.schema import EngineConfig, LimitsConfig
-from p2ptrain.errors import StorageError
+from p2ptrain.errors import BadMessage, StorageError
 from p2ptrain.events import CheckpointSaved, Event, EventBus
-from p2ptrain.ids import COMMON, PeerId, RunId, SliceId, Version
+from p2ptrain.ids import COMMON, Digest, PeerId, RunId, SliceId, Version
 from p2ptrain.model.initial_weights import initial_values
 from p2ptrain.model.slicing import SlicePlan
 from p2ptrain.node import home_keeper, rounds_since
@@ -25,6 +29,7 @@ from p2ptrain.node.trained_model import load_trained
 from p2ptrain.swarm.context import Replica
 from p2ptrain.swarm.history import History, PastRound
 from p2ptrain.swarm.reduce import part_bounds
+from p2ptrain.swarm.replay import follower_step, owner_step
 from p2ptrain.swarm.state import OwnedState, genesis, outer_step
 from p2ptrain.training.outer_step import outer_rule
 from p2ptrain.wire.blobs import BlobStore
@@ -315,11 +320,13 @@ def test_rounds_of_another_branch_lead_nowhere(home: Home) -> None:
     ours.move()
     since = RoundsSince()
     since.begin({ZERO: ours.replica})
+    ours.move()
     assert since.lead_to({ZERO: ours.replica}, {ZERO: ours.history.rounds()})
+    assert since.versions == {ZERO: {2}}
     others.move()
     others.move()
     assert not since.lead_to({ZERO: others.replica}, {ZERO: others.history.rounds()})
-    assert not since.versions.get(ZERO)
+    assert since.versions == {}
 
 
 def test_a_round_without_its_averages_does_not_lead_an_owner_on(home: Home) -> None:
@@ -329,3 +336,71 @@ def test_a_round_without_its_averages_does_not_lead_an_owner_on(home: Home) -> N
     one.move()
     bare = [PastRound(past.certificate, past.blobs[-1:]) for past in one.history.rounds()]
     assert not since.lead_to({ZERO: one.replica}, {ZERO: bare})
+
+
+@pytest.mark.usefixtures("rarely")
+@pytest.mark.parametrize("slice_id", PLAN.slice_ids)
+async def test_a_round_of_which_nothing_but_the_certificate_is_there_ends_the_way(
+    home: Home, slice_id: SliceId
+) -> None:
+    peer = Peer(home)
+    for _ in range(3):
+        await peer.round()
+    path = home.rounds_path / f"{slice_id}.3.bin"
+    length = int.from_bytes(path.read_bytes()[:8], "little")
+    path.write_bytes(path.read_bytes()[: 8 + length])
+    assert restarted(home)[slice_id].published.version == 2
+
+
+@pytest.mark.parametrize("field", ["digest", "published_digest"])
+def test_what_an_owner_computes_must_have_the_certified_digests(field: str) -> None:
+    one = Slice(ZERO, is_owned=True)
+    before = one.replica
+    one.move()
+    assert one.replica.certificate is not None
+    value = one.replica.certificate.value
+    averages = one.history.rounds()[-1].blobs[:-1]
+    bounds = part_bounds(PLAN.numel(ZERO), RUN.exchange.part_elements)
+    rule = outer_rule(RUN.outer, RUN.rounds)
+    staged = owner_step(before, value, averages, bounds, RUN.exchange.codec, rule)
+    assert staged.owned.digest == value.digest
+    with pytest.raises(BadMessage, match="slice 0 v1 comes out with other digests than certified"):
+        owner_step(before, replace(value, **{field: Digest("0" * 64)}), averages, bounds, RUN.exchange.codec, rule)
+
+
+def test_what_a_follower_computes_must_have_the_certified_digest() -> None:
+    one = Slice(ONE, is_owned=False)
+    before = one.replica
+    one.move()
+    assert one.replica.certificate is not None
+    value, update = one.replica.certificate.value, one.history.rounds()[-1].blobs[-1]
+    assert follower_step(before, value, update, RUN.exchange.codec).digest == value.published_digest
+    with pytest.raises(BadMessage, match="slice 1 v1 comes out with other digests than certified"):
+        follower_step(before, replace(value, published_digest=Digest("0" * 64)), update, RUN.exchange.codec)
+
+
+@pytest.mark.usefixtures("rarely")
+async def test_moments_are_written_as_rarely_as_checkpoints(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    peer, written = Peer(home), asyncio.Queue[int]()
+
+    async def save_progress(*_: object) -> None:
+        home.progress_path.write_bytes(bytes(1000))
+        peer.keeper._progress_saved_s = (clock.monotonic_s(), 0.0)
+        written.put_nowait(1)
+
+    async def remember() -> None:
+        pass
+
+    monkeypatch.setattr(peer.keeper, "save_progress", save_progress)
+    monkeypatch.setattr(home_keeper, "_CHECKPOINT_PAUSE_S", 0.0)
+    stand_ins: list[Any] = [peer, SimpleNamespace(remember=remember)]
+    keeping = asyncio.create_task(peer.keeper.keep(*stand_ins))
+    for _ in range(3):
+        saved = len(peer.events)
+        peer.keeper.moved()
+        async with asyncio.timeout(20):
+            while len(peer.events) == saved:  # noqa: ASYNC110 - the event comes from the task under test
+                await asyncio.sleep(0.01)
+    await asyncio.sleep(0.1)
+    keeping.cancel()
+    assert written.qsize() == 1
