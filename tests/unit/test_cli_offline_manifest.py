@@ -118,6 +118,9 @@ def test_show_reckons_with_more_peers_and_refuses_fewer_than_slices(tmp_path: Pa
     write_manifest("tiny", out, ManifestChanges(seed=1))
     assert cli.main(["run", "show", str(out), "--peers", "16"]) == 0
     assert "2.0 MB a round and peer, and fetches as much, if 16 take part" in capsys.readouterr().out
+    out.write_text(out.read_text().replace("fragments = 1 ", "fragments = 2 "))
+    assert cli.main(["run", "show", str(out), "--peers", "16"]) == 0
+    assert "2.0 MB a round and peer" in capsys.readouterr().out, "fragments change when, not how much"
     assert cli.main(["run", "show", str(out), "--peers", "1"]) == 2
     said = capsys.readouterr()
     assert "--peers 1 are fewer than the 2 slices, and each needs an owner" in said.err

@@ -27,7 +27,7 @@ from p2ptrain.training import device as devices
 from p2ptrain.training.benchmark_memory import GIB, plain_cost, sliced_cost
 from p2ptrain.training.choose import Choice, choose_engine, swarm_bytes
 from p2ptrain.training.device import Device, find_device
-from p2ptrain.training.fit import USABLE, most_bytes, slices_that_fit
+from p2ptrain.training.fit import USABLE, Fixed, fit, least_bytes, most_bytes, slices_that_fit
 from p2ptrain.training.trial import Trial, try_step
 
 MIB = 1 << 20
@@ -126,6 +126,20 @@ def test_nothing_that_fits_is_an_error_with_the_smallest_budget_before_anything_
     took = Trial(peak_bytes=int(USABLE * GIB), seconds=0.1)
     with pytest.raises(DoesNotFit, match=r"took 942 MiB in a trial step.*give at least 1\.1 GiB"):
         choose_engine(EngineWish(memory_bytes=budget), CPU, RUN, OWNED, lambda _: took)
+
+
+def test_the_least_that_one_slice_needs_is_what_fits_and_less_does_not() -> None:
+    least = least_bytes(RUN.model, RUN.slicing, batch=RUN.inner.batch, engine=EngineConfig())
+    assert least < peak(EngineConfig(lean=True)), "not all windows at once"
+
+    def fitted(budget_bytes: float) -> None:
+        fixed = Fixed(slices=1, recompute="nothing")
+        limits = {"batch": RUN.inner.batch, "budget_bytes": int(budget_bytes)}
+        fit(RUN.model, RUN.slicing, **limits, engine=EngineConfig(), fixed=fixed)
+
+    fitted(1.001 * least / USABLE)
+    with pytest.raises(DoesNotFit):
+        fitted(0.999 * least / USABLE)
 
 
 def test_slices_that_fit_counts_what_a_budget_owns_at_once() -> None:
