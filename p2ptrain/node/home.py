@@ -145,8 +145,8 @@ class Home:
         home = cls(path, run, id_of_run(run))
         if not home.checkpoint_path.is_file():
             raise HomeError(
-                f"home {path} has no checkpoint yet; its peer saves one after each committed round, so wait for the"
-                " first, or start the peer"
+                f"home {path} has no checkpoint yet; its peer saves the first one after a committed round, so wait for"
+                " it, or start the peer"
             )
         return home
 

@@ -17,7 +17,7 @@ from p2ptrain.model.slicing import SlicePlan
 from p2ptrain.node.disk_budget import Worth, check_budget, checkpoint_bytes, keep_within
 from p2ptrain.node.home import Home
 from p2ptrain.node.local_progress import LocalProgress, SavedResidual, is_due, load_progress, save_progress
-from p2ptrain.node.rounds_on_disk import drop_files, load_rounds, round_files, save_rounds
+from p2ptrain.node.rounds_on_disk import drop_rounds, load_rounds, save_rounds
 from p2ptrain.node.rounds_since import RoundsSince, is_worth_it
 from p2ptrain.node.saved_state import load_past, save_accepted, save_known_peers, save_promise, save_replicas
 from p2ptrain.node.saving import Saving, retry_after_s
@@ -44,6 +44,7 @@ class HomeKeeper:
         engine: how inner steps are computed.
         limits: the disk budget among them.
         slices: those that this peer will own at least.
+        checkpointed: what the checkpoint on disk holds.
         events: told of checkpoints and of a disk that fails.
 
     Raises:
@@ -57,6 +58,7 @@ class HomeKeeper:
         engine: EngineConfig,
         limits: LimitsConfig,
         slices: frozenset[SliceId],
+        checkpointed: Mapping[SliceId, Replica],
         events: EventBus,
     ) -> None:
         self._home = home
@@ -72,7 +74,7 @@ class HomeKeeper:
         """For others that miss them; not once the disk has refused anything."""
         self._progress_saved_s = (0.0, 0.0)
         """When the last writing of local progress began, and how long it took."""
-        self._since = RoundsSince()
+        self._since = RoundsSince(checkpointed)
         self._checkpoint_saved_s = -math.inf
         self._book_saved_s = -_BOOK_EVERY_S
 
@@ -175,47 +177,56 @@ class HomeKeeper:
             is_last: the peer ends; whoever starts it again shall not have to compute anything.
         """
         self._moved.clear()
-        if not self._rounds_stay:  # a limit that came while we ran: others may want what it makes us drop
+        budget_bytes = self._budget_bytes  # a limit that comes while we write is for the next time
+        if budget_bytes is not None:  # which others may want, and which the budget may drop
             await self._recall_rounds(swarm)
         replicas = {slice_id: swarm.replica(slice_id) for slice_id in self._plan.slice_ids}
         histories = {slice_id: swarm.history(slice_id).rounds() for slice_id in self._plan.slice_ids}
         size_bytes = checkpoint_bytes(self._plan, frozenset(swarm.owners))
-        can_wait = self._since.lead_to(replicas, histories) and self._keeps_rounds and self._rounds_stay
-        needs_checkpoint = (
-            is_last or not can_wait or is_worth_it(clock.monotonic_s(), self._checkpoint_saved_s, size_bytes)
-        )
-        # Rounds first: a chain that leads beyond the checkpoint is followed, one that does not reach it is of no use.
+        can_wait = self._since.lead_to(replicas, histories) and self._keeps_rounds and budget_bytes is None
+        is_due = is_last or not can_wait or is_worth_it(clock.monotonic_s(), self._checkpoint_saved_s, size_bytes)
+        # Rounds first, and dropped last: at any moment the disk has what leads to what was said to be saved.
         if self._keeps_rounds:
             written: list[tuple[SliceId, Digest, OnDisk]] = []
             self._keeps_rounds = await self._saving.attempt(
                 lambda: written.extend(
-                    save_rounds(self._home, histories, needed=self._since.versions, is_synced=not needs_checkpoint)
+                    save_rounds(self._home, histories, unwritten=self._since.unwritten, is_synced=not is_due)
                 )
             )
-            for slice_id, value_hash, place in written if self._rounds_stay else ():
+            for slice_id, value_hash, place in written if budget_bytes is None else ():
                 swarm.history(slice_id).saved(value_hash, place)
-        if needs_checkpoint or not self._keeps_rounds:
-            began_s = clock.monotonic_s()
-            if not await self._saving.attempt(lambda: save_replicas(self._home, replicas)):
-                # On a full disk rounds may be what is in the way; but for those since the checkpoint they are not worth
-                # a vote.
-                self._keeps_rounds = False
-                await self._recall_rounds(swarm)
-                needed = self._since.versions
-                drop_files(f.path for f in round_files(self._home) if f.version not in needed.get(f.slice, ()))
+        if is_due or not self._keeps_rounds:
+            if not await self._save_checkpoint(swarm, replicas):
                 return
-            self._since.begin(replicas)
-            self._checkpoint_saved_s = began_s
+        else:
+            self._since.written()
         versions = {slice_id: replica.published.version for slice_id, replica in replicas.items()}
         self._events.emit(CheckpointSaved(versions=versions))
-        await asyncio.to_thread(self._keep_within_budget, frozenset(swarm.owners))
+        known = {slice_id: {one.certificate.value.version for one in past} for slice_id, past in histories.items()}
+        await asyncio.to_thread(
+            drop_rounds, self._home, lambda s, v: v in known.get(s, ()) or self._since.is_needed(s, v)
+        )
+        if budget_bytes is not None:
+            await asyncio.to_thread(self._keep_within, budget_bytes, frozenset(swarm.owners))
+
+    async def _save_checkpoint(self, swarm: Swarm, replicas: Mapping[SliceId, Replica]) -> bool:
+        began_s = clock.monotonic_s()
+        if await self._saving.attempt(lambda: save_replicas(self._home, replicas)):
+            self._since.begin(replicas)
+            self._checkpoint_saved_s = began_s
+            return True
+        # On a full disk rounds may be what is in the way; but for those since the checkpoint they are not worth a vote.
+        self._keeps_rounds = False
+        await self._recall_rounds(swarm)
+        await asyncio.to_thread(drop_rounds, self._home, self._since.is_needed)
+        return False
 
     async def _recall_rounds(self, swarm: Swarm) -> None:
         for slice_id in self._plan.slice_ids:
             await swarm.history(slice_id).recall()
 
-    def _keep_within_budget(self, owned: frozenset[SliceId]) -> None:
-        dropped = keep_within(self._home, self._budget_bytes, checkpoint_bytes(self._plan, owned))
+    def _keep_within(self, budget_bytes: int, owned: frozenset[SliceId]) -> None:
+        dropped = keep_within(self._home, budget_bytes, checkpoint_bytes(self._plan, owned))
         if any(file.worth is Worth.PROGRESS for file in dropped):
             self._has_room_for_progress = False
 

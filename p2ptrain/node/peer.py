@@ -120,7 +120,8 @@ class Peer:
         self._invite = check_admitted(home, self._door, self._identity.peer_id, config.invite)
         numbered = numbered_slices(home.run.slicing.slices)
         self._orders = Orders(self._door, self._identity.peer_id, config, numbered, events)
-        self._saved = replay_rounds(home, self._plan, load_replicas(home, refetch=config.refetch))
+        checkpointed = load_replicas(home, refetch=config.refetch)
+        self._saved = replay_rounds(home, self._plan, checkpointed)
         self._state, self._reason = "", ""
         self._has_joined = False
         self._is_resting = False
@@ -145,7 +146,7 @@ class Peer:
         self._capacity = Capacity()
         self._least = self._plan.fragments([COMMON, *(config.slices or ())])
         """What it will own in any case."""
-        self._keeper = HomeKeeper(home, self._plan, config.engine, config.limits, self._least, events)
+        self._keeper = HomeKeeper(home, self._plan, config.engine, config.limits, self._least, checkpointed, events)
         self._book = load_known_peers(home, self._identity.peer_id)
         self._bans = BanList(
             home.path / BANS_FILE,
@@ -258,6 +259,7 @@ class Peer:
         self._enter("JOINING", "fetching what the others have")
         self._keeper.check_limit(self._config.limits, owned)
         replicas = await asyncio.to_thread(self._starting_replicas, owned)
+        followed = {s: saved for s, saved in self._saved.items() if s in owned and saved.owned is None}
         self._saved = {}
         # What we made ourselves, version 0, has no certificate.
         if resumed := {s: replica.published.version for s, replica in replicas.items() if replica.certificate}:
@@ -265,7 +267,7 @@ class Peer:
         histories = await self._keeper.histories(replicas)
         reporting = asyncio.create_task(self._report_traffic())
         try:
-            await self._swarm.join(owned, replicas, self._keeper.pasts(owned), histories)
+            await self._swarm.join(owned, replicas, self._keeper.pasts(owned), histories, followed)
         finally:
             reporting.cancel()
 

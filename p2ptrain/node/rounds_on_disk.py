@@ -2,23 +2,22 @@
 
 One file a version, ``rounds/<slice>.<version>.bin``: the length of the certificate (8 bytes, little endian), the
 certificate, and the blobs that it names as far as the peer has them: averages in the order of parts, then the update.
-Whatever a crash leaves is checked against the certificate's hashes, and a damaged file is dropped. Those that came
+Whatever a crash leaves is checked against the certificate's hashes, and a damaged file is of no use. Those that came
 after the checkpoint (``node/rounds_since.py``) are synced, and a peer that starts computes its newest state with them.
 """
 
 import contextlib
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from types import MappingProxyType
 
-from p2ptrain.config.schema import RunConfig
-from p2ptrain.errors import BadMessage, StorageError
+from p2ptrain.errors import BadMessage, BadRecord, HomeError, StorageError
 from p2ptrain.ids import Digest, SliceId, Version
 from p2ptrain.model.slicing import SlicePlan
 from p2ptrain.node.atomic_file import replace_file
 from p2ptrain.node.home import Home
+from p2ptrain.swarm.certificates import check_certificate
 from p2ptrain.swarm.context import Replica
 from p2ptrain.swarm.history import PastRound
 from p2ptrain.swarm.reduce import part_bounds
@@ -54,17 +53,17 @@ def save_rounds(
     home: Home,
     rounds: Mapping[SliceId, Sequence[PastRound]],
     *,
-    needed: Mapping[SliceId, Collection[Version]] = MappingProxyType({}),
+    unwritten: Callable[[SliceId], Collection[Version]] = lambda _: (),
     is_synced: bool = False,
 ) -> list[tuple[SliceId, Digest, OnDisk]]:
-    """Bring the folder up to date: write what is newer than its newest file, drop what the histories have dropped.
+    """Write what is newer than the newest file of its slice.
 
     What lies between, and is gone, was dropped for want of room, and is not written again.
 
     Args:
         home: the peer's folder.
         rounds: of each slice, those that its history has, oldest first.
-        needed: versions that stay whatever the histories have.
+        unwritten: versions of a slice to write in any case: a file of that name is of another branch, or poorer.
         is_synced: a power cut may not take away what is written now.
 
     Returns:
@@ -79,15 +78,20 @@ def save_rounds(
         raise StorageError(f"{home.rounds_path} cannot be made: {error.strerror}; check the disk") from error
     on_disk, written = round_files(home), []
     for slice_id, past in rounds.items():
-        files = {file.version: file.path for file in on_disk if file.slice == slice_id}
-        kept = {one.certificate.value.version for one in past}.union(needed.get(slice_id, ()))
-        drop_files(files.pop(version) for version in set(files) - kept)
-        newest = max(files, default=0)
+        newest = max((file.version for file in on_disk if file.slice == slice_id), default=0)
         for one in past:
             value = one.certificate.value
-            if value.version > newest:
+            if value.version > newest or value.version in unwritten(slice_id):
                 written.append((slice_id, value.value_hash, _write(home, slice_id, one, is_synced=is_synced)))
     return written
+
+
+def drop_rounds(home: Home, is_kept: Callable[[SliceId, Version], bool]) -> None:
+    """Remove files as far as the disk lets us."""
+    for file in round_files(home):
+        if not is_kept(file.slice, file.version):
+            with contextlib.suppress(OSError):
+                file.path.unlink()
 
 
 def replay_rounds(home: Home, plan: SlicePlan, replicas: Mapping[SliceId, Replica]) -> dict[SliceId, Replica]:
@@ -97,56 +101,61 @@ def replay_rounds(home: Home, plan: SlicePlan, replicas: Mapping[SliceId, Replic
         home: the peer's folder.
         plan: how its run's model is cut.
         replicas: what its checkpoint holds.
+
+    Raises:
+        HomeError: the disk does not give a file back.
     """
     newest = dict(replicas)
     for file in round_files(home):
         replica = newest.get(file.slice)
         if replica is not None and file.version == replica.published.version + 1 and (one := _read(file.path)):
             # A round that does not fit is of a branch that was left: what comes after it does not fit either.
-            with contextlib.suppress(BadMessage):
-                newest[file.slice] = _moved(home.run, plan.numel(file.slice), replica, one)
+            with contextlib.suppress(BadMessage, BadRecord):
+                newest[file.slice] = _moved(home, plan.numel(file.slice), replica, one)
     return newest
 
 
 def load_rounds(home: Home, replicas: Mapping[SliceId, Replica]) -> dict[SliceId, list[PastRound]]:
     """By slice the unbroken chain of rounds that led to the version of our replica, oldest first; else nothing.
 
-    Files that are damaged, or belong to another branch or a later version, are removed.
+    Files that are damaged, or belong to another branch or a later version, stay until the next checkpoint is written.
+
+    Raises:
+        HomeError: the disk does not give a file back.
     """
-    drop_files(home.rounds_path.glob(".*"))  # what a crash left unfinished
+    for unfinished in home.rounds_path.glob(".*"):  # by a crash
+        with contextlib.suppress(OSError):
+            unfinished.unlink()
     chains: dict[SliceId, list[PastRound]] = {}
     for file in reversed(round_files(home)):
-        replica, chain = replicas.get(file.slice), chains.setdefault(file.slice, [])
-        wanted = chain[0].certificate.value.previous if chain else _newest_hash(replica)
-        one = _read(file.path)
-        if one is None or one.certificate.value.value_hash != wanted:
-            drop_files([file.path])
-        else:
+        chain = chains.setdefault(file.slice, [])
+        wanted = chain[0].certificate.value.previous if chain else _newest_hash(replicas.get(file.slice))
+        if (one := _read(file.path)) is not None and one.certificate.value.value_hash == wanted:
             chain.insert(0, one)
     return {slice_id: chain for slice_id, chain in chains.items() if chain}
 
 
-def drop_files(paths: Iterable[Path]) -> None:
-    """Remove files as far as the disk lets us."""
-    for path in paths:
-        with contextlib.suppress(OSError):
-            path.unlink()
-
-
-def _moved(run: RunConfig, numel: int, replica: Replica, one: PastRound) -> Replica:
+def _moved(home: Home, numel: int, replica: Replica, one: PastRound) -> Replica:
     """The replica one version further.
 
     Raises:
         BadMessage: the round does not follow it, or lacks blobs.
+        BadRecord: its certificate is damaged.
     """
-    value, codec = one.certificate.value, run.exchange.codec
+    run, value = home.run, one.certificate.value
+    check_certificate(one.certificate, home.run_id, [value.slice], run.slicing.quorum)
+    codec = run.exchange.codec
     if value.previous != _newest_hash(replica) or not one.blobs:
         raise BadMessage(f"slice {value.slice} v{value.version} does not follow v{replica.published.version}")
     if replica.owned is None:
         return Replica(one.certificate, follower_step(replica, value, one.blobs[-1], codec), None)
     bounds = part_bounds(numel, run.exchange.part_elements)
     rule = outer_rule(run.outer, run.rounds)
-    staged = owner_step(replica, value, one.blobs[:-1], bounds, codec, rule)
+    try:
+        staged = owner_step(replica, value, one.blobs[:-1], bounds, codec, rule)
+    except BadMessage:  # the slice was taken over from its published weights, and the owners went on from there
+        from_published = replace(replica, owned=replica.published.taken_over())
+        staged = owner_step(from_published, value, one.blobs[:-1], bounds, codec, rule)
     return Replica(one.certificate, staged.published, staged.owned)
 
 
@@ -164,14 +173,23 @@ def _write(home: Home, slice_id: SliceId, one: PastRound, *, is_synced: bool) ->
 
 
 def _read(path: Path) -> PastRound | None:
-    """The round in a file; None if it is damaged."""
+    """The round in a file; None if it is damaged, or was dropped meanwhile.
+
+    Raises:
+        HomeError: the disk does not give it back.
+    """
     try:
         view = memoryview(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise HomeError(f"{path} cannot be read: {error.strerror}; check the disk") from error
+    try:
         length = int.from_bytes(view[:_LENGTH_BYTES], "little")
         certificate = Certificate.decode(bytes(view[_LENGTH_BYTES:][:length]))
         value = certificate.value
         blobs = _split(view[_LENGTH_BYTES:][length:], [r.average for r in value.results], value.update)
-    except (OSError, BadMessage):
+    except BadMessage:
         return None
     return PastRound(certificate, blobs, OnDisk(path, _LENGTH_BYTES + length, sum(map(len, blobs))))
 

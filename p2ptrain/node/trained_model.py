@@ -2,6 +2,7 @@
 
 from p2ptrain.data.tokenizer import Tokenizer, check_tokenizer_file, load_tokenizer
 from p2ptrain.errors import DataError, HomeError
+from p2ptrain.ids import SliceId
 from p2ptrain.model.slicing import SlicePlan
 from p2ptrain.model.transformer import Transformer
 from p2ptrain.node.home import Home
@@ -17,10 +18,30 @@ def load_trained(home: Home) -> Transformer:
     Raises:
         HomeError: the checkpoint is missing, corrupt or of another run, or lacks a slice.
     """
+    plan = SlicePlan.of(home.run.model, home.run.slicing)
+    newest = _newest(home, plan)
+    model = Transformer(home.run.model, plan, owned=frozenset())
+    model.load({slice_id: _values(newest[slice_id]) for slice_id in plan.slice_ids})
+    return model
+
+
+def _newest(home: Home, plan: SlicePlan) -> dict[SliceId, Replica]:
+    while True:
+        read = _checkpoint_file(home)
+        found = replay_rounds(home, plan, _checkpoint(home, plan))
+        # While we read, its peer may have written the next one and dropped the rounds that led there.
+        if _checkpoint_file(home) == read:
+            return found
+
+
+def _checkpoint_file(home: Home) -> int:
+    return home.checkpoint_path.stat().st_ino if home.checkpoint_path.exists() else 0
+
+
+def _checkpoint(home: Home, plan: SlicePlan) -> dict[SliceId, Replica]:
     saved = load_replicas(home, refetch=False)
     if not home.checkpoint_path.exists():
         raise HomeError(f"home {home.path} has no checkpoint yet; wait until its peer has saved one")
-    plan = SlicePlan.of(home.run.model, home.run.slicing)
     for slice_id in plan.slice_ids:
         found = saved.get(slice_id)
         if found is None or found.published.bits.size != plan.numel(slice_id):
@@ -30,10 +51,7 @@ def load_trained(home: Home) -> Transformer:
             raise HomeError(
                 f"{home.checkpoint_path} {what} slice {slice_id}; let the peer run until it has fetched all slices"
             )
-    newest = replay_rounds(home, plan, saved)
-    model = Transformer(home.run.model, plan, owned=frozenset())
-    model.load({slice_id: _values(newest[slice_id]) for slice_id in plan.slice_ids})
-    return model
+    return saved
 
 
 def load_own_tokenizer(home: Home) -> Tokenizer:

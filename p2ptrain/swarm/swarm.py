@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from p2ptrain import clock
@@ -137,6 +138,7 @@ class Swarm:
         replicas: Mapping[SliceId, Replica],
         pasts: Mapping[SliceId, Past],
         histories: Mapping[SliceId, Sequence[PastRound]],
+        followed: Mapping[SliceId, Replica] = MappingProxyType({}),
     ) -> None:
         """Bring every slice to the newest version that the others have, and become their owner or follower.
 
@@ -145,10 +147,12 @@ class Swarm:
             replicas: what it holds of every slice: from disk, or version 0.
             pasts: what it said as an owner before it was stopped, from disk.
             histories: rounds that led to these replicas, from disk, to pass on.
+            followed: what it has, from disk, of slices that it owns from now on: without the owners' state, which
+                others are asked for first.
         """
         with self.roster.published():  # fetching takes longer than a claim lasts
             await self.roster.look_until_seen()
-            current, chains = await self._catch_up_with_all(owned, replicas, histories)
+            current, chains = await self._catch_up_with_all(owned, replicas, histories, followed)
             self._begin_parts(owned, current, pasts, chains)
             await self.roster.publish()
             # Peers that become ready together should find each other before one of them founds the group alone.
@@ -160,6 +164,7 @@ class Swarm:
         owned: frozenset[SliceId],
         replicas: Mapping[SliceId, Replica],
         histories: Mapping[SliceId, Sequence[PastRound]],
+        followed: Mapping[SliceId, Replica],
     ) -> tuple[dict[SliceId, Replica], dict[SliceId, list[PastRound]]]:
         """Every slice as far as anybody can bring it, with the owners' state where we own it, and what led there.
 
@@ -172,7 +177,7 @@ class Swarm:
         while True:
             orphans |= {s for s in owned if not self._context.holders(s) - {self._context.me}}
             # Nobody can give us an orphan's state, so we follow its published weights, which every peer holds.
-            current |= {s: replace(current[s], owned=None) for s in orphans}
+            current |= {s: _further(replace(current[s], owned=None), followed.get(s)) for s in orphans}
             moved = await self._catch_up_all(current, chains)
             if moved:
                 current |= moved
@@ -668,6 +673,10 @@ def _by_slice(certificates: Sequence[Certificate]) -> dict[SliceId, list[Certifi
     for certificate in certificates:
         by_slice.setdefault(certificate.value.slice, []).append(certificate)
     return by_slice
+
+
+def _further(replica: Replica, other: Replica | None) -> Replica:
+    return other if other and head_of(other).outranks(head_of(replica)) else replica
 
 
 def _furthest(

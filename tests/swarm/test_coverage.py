@@ -13,7 +13,7 @@ from p2ptrain.events import (
     StateFetched,
     UpdateApplied,
 )
-from tests.support.live_swarm import LivePeer, LiveSwarm, eventually
+from tests.support.live_swarm import LivePeer, LiveSwarm, eventually, stop_gently
 
 pytestmark = pytest.mark.swarm
 
@@ -50,6 +50,22 @@ def test_running_peer_takes_an_orphan_beside_its_own_slice_and_gives_it_back(tmp
         }
         eventually(lambda: _owners_and_verdicts(swarm) == expected, what=f"everybody sees {expected}")
         swarm.assert_same_digests()
+
+
+def test_who_starts_alone_with_a_slice_that_it_only_followed_goes_on_from_what_was_published(tmp_path: Path) -> None:
+    with LiveSwarm(tmp_path) as swarm:
+        stays, goes = swarm.start_peer("stays", "0"), swarm.start_peer("goes", "1")
+        goes.wait_for_version("1", 6)
+        assert stop_gently([goes]) == {"goes": 0}
+        eventually(lambda: newest_received(stays, "1") >= 6, what="the other peer has the published weights")
+        published = newest_received(stays, "1")
+        assert stop_gently([stays]) == {"stays": 0}
+        alone = swarm.start_peer("alone", "all", home=stays.home)
+        alone.wait_for_version("1", published + 2)
+        taken = [event.version for event in alone.events(SliceTakenOver) if event.slice == "1"]
+        assert len(taken) == 1
+        assert taken[0] >= published
+        assert alone.committed("1")[0].version == taken[0] + 1
 
 
 def _owners_and_verdicts(swarm: LiveSwarm) -> dict[str, tuple[list[str], str]]:

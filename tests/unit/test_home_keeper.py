@@ -28,7 +28,8 @@ async def test_promises_of_a_slice_are_written_one_after_the_other_and_no_other_
     plan = SlicePlan.of(run.model, run.slicing)
     home = Home(Path("nowhere"), run, RunId("run"))
     keepers = [
-        HomeKeeper(home, plan, EngineConfig(), LimitsConfig(), frozenset({COMMON}), EventBus(sinks=[])) for _ in "ab"
+        HomeKeeper(home, plan, EngineConfig(), LimitsConfig(), frozenset({COMMON}), {}, EventBus(sinks=[]))
+        for _ in "ab"
     ]
     for keeper in keepers:
         keeper.begin()

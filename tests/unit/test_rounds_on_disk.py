@@ -9,12 +9,12 @@ import pytest
 
 from p2ptrain.config.load import parse_run, run_id
 from p2ptrain.config.presets import preset_text
-from p2ptrain.errors import UsageError
+from p2ptrain.errors import HomeError, UsageError
 from p2ptrain.ids import Digest, PeerId, SliceId, Version
 from p2ptrain.model.slicing import SlicePlan
 from p2ptrain.node.disk_budget import StoredFile, Worth, check_budget, keep_within, least_bytes, to_drop
 from p2ptrain.node.home import Home
-from p2ptrain.node.rounds_on_disk import load_rounds, round_files, save_rounds
+from p2ptrain.node.rounds_on_disk import drop_rounds, load_rounds, replay_rounds, round_files, save_rounds
 from p2ptrain.swarm.context import Replica
 from p2ptrain.swarm.history import History, PastRound
 from p2ptrain.swarm.state import PublishedState
@@ -23,6 +23,8 @@ from p2ptrain.wire.messages import Ballot, BlobRef, Certificate, PartResult, Val
 
 A = PeerId("12D3KooWaaaaaa")
 ZERO = SliceId("0")
+RUN = parse_run(preset_text("nano"), "nano")
+PLAN = SlicePlan.of(RUN.model, RUN.slicing)
 
 
 @pytest.fixture
@@ -87,14 +89,13 @@ def test_what_was_kept_is_passed_on_after_a_restart(home: Home, is_owner: bool) 
     assert bytes_of(history.rounds()) == bytes_of(chain[1:]), "and can be saved again"
 
 
-def test_a_chain_that_leads_beyond_our_checkpoint_is_cut_and_another_branch_is_dropped(home: Home) -> None:
+def test_a_chain_that_leads_beyond_our_state_is_cut_and_one_of_another_branch_is_none(home: Home) -> None:
     chain = rounds(4)
     save_rounds(home, {ZERO: chain})
     found = load_rounds(home, at(chain[2]))[ZERO]
     assert [one.certificate.value.version for one in found] == [1, 2, 3]
-    assert [file.version for file in round_files(home)] == [1, 2, 3]
     assert load_rounds(home, {ZERO: Replica(None, at(chain[0])[ZERO].published, None)}) == {}
-    assert round_files(home) == []
+    assert [file.version for file in round_files(home)] == [1, 2, 3, 4], "dropped with the next checkpoint"
 
 
 def test_a_damaged_file_ends_the_chain_and_nothing_older_is_passed_on(home: Home) -> None:
@@ -103,28 +104,43 @@ def test_a_damaged_file_ends_the_chain_and_nothing_older_is_passed_on(home: Home
     victim = round_files(home)[1].path
     data = bytearray(victim.read_bytes())
     for position in (3, 40, len(data) // 2, len(data) - 1):
-        save_rounds(home, {ZERO: []})
+        drop_rounds(home, lambda _, __: False)
         save_rounds(home, {ZERO: chain})
         damaged = bytearray(data)
         damaged[position] ^= 0x40
         victim.write_bytes(damaged)
         found = load_rounds(home, at(chain[-1])).get(ZERO, [])
         assert [one.certificate.value.version for one in found] == [3, 4], position
-    save_rounds(home, {ZERO: []})
+    drop_rounds(home, lambda _, __: False)
     assert load_rounds(home, at(chain[-1])) == {}
 
 
-def test_rounds_are_written_once_and_go_when_the_history_drops_them(home: Home) -> None:
+def test_a_file_that_the_disk_does_not_give_back_is_an_error_and_stays(home: Home) -> None:
+    chain = rounds(3)
+    save_rounds(home, {ZERO: chain})
+    victim = round_files(home)[1].path
+    victim.unlink()
+    victim.mkdir()  # read_bytes() raises an OSError, as it does for a bad sector
+    for read in (lambda: load_rounds(home, at(chain[-1])), lambda: replay_rounds(home, PLAN, at(chain[0]))):
+        with pytest.raises(HomeError, match=r"0\.2\.bin cannot be read: Is a directory; check the disk"):
+            read()
+
+
+def test_rounds_are_written_once_and_a_gap_stays(home: Home) -> None:
     chain = rounds(6)
     save_rounds(home, {ZERO: chain[:3]})
     written = {file.version: file.path.stat().st_mtime_ns for file in round_files(home)}
     save_rounds(home, {ZERO: chain[1:5]})
     now = {file.version: file.path.stat().st_mtime_ns for file in round_files(home)}
-    assert list(now) == [2, 3, 4, 5]
+    assert list(now) == [1, 2, 3, 4, 5]
     assert (now[2], now[3]) == (written[2], written[3])
-    round_files(home)[0].path.unlink()  # for want of room
+    drop_rounds(home, lambda slice_id, version: slice_id == ZERO and version > 2)
     save_rounds(home, {ZERO: chain[1:6]})
     assert [file.version for file in round_files(home)] == [3, 4, 5, 6], "what was given up is not written again"
+    before = {file.version: file.path.stat().st_ino for file in round_files(home)}
+    save_rounds(home, {ZERO: chain}, unwritten=lambda _: {4})
+    after = {file.version: file.path.stat().st_ino for file in round_files(home)}
+    assert [version for version in before if after[version] != before[version]] == [4]
 
 
 def large_rounds(count: int) -> list[PastRound]:
@@ -164,7 +180,8 @@ def test_large_rounds_leave_memory_once_they_are_on_disk_and_are_read_from_there
     assert [len(one.blobs) for one in history.rounds()] == [0, 3], "what is on disk is not read to be written again"
     written = save_rounds(home, {ZERO: history.rounds()})
     assert [value_hash for _, value_hash, _ in written] == [chain[2].certificate.value.value_hash]
-    assert [file.version for file in round_files(home)] == [2, 3]
+    assert [file.version for file in round_files(home)] == [1, 2, 3]
+    drop_rounds(home, lambda _, version: version > 1)
     assert store.get(names(chain[0])[2]) is None, "the history has dropped it"
     assert store.get(names(chain[1])[2]) == chain[1].blobs[2]
     for file in round_files(home):

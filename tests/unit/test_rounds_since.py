@@ -1,7 +1,7 @@
 """A checkpoint now and then, and rounds in between: what a peer that was killed has when it starts again."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,21 +16,24 @@ from p2ptrain.config.presets import preset_text
 from p2ptrain.config.schema import EngineConfig, LimitsConfig
 from p2ptrain.errors import BadMessage, StorageError
 from p2ptrain.events import CheckpointSaved, Event, EventBus
-from p2ptrain.ids import COMMON, Digest, PeerId, RunId, SliceId, Version
+from p2ptrain.identity.keys import Identity
+from p2ptrain.ids import COMMON, Digest, SliceId, Version
 from p2ptrain.model.initial_weights import initial_values
 from p2ptrain.model.slicing import SlicePlan
 from p2ptrain.node import home_keeper, rounds_since
+from p2ptrain.node.disk_budget import least_bytes
 from p2ptrain.node.home import Home
 from p2ptrain.node.home_keeper import HomeKeeper
 from p2ptrain.node.rounds_on_disk import replay_rounds, round_files
 from p2ptrain.node.rounds_since import RoundsSince, is_worth_it
 from p2ptrain.node.saved_state import load_replicas, save_replicas
 from p2ptrain.node.trained_model import load_trained
+from p2ptrain.swarm.certificates import sign_vote
 from p2ptrain.swarm.context import Replica
 from p2ptrain.swarm.history import History, PastRound
 from p2ptrain.swarm.reduce import part_bounds
 from p2ptrain.swarm.replay import follower_step, owner_step
-from p2ptrain.swarm.state import OwnedState, genesis, outer_step
+from p2ptrain.swarm.state import genesis, outer_step
 from p2ptrain.training.outer_step import outer_rule
 from p2ptrain.wire.blobs import BlobStore
 from p2ptrain.wire.codec import encode
@@ -39,7 +42,8 @@ from p2ptrain.wire.messages import Ballot, BlobRef, Certificate, PartResult, Val
 TEXT = preset_text("nano")
 RUN = parse_run(TEXT, "nano")
 PLAN = SlicePlan.of(RUN.model, RUN.slicing)
-A = PeerId("12D3KooWaaaaaa")
+ME = Identity.generate()
+A = ME.peer_id
 ZERO, ONE = SliceId("0"), SliceId("1")
 
 
@@ -69,7 +73,7 @@ class Slice:
         staged = outer_step(self._owned, before.published, averages, bounds, exchange.codec, rule)
         version = Version(before.published.version + 1)
         value = Value(
-            run=RunId("ab" * 32),
+            run=run_id(RUN),
             slice=self.id,
             version=version,
             previous=before.certificate.value.value_hash if before.certificate else None,
@@ -82,7 +86,8 @@ class Slice:
             tokens=version,
             weight=version,
         )
-        certificate = Certificate(value, Ballot(1, 0, (A,)), ())
+        ballot = Ballot(1, 0, (A,))
+        certificate = Certificate(value, ballot, (sign_vote(ME, ballot, value),))
         self._owned = staged.owned
         self.replica = Replica(certificate, staged.published, staged.owned if self.is_owned else None)
         self.history.add(certificate, [*averages, staged.update] if self.is_owned else [staged.update])
@@ -90,7 +95,7 @@ class Slice:
     def take_over(self) -> None:
         """Own it from now on, with the outer momentum lost."""
         self.is_owned = True
-        self._owned = OwnedState.of(self._owned.version, self._owned.anchor, np.zeros_like(self._owned.anchor))
+        self._owned = self.replica.published.taken_over()
         self.replica = Replica(self.replica.certificate, self.replica.published, self._owned)
 
     def jump(self) -> None:
@@ -103,11 +108,14 @@ class Slice:
 class Peer:
     """A keeper and the slices that it keeps; stands in for the swarm."""
 
-    def __init__(self, home: Home, limits: LimitsConfig | None = None) -> None:
+    def __init__(
+        self, home: Home, limits: LimitsConfig | None = None, checkpointed: Mapping[SliceId, Replica] | None = None
+    ) -> None:
         self.slices = {s: Slice(s, is_owned=s != ONE) for s in PLAN.slice_ids}
         self.events: list[Event] = []
         bus = EventBus(sinks=[lambda record: self.events.append(record.event)])
-        self.keeper = HomeKeeper(home, PLAN, EngineConfig(), limits or LimitsConfig(), frozenset({COMMON, ZERO}), bus)
+        owned = frozenset({COMMON, ZERO})
+        self.keeper = HomeKeeper(home, PLAN, EngineConfig(), limits or LimitsConfig(), owned, checkpointed or {}, bus)
         self.keeper.begin()
 
     @property
@@ -214,6 +222,8 @@ async def test_a_checkpoint_is_written_when_no_round_leads_to_what_there_is(
     assert in_checkpoint(home) == peer.versions()
     assert_same(restarted(home), peer.slices)
     await peer.round()
+    assert_same(restarted(home), peer.slices)
+    await peer.round()
     assert in_checkpoint(home) != peer.versions(), "rounds do again"
     assert_same(restarted(home), peer.slices)
 
@@ -237,7 +247,6 @@ async def test_after_the_next_checkpoint_only_what_others_may_want_stays(home: H
     rarely(1e12)
     await peer.round()
     assert in_checkpoint(home) == peer.versions()
-    await peer.round()
     assert len(round_files(home)) == 3 * RUN.exchange.history
     assert_same(restarted(home), peer.slices)
 
@@ -318,20 +327,23 @@ def test_rounds_of_another_branch_lead_nowhere(home: Home) -> None:
     ours, others = Slice(ZERO, is_owned=True), Slice(ZERO, is_owned=True)
     others._chance = np.random.default_rng(2)
     ours.move()
-    since = RoundsSince()
+    since = RoundsSince({})
     since.begin({ZERO: ours.replica})
     ours.move()
     assert since.lead_to({ZERO: ours.replica}, {ZERO: ours.history.rounds()})
-    assert since.versions == {ZERO: {2}}
+    assert since.unwritten(ZERO) == {2}
+    since.written()
+    assert since.unwritten(ZERO) == set()
     others.move()
     others.move()
     assert not since.lead_to({ZERO: others.replica}, {ZERO: others.history.rounds()})
-    assert since.versions == {}
+    assert since.is_needed(ZERO, Version(2)), "until the next checkpoint is there"
+    assert not since.is_needed(ZERO, Version(1))
 
 
 def test_a_round_without_its_averages_does_not_lead_an_owner_on(home: Home) -> None:
     one = Slice(ZERO, is_owned=True)
-    since = RoundsSince()
+    since = RoundsSince({})
     since.begin({ZERO: one.replica})
     one.move()
     bare = [PastRound(past.certificate, past.blobs[-1:]) for past in one.history.rounds()]
@@ -404,3 +416,115 @@ async def test_moments_are_written_as_rarely_as_checkpoints(home: Home, monkeypa
     await asyncio.sleep(0.1)
     keeping.cancel()
     assert written.qsize() == 1
+
+
+@pytest.fixture
+def dies_at_the_checkpoint(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """From then on no checkpoint comes to its end."""
+
+    def die(*_: object) -> None:
+        raise StorageError("full")
+
+    return lambda: monkeypatch.setattr(home_keeper, "save_replicas", die)
+
+
+@pytest.mark.usefixtures("rarely")
+@pytest.mark.parametrize("is_last", [False, True])
+async def test_who_is_killed_twice_before_the_next_checkpoint_has_lost_nothing(
+    home: Home, dies_at_the_checkpoint: Callable[[], None], is_last: bool
+) -> None:
+    first = Peer(home)
+    for _ in range(2 * RUN.exchange.history):
+        await first.round()
+    announced = first.versions()
+    # Started again: the history has the newest eight, of more than those that lead from the checkpoint.
+    second = Peer(home, checkpointed=load_replicas(home, refetch=False))
+    second.slices = first.slices
+    dies_at_the_checkpoint()
+    await second.save(is_last=is_last)
+    assert {s: r.published.version for s, r in restarted(home).items()} == announced
+
+
+@pytest.mark.usefixtures("rarely")
+@pytest.mark.parametrize("change", [Slice.take_over, Slice.jump])
+async def test_a_way_that_ends_stays_until_the_checkpoint_is_there(
+    home: Home, dies_at_the_checkpoint: Callable[[], None], change: Callable[[Slice], None]
+) -> None:
+    peer = Peer(home)
+    for _ in range(2 * RUN.exchange.history):
+        await peer.round()
+    announced = peer.versions()
+    change(peer.slices[ONE])
+    dies_at_the_checkpoint()
+    await peer.save()
+    assert {s: r.published.version for s, r in restarted(home).items()} == announced
+
+
+@pytest.mark.usefixtures("rarely")
+async def test_an_owner_that_swaps_its_state_and_goes_on_is_found_again(home: Home) -> None:
+    peer = Peer(home)
+    await peer.round()
+    await peer.round()
+    peer.slices[ZERO].take_over()  # the checkpoint has the certified state, and nothing is saved in between
+    await peer.round()
+    await peer.round()
+    assert_same(restarted(home), peer.slices)
+    # The other way round: the checkpoint has the one that was taken over.
+    peer.slices[ZERO].move()
+    certified = peer.slices[ZERO]._owned
+    peer.slices[ZERO].take_over()
+    await peer.save(is_last=True)
+    peer.slices[ZERO]._owned = certified
+    await peer.round()
+    await peer.round()
+    assert_same(restarted(home), peer.slices)
+
+
+@pytest.mark.usefixtures("rarely")
+async def test_a_counted_round_is_written_over_a_poorer_file(home: Home) -> None:
+    peer = Peer(home)
+    await peer.round()
+    poorer = home.rounds_path / "0.2.bin"
+    poorer.write_bytes(b"")
+    await peer.round()
+    await peer.round()
+    assert_same(restarted(home), peer.slices)
+
+
+@pytest.mark.usefixtures("rarely")
+async def test_a_disk_budget_that_comes_while_rounds_are_written_drops_none_that_are_needed(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    peer = Peer(home)
+    for _ in range(4):
+        await peer.round()
+    save_rounds = home_keeper.save_rounds
+
+    def limited(*arguments: Any, **options: Any) -> Any:
+        # As small as it may be, so that rounds have to go.
+        least = least_bytes(PLAN, frozenset({COMMON, ZERO}))
+        peer.keeper.set_limit(LimitsConfig(disk_gb=least / 1e9), frozenset({COMMON, ZERO}))
+        return save_rounds(*arguments, **options)
+
+    monkeypatch.setattr(home_keeper, "save_rounds", limited)
+    await peer.round()
+    assert_same(restarted(home), peer.slices)
+    await peer.round()
+    assert in_checkpoint(home) == peer.versions(), "and by the next time it counts"
+
+
+@pytest.mark.usefixtures("rarely")
+async def test_a_certificate_of_which_a_bit_has_turned_is_not_gone_on_from(home: Home) -> None:
+    peer = Peer(home)
+    await peer.round()
+    await peer.round()
+    path = home.rounds_path / "1.2.bin"
+    data = path.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    honest = peer.slices[ONE].replica.certificate
+    for position in range(8, 8 + length, 5):
+        turned = bytearray(data)
+        turned[position] ^= 1
+        path.write_bytes(turned)
+        found = restarted(home)[ONE]
+        assert found.published.version == 1 or found.certificate == honest
