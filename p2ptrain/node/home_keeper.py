@@ -184,18 +184,23 @@ class HomeKeeper:
         histories = {slice_id: swarm.history(slice_id).rounds() for slice_id in self._plan.slice_ids}
         size_bytes = checkpoint_bytes(self._plan, frozenset(swarm.owners))
         can_wait = self._since.lead_to(replicas, histories) and self._keeps_rounds and budget_bytes is None
-        is_due = is_last or not can_wait or is_worth_it(clock.monotonic_s(), self._checkpoint_saved_s, size_bytes)
+        needs_checkpoint = (
+            is_last
+            or not can_wait
+            or is_worth_it(clock.monotonic_s(), self._checkpoint_saved_s, size_bytes)
+            or self._since.takes_much_room(size_bytes)
+        )
         # Rounds first, and dropped last: at any moment the disk has what leads to what was said to be saved.
         if self._keeps_rounds:
             written: list[tuple[SliceId, Digest, OnDisk]] = []
             self._keeps_rounds = await self._saving.attempt(
                 lambda: written.extend(
-                    save_rounds(self._home, histories, unwritten=self._since.unwritten, is_synced=not is_due)
+                    save_rounds(self._home, histories, unwritten=self._since.unwritten, is_synced=not needs_checkpoint)
                 )
             )
             for slice_id, value_hash, place in written if budget_bytes is None else ():
                 swarm.history(slice_id).saved(value_hash, place)
-        if is_due or not self._keeps_rounds:
+        if needs_checkpoint or not self._keeps_rounds:
             if not await self._save_checkpoint(swarm, replicas):
                 return
         else:

@@ -121,7 +121,7 @@ class Peer:
         numbered = numbered_slices(home.run.slicing.slices)
         self._orders = Orders(self._door, self._identity.peer_id, config, numbered, events)
         checkpointed = load_replicas(home, refetch=config.refetch)
-        self._saved = replay_rounds(home, self._plan, checkpointed)
+        self._saved = replay_rounds(home, self._plan, checkpointed, refetch=config.refetch)
         self._state, self._reason = "", ""
         self._has_joined = False
         self._is_resting = False

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from p2ptrain.config.schema import RunConfig
 from p2ptrain.errors import BadMessage, BadRecord, HomeError, StorageError
 from p2ptrain.ids import Digest, SliceId, Version
 from p2ptrain.model.slicing import SlicePlan
@@ -81,7 +82,8 @@ def save_rounds(
         newest = max((file.version for file in on_disk if file.slice == slice_id), default=0)
         for one in past:
             value = one.certificate.value
-            if value.version > newest or value.version in unwritten(slice_id):
+            # Without blobs it is on disk as it should be: only what has left memory for its file has none.
+            if value.version > newest or (one.blobs and value.version in unwritten(slice_id)):
                 written.append((slice_id, value.value_hash, _write(home, slice_id, one, is_synced=is_synced)))
     return written
 
@@ -94,13 +96,16 @@ def drop_rounds(home: Home, is_kept: Callable[[SliceId, Version], bool]) -> None
                 file.path.unlink()
 
 
-def replay_rounds(home: Home, plan: SlicePlan, replicas: Mapping[SliceId, Replica]) -> dict[SliceId, Replica]:
+def replay_rounds(
+    home: Home, plan: SlicePlan, replicas: Mapping[SliceId, Replica], *, refetch: bool = False
+) -> dict[SliceId, Replica]:
     """The replicas as far as the rounds on disk lead on from them.
 
     Args:
         home: the peer's folder.
         plan: how its run's model is cut.
         replicas: what its checkpoint holds.
+        refetch: take what the disk does not give back for damaged, instead of refusing to start.
 
     Raises:
         HomeError: the disk does not give a file back.
@@ -108,20 +113,30 @@ def replay_rounds(home: Home, plan: SlicePlan, replicas: Mapping[SliceId, Replic
     newest = dict(replicas)
     for file in round_files(home):
         replica = newest.get(file.slice)
-        if replica is not None and file.version == replica.published.version + 1 and (one := _read(file.path)):
+        if replica is None or file.version != replica.published.version + 1:
+            continue
+        try:
+            one = _read(file.path)
+        except OSError as error:
+            if refetch:
+                continue
+            raise HomeError(
+                f"{file.path} cannot be read: {error.strerror}; check the disk, or go on from the version before it,"
+                " and fetch what follows from others, with: p2ptrain peer --refetch"
+            ) from error
+        if one is not None:
             # A round that does not fit is of a branch that was left: what comes after it does not fit either.
             with contextlib.suppress(BadMessage, BadRecord):
-                newest[file.slice] = _moved(home, plan.numel(file.slice), replica, one)
+                check_certificate(one.certificate, home.run_id, [file.slice], home.run.slicing.quorum)
+                newest[file.slice] = _moved(home.run, plan.numel(file.slice), replica, one)
     return newest
 
 
 def load_rounds(home: Home, replicas: Mapping[SliceId, Replica]) -> dict[SliceId, list[PastRound]]:
     """By slice the unbroken chain of rounds that led to the version of our replica, oldest first; else nothing.
 
-    Files that are damaged, or belong to another branch or a later version, stay until the next checkpoint is written.
-
-    Raises:
-        HomeError: the disk does not give a file back.
+    As many as a history takes. Files that are damaged, or belong to another branch or a later version, stay until the
+    next checkpoint is written.
     """
     for unfinished in home.rounds_path.glob(".*"):  # by a crash
         with contextlib.suppress(OSError):
@@ -129,22 +144,22 @@ def load_rounds(home: Home, replicas: Mapping[SliceId, Replica]) -> dict[SliceId
     chains: dict[SliceId, list[PastRound]] = {}
     for file in reversed(round_files(home)):
         chain = chains.setdefault(file.slice, [])
+        if len(chain) == home.run.exchange.history:
+            continue
         wanted = chain[0].certificate.value.previous if chain else _newest_hash(replicas.get(file.slice))
-        if (one := _read(file.path)) is not None and one.certificate.value.value_hash == wanted:
-            chain.insert(0, one)
+        with contextlib.suppress(OSError):  # others have it, too
+            if (one := _read(file.path)) is not None and one.certificate.value.value_hash == wanted:
+                chain.insert(0, one)
     return {slice_id: chain for slice_id, chain in chains.items() if chain}
 
 
-def _moved(home: Home, numel: int, replica: Replica, one: PastRound) -> Replica:
+def _moved(run: RunConfig, numel: int, replica: Replica, one: PastRound) -> Replica:
     """The replica one version further.
 
     Raises:
         BadMessage: the round does not follow it, or lacks blobs.
-        BadRecord: its certificate is damaged.
     """
-    run, value = home.run, one.certificate.value
-    check_certificate(one.certificate, home.run_id, [value.slice], run.slicing.quorum)
-    codec = run.exchange.codec
+    value, codec = one.certificate.value, run.exchange.codec
     if value.previous != _newest_hash(replica) or not one.blobs:
         raise BadMessage(f"slice {value.slice} v{value.version} does not follow v{replica.published.version}")
     if replica.owned is None:
@@ -176,14 +191,12 @@ def _read(path: Path) -> PastRound | None:
     """The round in a file; None if it is damaged, or was dropped meanwhile.
 
     Raises:
-        HomeError: the disk does not give it back.
+        OSError: the disk does not give it back.
     """
     try:
         view = memoryview(path.read_bytes())
     except FileNotFoundError:
         return None
-    except OSError as error:
-        raise HomeError(f"{path} cannot be read: {error.strerror}; check the disk") from error
     try:
         length = int.from_bytes(view[:_LENGTH_BYTES], "little")
         certificate = Certificate.decode(bytes(view[_LENGTH_BYTES:][:length]))

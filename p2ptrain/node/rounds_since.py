@@ -15,6 +15,9 @@ from p2ptrain.swarm.history import PastRound
 _BYTES_PER_S = 1e6
 """What checkpoints write in the long run: 86 GB a day, where home disks are sold for some 300 a day for five years."""
 
+_ROOM = 2
+"""Checkpoints that rounds may take the room of."""
+
 
 def is_worth_it(now_s: float, last_s: float, size_bytes: int) -> bool:
     """Whether to write so large a file again, if it was written last at ``last_s``."""
@@ -33,6 +36,8 @@ class _Way:
     is_certified: bool
     """Not so for a slice that was taken over: whoever has both states may go on from the other one, unseen."""
     is_broken: bool = False
+    size_bytes: int = 0
+    """Of the rounds that it goes over."""
     unwritten: set[Version] = field(default_factory=set)
 
 
@@ -58,6 +63,10 @@ class RoundsSince:
         found = [self._leads_to(slice_id, replica, histories[slice_id]) for slice_id, replica in replicas.items()]
         return all(found)
 
+    def takes_much_room(self, checkpoint_bytes: int) -> bool:
+        """Whether the rounds are too many beside such a checkpoint: short ones of a large model would fill the disk."""
+        return sum(way.size_bytes for way in self._ways.values()) > _ROOM * checkpoint_bytes
+
     def is_needed(self, slice_id: SliceId, version: Version) -> bool:
         """Whether the round must stay on disk until the next checkpoint is there, also if no way leads over it now."""
         return slice_id in self._ways and version > self._ways[slice_id].begins
@@ -80,6 +89,7 @@ class RoundsSince:
             is_whole = len(one.blobs) > (len(value.results) if way.state else 0)
             if value.previous == way.tip and is_whole and way.is_certified:
                 way.tip, way.state = value.value_hash, value.digest if way.state else None
+                way.size_bytes += sum(map(len, one.blobs))
                 way.unwritten.add(value.version)
         # A slice that was taken over, given up or fetched whole is not what the rounds give.
         now = head_of(replica).value_hash, replica.owned.digest if replica.owned else None

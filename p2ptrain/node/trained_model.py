@@ -1,5 +1,7 @@
 """The model as a peer has it on disk: for generating text, exporting and evaluating, without a swarm."""
 
+import itertools
+
 from p2ptrain.data.tokenizer import Tokenizer, check_tokenizer_file, load_tokenizer
 from p2ptrain.errors import DataError, HomeError
 from p2ptrain.ids import SliceId
@@ -10,6 +12,9 @@ from p2ptrain.node.rounds_on_disk import replay_rounds
 from p2ptrain.node.saved_state import load_replicas
 from p2ptrain.swarm.context import Replica
 from p2ptrain.wire.codec import Float32, bf16_to_float32
+
+_TRIES = 5
+"""To read what a running peer does not replace meanwhile; what was read otherwise is some rounds older."""
 
 
 def load_trained(home: Home) -> Transformer:
@@ -26,16 +31,17 @@ def load_trained(home: Home) -> Transformer:
 
 
 def _newest(home: Home, plan: SlicePlan) -> dict[SliceId, Replica]:
-    while True:
-        read = _checkpoint_file(home)
+    for tries in itertools.count(1):
+        written = _written_ns(home)
         found = replay_rounds(home, plan, _checkpoint(home, plan))
         # While we read, its peer may have written the next one and dropped the rounds that led there.
-        if _checkpoint_file(home) == read:
+        if _written_ns(home) == written or tries == _TRIES:
             return found
+    raise AssertionError("unreachable")
 
 
-def _checkpoint_file(home: Home) -> int:
-    return home.checkpoint_path.stat().st_ino if home.checkpoint_path.exists() else 0
+def _written_ns(home: Home) -> int:
+    return home.checkpoint_path.stat().st_mtime_ns if home.checkpoint_path.exists() else 0
 
 
 def _checkpoint(home: Home, plan: SlicePlan) -> dict[SliceId, Replica]:

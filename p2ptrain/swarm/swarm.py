@@ -187,6 +187,12 @@ class Swarm:
             else:
                 await asyncio.sleep(_ASK_AGAIN_S)
                 await self.roster.look()  # an owner that died a moment ago still has a claim
+        for slice_id in owned - orphans:
+            # Its holders do not answer, or have less than we had followed: what is on our disk must not be lost.
+            further = _further(current[slice_id], followed.get(slice_id))
+            if further is not current[slice_id]:
+                current[slice_id] = further
+                orphans.add(slice_id)
         for slice_id in orphans:
             # Our own state is as good as any if nobody went on after it.
             is_newest = head_of(current[slice_id]) == head_of(replicas[slice_id])

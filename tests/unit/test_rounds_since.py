@@ -21,7 +21,7 @@ from p2ptrain.ids import COMMON, Digest, SliceId, Version
 from p2ptrain.model.initial_weights import initial_values
 from p2ptrain.model.slicing import SlicePlan
 from p2ptrain.node import home_keeper, rounds_since
-from p2ptrain.node.disk_budget import least_bytes
+from p2ptrain.node.disk_budget import checkpoint_bytes, least_bytes
 from p2ptrain.node.home import Home
 from p2ptrain.node.home_keeper import HomeKeeper
 from p2ptrain.node.rounds_on_disk import replay_rounds, round_files
@@ -167,6 +167,7 @@ def rarely(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
         monkeypatch.setattr(rounds_since, "_BYTES_PER_S", bytes_per_s)
 
     limit(1e-3)
+    monkeypatch.setattr(rounds_since, "_ROOM", 1000)
     return limit
 
 
@@ -528,3 +529,20 @@ async def test_a_certificate_of_which_a_bit_has_turned_is_not_gone_on_from(home:
         path.write_bytes(turned)
         found = restarted(home)[ONE]
         assert found.published.version == 1 or found.certificate == honest
+
+
+@pytest.mark.usefixtures("rarely")
+async def test_rounds_take_no_more_room_than_two_checkpoints(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rounds_since, "_ROOM", 2)
+    peer = Peer(home)
+    await peer.round()
+    one_round = sum(file.path.stat().st_size for file in round_files(home))
+    checkpoint_size = checkpoint_bytes(PLAN, frozenset({COMMON, ZERO}))
+    written = set()
+    for _ in range(3 * checkpoint_size // one_round):
+        await peer.round()
+        written.add(in_checkpoint(home)[ZERO])
+        since = sum(f.path.stat().st_size for f in round_files(home) if f.version > in_checkpoint(home)[f.slice])
+        assert since < 2 * (checkpoint_size + one_round)
+    assert len(written) == 2
+    assert_same(restarted(home), peer.slices)
