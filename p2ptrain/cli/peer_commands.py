@@ -92,7 +92,7 @@ def peer(
         str, typer.Option(metavar="HOST:PORT", help="Serve Prometheus metrics there, like 127.0.0.1:9464.")
     ] = "",
     log: LogOption = "auto",
-    refetch: Annotated[bool, typer.Option("--refetch", help="Put what is damaged on disk aside and fetch anew.")] = False,
+    refetch: Annotated[bool, typer.Option("--refetch", help="Put what is damaged aside and fetch anew.")] = False,
     profile: Profile = None,
 ) -> None:
     """Take part in a run: own a slice, train it, average it with its other owners. Ctrl-C leaves.
