@@ -178,7 +178,7 @@ class HomeKeeper:
         """
         self._moved.clear()
         budget_bytes = self._budget_bytes  # a limit that comes while we write is for the next time
-        if budget_bytes is not None:  # which others may want, and which the budget may drop
+        if budget_bytes is not None:  # others may want rounds that it makes us drop
             await self._recall_rounds(swarm)
         replicas = {slice_id: swarm.replica(slice_id) for slice_id in self._plan.slice_ids}
         histories = {slice_id: swarm.history(slice_id).rounds() for slice_id in self._plan.slice_ids}
