@@ -10,6 +10,7 @@ import typer
 from p2ptrain.cli import door_commands, tokenizer_command
 from p2ptrain.cli.bootstraps_command import as_lines, bootstraps
 from p2ptrain.cli.new_file import check_is_free, write_new
+from p2ptrain.cli.progress import working
 from p2ptrain.cli.run_demands import line_demand, memory_demand
 from p2ptrain.cli.text_options import USUAL_PATTERN, Pattern, Text, check_pattern, print_notes
 from p2ptrain.errors import UsageError
@@ -267,7 +268,9 @@ def show(
     for slice_id, numel in sizes.items():
         typer.echo(f"         {slice_id:<8}{numel:>14,} parameters")
     typer.echo(f"sends    {sends}")
-    typer.echo(f"memory   {memory_demand(run)}")
+    with working("counting what a step keeps in memory"):
+        memory = memory_demand(run)
+    typer.echo(f"memory   {memory}")
     outer = run.outer
     last = f" to {outer.last_lr}" if outer.last_lr else ""
     kind = "Nesterov" if outer.nesterov else "a heavy ball"
