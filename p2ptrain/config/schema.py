@@ -348,7 +348,7 @@ class PeerConfig:
     invite: str = ""
     """The authority's invitation to this peer, for runs that ask for one."""
     refetch: bool = False
-    """Put a corrupt checkpoint aside and fetch the state from the swarm instead."""
+    """Put what is damaged on disk aside and fetch the state from the swarm instead."""
     limits: LimitsConfig = LimitsConfig()
     """When to train, and how much of the machine and the line to use."""
     control: ControlConfig = ControlConfig()

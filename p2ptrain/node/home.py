@@ -3,11 +3,11 @@
 - ``identity.key``: the peer's key, made on first use.
 - ``manifest.toml``: copy of the run's manifest, the one last given; binds the folder to the run.
 - ``tokenizer.json``: the run's tokenizer, if it has one, for newcomers and for whoever uses the model.
-- ``checkpoint.safetensors``: last committed state.
+- ``checkpoint.safetensors``: committed state, some minutes old for large models.
 - ``progress.safetensors``: what training remembers beside it.
 - ``promise-<slice>.bin``, ``accepted-<slice>.bin``: the ballot that the peer last took part in and what it last voted
   for; a crash must not make it vote twice.
-- ``rounds``: the last rounds of every slice, for peers that missed them.
+- ``rounds``: those of every slice since the checkpoint, and the last ones for peers that missed them.
 - ``known_peers.json``: where other peers were last seen.
 - ``events.jsonl``: journal.
 - ``lock``: held while a process uses the folder; names its process id.

@@ -1,7 +1,5 @@
 """The model as a peer has it on disk: for generating text, exporting and evaluating, without a swarm."""
 
-import itertools
-
 from p2ptrain.data.tokenizer import Tokenizer, check_tokenizer_file, load_tokenizer
 from p2ptrain.errors import DataError, HomeError
 from p2ptrain.ids import SliceId
@@ -30,14 +28,11 @@ def load_trained(home: Home) -> Transformer:
     return model
 
 
-def _newest(home: Home, plan: SlicePlan) -> dict[SliceId, Replica]:
-    for tries in itertools.count(1):
-        written = _written_ns(home)
-        found = replay_rounds(home, plan, _checkpoint(home, plan))
-        # While we read, its peer may have written the next one and dropped the rounds that led there.
-        if _written_ns(home) == written or tries == _TRIES:
-            return found
-    raise AssertionError("unreachable")
+def _newest(home: Home, plan: SlicePlan, tries: int = _TRIES) -> dict[SliceId, Replica]:
+    written = _written_ns(home)
+    found = replay_rounds(home, plan, _checkpoint(home, plan))
+    # While we read, its peer may have written the next one and dropped the rounds that led there.
+    return found if _written_ns(home) == written or tries == 1 else _newest(home, plan, tries - 1)
 
 
 def _written_ns(home: Home) -> int:

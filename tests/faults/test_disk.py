@@ -2,7 +2,9 @@
 
 import signal
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
@@ -11,9 +13,20 @@ from p2ptrain.events import CheckpointSaved, DiskRecovered, DiskTrouble, InnerSt
 from p2ptrain.ids import COMMON, SliceId
 from p2ptrain.node import checkpoint
 from p2ptrain.node.local_progress import LocalProgress, load_progress
-from tests.support.live_swarm import LiveSwarm, eventually
+from tests.support.live_swarm import LivePeer, LiveSwarm, eventually
 
 pytestmark = pytest.mark.faults
+_T = TypeVar("_T")
+
+
+def frozen_with(peer: LivePeer, look: Callable[[], _T | None]) -> _T | None:
+    """What is to be seen of a peer that was stopped when it was to be seen; it runs on if it went away meanwhile."""
+    if look() is None:
+        return None
+    peer.freeze()
+    if (found := look()) is None:
+        peer.child.send(signal.SIGCONT)
+    return found
 
 
 def test_peer_with_a_read_only_disk_trains_on_leaves_the_vote_to_others_and_saves_again(tmp_path: Path) -> None:
@@ -62,16 +75,8 @@ def test_killed_peer_goes_on_with_its_moments_where_it_was_in_the_data(tmp_path:
             progress = load_progress(alone.home / "progress.safetensors", run)
             return progress if state and progress and progress.round == state.published[COMMON].version else None
 
-        def stopped_with_both() -> LocalProgress | None:
-            """Two files, one after the other: if a round is over in between, its state is lost and it comes again."""
-            if saved_in_one_round() is None:
-                return None
-            alone.freeze()
-            if (saved := saved_in_one_round()) is None:
-                alone.child.send(signal.SIGCONT)
-            return saved
-
-        saved = eventually(stopped_with_both, what="what training remembers is saved")
+        # Two files, one after the other: if a round is over in between, its state is lost and it comes again.
+        saved = eventually(lambda: frozen_with(alone, saved_in_one_round), what="what training remembers is saved")
         alone.child.kill()
         again = swarm.start_peer("again", "all", home=alone.home)
         again.wait_for_version("0", 12)
@@ -95,15 +100,7 @@ def test_a_lone_owner_that_is_killed_between_two_checkpoints_loses_no_version(tm
             version = state.published[SliceId("0")].version if state else saved
             return (version, saved) if saved >= version + 3 else None
 
-        def stopped_in_between() -> tuple[int, int] | None:
-            if lead() is None:
-                return None
-            alone.freeze()
-            if (found := lead()) is None:
-                alone.child.send(signal.SIGCONT)
-            return found
-
-        version, saved = eventually(stopped_in_between, what="rounds are saved beyond the checkpoint")
+        version, saved = eventually(lambda: frozen_with(alone, lead), what="rounds are saved beyond the checkpoint")
         alone.child.kill()
         again = swarm.start_peer("again", "all", home=alone.home)
         again.wait_for_version("0", saved + 3)
