@@ -79,6 +79,10 @@ def quality(
         float,
         typer.Option(min=-1, max=1, help="Share of a slice's last update that its non-owners leave out."),
     ] = 0.0,
+    amplification: Annotated[
+        float,
+        typer.Option(min=1, help="How many times as far as it contributes a peer moves its slice, at most N."),
+    ] = 1.0,
     run: Annotated[
         Path | None, typer.Option(help="Manifest with model, text and inner steps, instead of a preset.")
     ] = None,
@@ -134,6 +138,7 @@ def quality(
         last_outer_lr_ratio=last_outer_lr_ratio,
         first_inner_steps=first_inner_steps,
         look_back=look_back,
+        amplification=amplification,
     )
     study.check()
     torch.set_num_threads(threads)

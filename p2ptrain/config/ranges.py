@@ -4,6 +4,7 @@
 is said by ``model.slicing``, which knows the tensors.
 """
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -66,6 +67,7 @@ RULES: Mapping[str, Rule] = {
     "slicing.slices": _COUNT,
     "slicing.replicas": _COUNT,
     "slicing.quorum": _COUNT,
+    "slicing.amplification": Rule(lambda value: 1 <= value < math.inf, "a number from 1 to slicing.slices"),
     "slicing.fragments": _COUNT,
     "slicing.parts": Rule(lambda value: len(value) == len(set(value)), "each part once"),
     "data.pattern": Rule(
@@ -138,6 +140,11 @@ def contradictions(run: RunConfig) -> list[str]:
         problems.append(
             f"slicing.quorum = {run.slicing.quorum} is more than slicing.replicas = {run.slicing.replicas};"
             f" choose at most {run.slicing.replicas}"
+        )
+    if run.slicing.amplification > run.slicing.slices:
+        problems.append(
+            f"slicing.amplification = {run.slicing.amplification:g} is more than slicing.slices = {run.slicing.slices}:"
+            f" nobody stands in for more slices than there are; choose at most {run.slicing.slices}"
         )
     if run.slicing.fragments > run.inner.steps:
         problems.append(

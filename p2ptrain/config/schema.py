@@ -54,6 +54,10 @@ class SlicingConfig:
     waits, loudly, and nothing is decided by one peer alone."""
     parts: tuple[SlicedParts, ...] = ("mlp",)
     """What is cut: ``mlp`` hidden units, attention ``heads`` in whole key/value groups; the rest is the common part."""
+    amplification: float = 1.0
+    """How many times as far as it contributes a peer moves its slices while it trains, 1 to N: it stands in for those
+    who train the other slices at the same time, and correct the same errors (docs/results/quality.md). Whoever owns m
+    slices takes 1/m of it."""
     fragments: int = 1
     """F, pieces of each slice and of the common part, every F-th layer in one, that are averaged one after the other:
     at most 1/F of a round's bytes is sent at once. Raise it together with ``overlap.delay_steps`` where uplinks are

@@ -89,6 +89,12 @@ class SlicePlan:
         """Elements of the slice."""
         return sum(self._count(region) for region in self.regions_of[slice_id])
 
+    def is_cut(self, tensor: str) -> bool:
+        """Whether the tensor's rows belong to the numbered slices; otherwise the common part has it whole."""
+        return all(
+            region.tensor != tensor for s in self.slice_ids if slice_of(s) == COMMON for region in self.regions(s)
+        )
+
     def owned_rows(self, tensor: str, owned: frozenset[SliceId]) -> tuple[tuple[int, int], ...]:
         """The rows of ``tensor`` that belong to ``owned``, as (first, stop) in order, neighbours merged."""
         pairs = sorted(

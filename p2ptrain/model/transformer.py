@@ -136,6 +136,10 @@ class Transformer(nn.Module):
         """The leaves that train: views into ``tensors()``, one for each run of owned rows."""
         return list(self._owned)
 
+    def owned_tensors(self) -> list[str]:
+        """By name, whose rows each of ``owned_parameters`` is."""
+        return [name for name, part in self._parts.items() for _ in part.owned]
+
     def low_bits(self) -> list[Tensor]:
         """In bfloat16, the rest of each owned parameter's float32 master, in the order of ``owned_parameters``."""
         return [low for part in self._parts.values() for low in part.low_bits]

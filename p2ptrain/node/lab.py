@@ -52,6 +52,8 @@ class Trial:
     """H of the first round, where it is another; it then changes by the same amount from round to round."""
     look_back: float = 0.0
     """Share of a slice's last update that those who do not own it leave out of what they compute with."""
+    amplification: float = 1.0
+    """How many times as far as it contributes a peer moves its slice (training/amplification.py)."""
 
     def run(self, base: RunConfig) -> RunConfig:
         """The manifest that real peers would need for this."""
@@ -59,7 +61,12 @@ class Trial:
             base,
             seed=self.seed,
             rounds=self.rounds,
-            slicing=SlicingConfig(slices=self.slices, parts=self.sliced_parts, fragments=base.slicing.fragments),
+            slicing=SlicingConfig(
+                slices=self.slices,
+                parts=self.sliced_parts,
+                fragments=base.slicing.fragments,
+                amplification=self.amplification,
+            ),
             inner=replace(base.inner, steps=self.inner_steps),
             outer=self._outer(self.outer_lr, base),
         )
@@ -153,6 +160,8 @@ class Study:
     """Outer lr of the last round over that of the first."""
     first_inner_steps: int | None = None
     look_back: float = 0.0
+    amplification: float = 1.0
+    """Of each trial, as far as it has so many slices."""
 
     def check(self) -> None:
         """Raise UsageError if the study cannot be carried out."""
@@ -197,6 +206,7 @@ class Study:
             last_outer_lr=last_lr,
             first_inner_steps=self.first_inner_steps,
             look_back=self.look_back if num_slices > 1 else 0.0,
+            amplification=min(self.amplification, float(num_slices)),
         )
 
 

@@ -401,7 +401,7 @@ class Peer:
     async def _contribute(self, slice_id: SliceId, trained: SliceTrained, loss_nats: float) -> None:
         tokens = trained.tokens
         try:
-            gradient = await asyncio.to_thread(pseudo_gradient, trained.anchor, trained.local)
+            gradient = await asyncio.to_thread(pseudo_gradient, trained.anchor, trained.local, trained.amplification)
         except NonFiniteUpdate as error:
             self._events.emit(Refused(peer=self._identity.peer_id, reason=f"our own pseudo-gradient: {error}"))
             gradient, tokens = np.zeros_like(trained.local), 0

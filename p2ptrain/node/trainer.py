@@ -25,7 +25,7 @@ from p2ptrain.node.meter import Meter
 from p2ptrain.swarm.state import PublishedState
 from p2ptrain.training.device import release_memory, use_threads
 from p2ptrain.training.engine import describe
-from p2ptrain.training.footing import Footing, Move, move
+from p2ptrain.training.footing import Footing, Move, move, stretch
 from p2ptrain.training.inner_loop import InnerLoop
 from p2ptrain.wire.codec import Float32
 
@@ -132,6 +132,8 @@ class SliceTrained:
     """That no anchor contains yet; 0 if there is no progress to contribute."""
     beside: Version
     """Of the common part, that this cut-off goes into."""
+    amplification: float = 1.0
+    """How many times as far as it contributes the peer has moved it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -444,7 +446,13 @@ class Trainer:
         own, self._to_own = self._to_own, None
         for slice_id in own.slices - self._inner.owned:
             self._inner.replace(slice_id, own.footings[slice_id].anchor)
-        self._inner = self._inner.owning(own.slices)
+        before, self._inner = self._inner, self._inner.owning(own.slices)
+        for slice_id in own.slices & before.owned:
+            factor = self._inner.amplification_of(slice_id) / before.amplification_of(slice_id)
+            if factor != 1.0:
+                footing, local = stretch(self._footings[slice_id], self._inner.local_values(slice_id), factor)
+                self._footings[slice_id] = footing
+                self._inner.replace(slice_id, local)
         self._footings = {s: self._footings.get(s, own.footings[s]) for s in own.slices}
         self._asks = {s: ask for s, ask in self._asks.items() if s in own.slices}
         self._in_loop(self._on_slices, own.slices)
@@ -464,7 +472,8 @@ class Trainer:
                 continue
             local = self._inner.local_values(slice_id)
             footing = self._footings[slice_id]
-            slices[slice_id] = SliceTrained(footing.anchor, local, footing.tokens, goes_into)
+            amplification = self._inner.amplification_of(slice_id)
+            slices[slice_id] = SliceTrained(footing.anchor, local, footing.tokens, goes_into, amplification)
             self._footings[slice_id] = footing.cut_off(local)
             self._in_flight[slice_id], self._cut_at[slice_id] = 0, footing.version
             self._beside[slice_id] = goes_into

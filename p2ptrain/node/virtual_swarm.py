@@ -374,7 +374,7 @@ class VirtualSwarm:
         """Tokens and pseudo-gradient of what the peer contributes."""
         local, footing = self._inner[peer].local_values(slice_id), self._footings[peer][slice_id]
         self._footings[peer][slice_id] = footing.cut_off(local)
-        gradient = pseudo_gradient(footing.anchor, local)
+        gradient = pseudo_gradient(footing.anchor, local, self._inner[peer].amplification_of(slice_id))
         if peer in self._lies and footing.tokens > 0:
             gradient = self._lies[peer](gradient)
         return footing.tokens, gradient

@@ -59,6 +59,26 @@ class Footing:
         return replace(self, snapshots=(*self.snapshots, Snapshot(local, self.tokens))[-MAX_SNAPSHOTS:])
 
 
+def stretch(footing: Footing, local: np.ndarray, factor: float) -> tuple[Footing, np.ndarray]:
+    """The same progress for a peer that moves its slices ``factor`` times as far from now on.
+
+    Args:
+        footing: what the weights stand on.
+        local: the slice's weights now, shape [numel], float32; not changed.
+        factor: new amplification over the old one (training/amplification.py).
+
+    Returns:
+        The footing, and new weights.
+    """
+
+    def stretched(values: np.ndarray) -> np.ndarray:
+        further: np.ndarray = footing.anchor + np.float32(factor) * (values - footing.anchor)
+        return further
+
+    snapshots = tuple(Snapshot(stretched(snapshot.values), snapshot.tokens) for snapshot in footing.snapshots)
+    return replace(footing, snapshots=snapshots), stretched(local)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Move:
     """A slice is at a new anchor."""

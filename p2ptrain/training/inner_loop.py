@@ -14,9 +14,10 @@ from p2ptrain.config.schema import EngineConfig, RunConfig
 from p2ptrain.data.corpus import Corpus
 from p2ptrain.data.sampler import require_window, training_windows
 from p2ptrain.errors import NonFiniteUpdate, OutOfMemory
-from p2ptrain.ids import PeerId, SliceId, Version
+from p2ptrain.ids import COMMON, PeerId, SliceId, Version, slice_of
 from p2ptrain.model.slicing import SlicePlan
 from p2ptrain.training import evaluation
+from p2ptrain.training.amplification import amplification
 from p2ptrain.training.backward import batch_gradients, clip_scale, gradient_norm
 from p2ptrain.training.engine import describe, engine_transformer, is_lean, is_out_of_memory, lighter_engine
 from p2ptrain.training.moments import SliceMoments, fill_moments, slice_moments
@@ -37,6 +38,7 @@ class StepReport:
     tokens: int
     seconds: float
     lr: float
+    """Of the common part; that of numbered slices is the loop's amplification times as high."""
     grad_norm: float
     """Over what the peer owns, before clipping."""
 
@@ -85,7 +87,12 @@ class InnerLoop:
             torch.use_deterministic_algorithms(True)
         self._model = engine_transformer(run.model, plan, owned, engine)
         self._model.load(values)
-        self._optimizer = inner_optimizer(self._model, run.inner)
+        self._amplification = amplification(run.slicing, owned)
+        self._optimizer = inner_optimizer(self._model, run.inner, self._amplification)
+
+    def amplification_of(self, slice_id: SliceId) -> float:
+        """How many times as far as it contributes the loop moves an owned slice."""
+        return 1.0 if slice_of(slice_id) == COMMON else self._amplification
 
     def begin_round(self, round: Version) -> None:
         """Count inner steps from 0 again if ``round`` is another than the present one."""

@@ -22,12 +22,19 @@ embedding of a 7B model would take 0.5 GiB each."""
 _EPS = 1e-8
 
 
-def inner_optimizer(model: Transformer, inner: InnerConfig) -> "InnerOptimizer":
-    """The optimizer for the model's dtype: plain, or one that keeps float32 masters of bfloat16 parameters."""
+def inner_optimizer(model: Transformer, inner: InnerConfig, amplification: float = 1.0) -> "InnerOptimizer":
+    """The optimizer for the model's dtype: plain, or one that keeps float32 masters of bfloat16 parameters.
+
+    Args:
+        model: whose owned parameters it updates.
+        inner: betas and weight decay.
+        amplification: of the learning rate of numbered slices.
+    """
     low_bits = model.low_bits()
+    lr_ratios = [amplification if model.plan.is_cut(tensor) else 1.0 for tensor in model.owned_tensors()]
     if low_bits:
-        return SplitAdamW(model.owned_parameters(), low_bits, inner)
-    return AdamW(model.owned_parameters(), inner)
+        return SplitAdamW(model.owned_parameters(), low_bits, inner, lr_ratios)
+    return AdamW(model.owned_parameters(), inner, lr_ratios)
 
 
 class InnerOptimizer(ABC):
@@ -37,11 +44,13 @@ class InnerOptimizer(ABC):
         parameters: leaves, each on its device.
         inner: betas, and weight decay, which is for matrices alone: it would pull norms towards 0, where they silence
             a layer.
+        lr_ratios: learning rate of each parameter over that of ``update``; empty is 1 for all.
     """
 
-    def __init__(self, parameters: Sequence[nn.Parameter], inner: InnerConfig) -> None:
+    def __init__(self, parameters: Sequence[nn.Parameter], inner: InnerConfig, lr_ratios: Sequence[float] = ()) -> None:
         self._inner = inner
         self._parameters = list(parameters)
+        self._lr_ratios = list(lr_ratios) or [1.0] * len(self._parameters)
         # Made now and not in the first step, so that memory that is too small shows before anything has changed.
         self._means = [torch.zeros_like(p, dtype=torch.float32, requires_grad=False) for p in parameters]
         self._squares = [torch.zeros_like(p, dtype=torch.float32, requires_grad=False) for p in parameters]
@@ -124,13 +133,15 @@ class AdamW(InnerOptimizer):
             parameter.grad = gradient.mul_(scale)
         torch._foreach_add_(self._steps, 1)
         values = [parameter.detach() for parameter in self._parameters]
-        # All matrices in one call and all vectors in another: on a GPU few kernels for many small tensors.
-        for decay in {self._decay(value) for value in values}:
-            alike = [self._decay(value) == decay for value in values]
+        # All that have one decay and lr in one call: on a GPU few kernels for many small tensors.
+        kinds = [(self._decay(value), ratio) for value, ratio in zip(values, self._lr_ratios, strict=True)]
+        for kind in set(kinds):
+            alike = [one == kind for one in kinds]
             chosen = (
                 list(compress(those, alike)) for those in (values, gradients, self._means, self._squares, self._steps)
             )
-            self._step(*chosen, lr=lr, weight_decay=decay)
+            decay, ratio = kind
+            self._step(*chosen, lr=lr * ratio, weight_decay=decay)
 
 
 class SplitAdamW(InnerOptimizer):
@@ -143,17 +154,24 @@ class SplitAdamW(InnerOptimizer):
         parameters: bfloat16 leaves.
         low_bits: int16, of the same shapes.
         inner: betas and weight decay.
+        lr_ratios: as for ``InnerOptimizer``.
     """
 
-    def __init__(self, parameters: Sequence[nn.Parameter], low_bits: Sequence[Tensor], inner: InnerConfig) -> None:
-        super().__init__(parameters, inner)
+    def __init__(
+        self,
+        parameters: Sequence[nn.Parameter],
+        low_bits: Sequence[Tensor],
+        inner: InnerConfig,
+        lr_ratios: Sequence[float] = (),
+    ) -> None:
+        super().__init__(parameters, inner, lr_ratios)
         self._low_bits = list(low_bits)
 
     def update(self, gradients: Sequence[Tensor], lr: float, scale: Tensor) -> None:
         """As ``InnerOptimizer`` says."""
         for index, parameter in enumerate(self._parameters):
             whole = (parameter.detach(), self._low_bits[index], gradients[index], self._means[index])
-            decay = self._decay(parameter)
+            decay, parameter_lr = self._decay(parameter), lr * self._lr_ratios[index]
             columns = max(1, parameter.numel() // parameter.shape[0])
             rows = max(1, _CHUNK_ELEMENTS // columns)
             pieces = zip(*(torch.split(tensor, rows) for tensor in (*whole, self._squares[index])), strict=True)
@@ -161,5 +179,6 @@ class SplitAdamW(InnerOptimizer):
             for high, low, gradient, mean, square in pieces:
                 master = joined_master(high, low)
                 clipped = gradient.float() * scale
-                self._step([master], [clipped], [mean], [square], [self._steps[index]], lr=lr, weight_decay=decay)
+                moments = [mean], [square], [self._steps[index]]
+                self._step([master], [clipped], *moments, lr=parameter_lr, weight_decay=decay)
                 split_master(master, high, low)

@@ -173,6 +173,15 @@ def test_each_fragment_has_a_turn_of_at_least_one_inner_step():
     assert parse_run(with_value("slicing.fragments", 2), "m.toml").slicing.fragments == 2
 
 
+def test_nobody_stands_in_for_more_slices_than_there_are():
+    slices = parse_run(MINIMAL, "m.toml").slicing.slices
+    (problem,) = problems(with_value("slicing.amplification", slices + 0.5))
+    assert problem.startswith(f"slicing.amplification = {slices + 0.5:g} is more than slicing.slices = {slices}")
+    assert problem.endswith(f"choose at most {slices}")
+    assert parse_run(with_value("slicing.amplification", slices), "m.toml").slicing.amplification == slices
+    assert problems(with_value("slicing.amplification", 0.9)) != []
+
+
 def test_folder_without_path_and_path_without_folder_are_refused():
     assert problems(with_value("data.source", "folder"))[0].startswith('data.path = "" is no folder')
     assert "is not read when" in problems(with_value("data.path", "texts"))[0]
@@ -237,7 +246,7 @@ def test_every_value_changes_the_run_id():
 def test_run_id_is_the_same_on_every_machine_and_version():
     # Red after a change of RunConfig's fields: peers of two versions would then be in different runs with one manifest,
     # so the change needs a new format.
-    assert run_id(parse_run(MINIMAL, "m.toml")) == "7e4e9ac0ac66e6602597fc7ef18a0cef8f25a74090c38dd00fab017cbb080d77"
+    assert run_id(parse_run(MINIMAL, "m.toml")) == "6718adfd27d2cec8644fb729a12d9ddeff1ced2e59f05a66583b600f5f58b314"
 
 
 @pytest.mark.parametrize("preset", ["tiny", "nano"])

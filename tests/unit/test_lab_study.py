@@ -191,6 +191,12 @@ def test_outer_lr_may_change_during_the_run_and_be_another_for_the_common_part()
     assert (whole.common_lr, whole.last_outer_lr) == (None, 0.8)
 
 
+def test_no_trial_amplifies_more_than_it_has_slices() -> None:
+    study = replace(STUDY, amplification=3.0)
+    trials = {n: study.trial((n, ("mlp",)), 0.4, 0.7, 0, 3) for n in (1, 2, 4)}
+    assert {n: trial.run(BASE).slicing.amplification for n, trial in trials.items()} == {1: 1.0, 2: 2.0, 4: 3.0}
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [({"slices": (1, 4)}, "choose --peers 4 or more"), ({"first_inner_steps": 4}, "choose 1 to 3")],

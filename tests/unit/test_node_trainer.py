@@ -47,6 +47,7 @@ from p2ptrain.node.trainer import (
 )
 from p2ptrain.training.footing import Footing, Move
 from p2ptrain.training.inner_loop import InnerLoop, StepReport
+from p2ptrain.training.pseudo_gradient import pseudo_gradient
 
 RUN = RunConfig(
     name="trainer",
@@ -227,6 +228,29 @@ def test_other_slices_are_trained_once_nothing_is_averaged_and_from_their_newest
         assert 0 < bench.trained[2].slices[ZERO].tokens <= bench.trained[2].slices[COMMON].tokens
 
     drive(test)
+
+
+def test_who_trains_fewer_slices_from_now_on_goes_on_with_the_same_progress_stretched() -> None:
+    async def test(bench: Bench) -> None:
+        await until(lambda: bool(bench.trained))
+        sent = bench.trained[0].slices[ZERO]
+        assert sent.amplification == 1.0
+        await until(lambda: any(phase.waits_for for phase in bench.phases))
+        anchors = initial_values(run, SlicePlan.of(run.model, run.slicing))
+        fewer = frozenset({COMMON, ZERO})
+        bench.trainer.send(Own(fewer, {s: Footing.on(anchors[s], Version(0)) for s in fewer}))
+        bench.void(0)
+        await until(lambda: len(bench.trained) == 2)
+        again = bench.trained[1].slices[ZERO]
+        assert again.amplification == bench.trained[1].slices[COMMON].amplification * 2 == 2.0
+        assert again.tokens > sent.tokens
+        first, second = (pseudo_gradient(one.anchor, one.local, one.amplification) for one in (sent, again))
+        # The second contribution goes as far along the first one as that did, and a little further.
+        assert 1 < np.dot(second, first) / np.dot(first, first) < 1.5
+
+    # The inner lr falls to a tenth at once, so that most of the progress is that of the first round.
+    run = replace(RUN, slicing=SlicingConfig(slices=2, amplification=2.0), rounds=1)
+    drive(test, run)
 
 
 def test_step_that_gives_nan_throws_the_round_away_and_contributes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

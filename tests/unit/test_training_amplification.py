@@ -1,0 +1,111 @@
+"""A peer moves its slices further than it contributes, in place of those who train the others."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from p2ptrain.config.schema import EngineConfig, InnerConfig, ModelConfig, OuterConfig, RunConfig, SlicingConfig
+from p2ptrain.data.corpus import Corpus
+from p2ptrain.ids import COMMON, Digest, PeerId, SliceId, Version, numbered_slices
+from p2ptrain.model.initial_weights import initial_values
+from p2ptrain.model.slicing import SlicePlan
+from p2ptrain.node.lab import dealt_slices
+from p2ptrain.node.virtual_swarm import VirtualSwarm
+from p2ptrain.training.amplification import amplification
+from p2ptrain.training.footing import Footing, stretch
+from p2ptrain.training.inner_loop import InnerLoop
+from p2ptrain.training.pseudo_gradient import pseudo_gradient
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+ZERO, ONE = numbered_slices(2)
+RUN = RunConfig(
+    name="amplified",
+    seed=1,
+    rounds=16,
+    model=ModelConfig(layers=2, width=32, heads=4, kv_heads=2, mlp_hidden=64, context=32),
+    slicing=SlicingConfig(slices=4, parts=("mlp",)),
+    inner=InnerConfig(steps=5, batch=4, lr=5e-3, warmup_steps=3),
+    outer=OuterConfig(lr=0.7, momentum=0.5),
+)
+PLAN = SlicePlan.of(RUN.model, RUN.slicing)
+VALUES = initial_values(RUN, PLAN)
+TEXT = np.frombuffer(Path(__file__).read_bytes() * 4, dtype=np.uint8)
+CORPUS = Corpus(train=TEXT[1000:], validation=TEXT[:1000], fingerprint=Digest("0" * 64))
+
+
+def amplified(by: float) -> RunConfig:
+    return replace(RUN, slicing=replace(RUN.slicing, amplification=by))
+
+
+@pytest.mark.parametrize(
+    ("owned", "expected"),
+    [
+        ({"common", "0"}, 4.0),
+        ({"common", "0", "1"}, 2.0),
+        ({"common.0", "common.1", "1.0", "1.1", "2.0", "2.1"}, 2.0),  # two slices in two fragments each
+        ({"common", "0", "1", "2"}, 4 / 3),
+        ({"common", "0", "1", "2", "3"}, 1.0),
+        ({"common"}, 4.0),
+    ],
+)
+def test_who_trains_several_slices_stands_in_for_fewer_others(owned: set[str], expected: float) -> None:
+    slices = {SliceId(one) for one in owned}
+    assert amplification(SlicingConfig(slices=4, amplification=4.0), slices) == pytest.approx(expected)
+    assert amplification(SlicingConfig(slices=4, amplification=1.0), slices) == 1.0
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_numbered_slices_go_further_than_they_contribute_and_the_common_part_does_not(precision: str) -> None:
+    engine = EngineConfig(precision=precision)  # type: ignore[arg-type]
+    owned = frozenset({COMMON, ONE})
+    plain, further = (InnerLoop(run, PLAN, owned, VALUES, CORPUS, PeerId("a"), engine) for run in (RUN, amplified(4.0)))
+    anchors = {slice_id: plain.local_values(slice_id) for slice_id in owned}
+    for one in (plain, further):
+        one.step(Version(0))
+    np.testing.assert_array_equal(further.local_values(COMMON), plain.local_values(COMMON))
+    moved, further_moved = (one.local_values(ONE) - anchors[ONE] for one in (plain, further))
+    np.testing.assert_allclose(further_moved, 4 * moved, rtol=1e-2, atol=1e-7)
+    assert np.abs(moved).max() > 1e-4
+    # What it contributes is what it would have without.
+    gradients = [pseudo_gradient(anchors[ONE], o.local_values(ONE), o.amplification_of(ONE)) for o in (plain, further)]
+    np.testing.assert_allclose(*gradients, rtol=1e-2, atol=1e-7)
+    assert further.amplification_of(COMMON) == 1.0
+
+
+def test_who_trains_everything_trains_the_same_bits_as_without() -> None:
+    loops = [
+        InnerLoop(run, PLAN, frozenset(PLAN.slice_ids), VALUES, CORPUS, PeerId("a")) for run in (RUN, amplified(4.0))
+    ]
+    for _ in range(3):
+        for one in loops:
+            one.step(Version(0))
+    for slice_id in PLAN.slice_ids:
+        np.testing.assert_array_equal(*(one.local_values(slice_id) for one in loops))
+
+
+def test_progress_is_the_same_for_a_peer_that_goes_further_from_now_on() -> None:
+    footing = Footing.on(np.array([1, 2], np.float32), Version(3)).trained(7)
+    footing = footing.cut_off(np.array([1.5, 1], np.float32)).trained(5)
+    local = np.array([2, 1], np.float32)
+    further, values = stretch(footing, local, 2.0)
+    assert values.tolist() == [3, 0]
+    assert [(one.values.tolist(), one.tokens) for one in further.snapshots] == [([2, 0], 7)]
+    assert (further.tokens, further.version, further.since) == (12, 3, 3)
+    assert local.tolist() == [2, 1]
+    before = pseudo_gradient(footing.anchor, local, 1.0)
+    np.testing.assert_array_equal(pseudo_gradient(further.anchor, values, 2.0), before)
+
+
+def test_slices_that_stand_in_for_each_other_learn_faster_together() -> None:
+    # Windows that are alike leave no noise that would hide how far the slices go together.
+    text = np.frombuffer(b"to be or not to be that is the question " * 100, dtype=np.uint8)
+    corpus = Corpus(train=text, validation=text[:1000], fingerprint=Digest("0" * 64))
+    losses = {}
+    for by in (1.0, 4.0):
+        swarm = VirtualSwarm(amplified(by), corpus, dealt_slices(4, 4))
+        for _ in range(RUN.rounds):
+            swarm.train_round()
+        losses[by] = swarm.validation_loss(8)
+    assert losses[4.0] < 0.9 * losses[1.0]
