@@ -80,9 +80,11 @@ def quality(
         typer.Option(min=-1, max=1, help="Share of a slice's last update that its non-owners leave out."),
     ] = 0.0,
     amplification: Annotated[
-        float,
-        typer.Option(min=1, help="How many times as far as it contributes a peer moves its slice, at most N."),
-    ] = 1.0,
+        float | None,
+        typer.Option(
+            min=1, help="How many times as far as it contributes a peer moves its slice, instead of the manifest's."
+        ),
+    ] = None,
     run: Annotated[
         Path | None, typer.Option(help="Manifest with model, text and inner steps, instead of a preset.")
     ] = None,
@@ -118,7 +120,11 @@ def quality(
     from p2ptrain.data.corpus import load_corpus
     from p2ptrain.node.lab import Lab, Study, at_the_edge
 
-    for option, ratio in (("--common-lr-ratio", common_lr_ratio), ("--last-outer-lr-ratio", last_outer_lr_ratio)):
+    for option, ratio in (
+        ("--common-lr-ratio", common_lr_ratio),
+        ("--last-outer-lr-ratio", last_outer_lr_ratio),
+        ("--amplification", amplification),
+    ):
         if ratio is not None and not 0 < ratio < math.inf:
             raise UsageError(f"{option} {ratio} is not a number above 0; 1 changes nothing")
     lrs = _list("--outer-lr", outer_lr, float, RULES["outer.lr"])
@@ -138,7 +144,7 @@ def quality(
         last_outer_lr_ratio=last_outer_lr_ratio,
         first_inner_steps=first_inner_steps,
         look_back=look_back,
-        amplification=amplification,
+        amplification=base.slicing.amplification if amplification is None else amplification,
     )
     study.check()
     torch.set_num_threads(threads)

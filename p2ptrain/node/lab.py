@@ -161,7 +161,7 @@ class Study:
     first_inner_steps: int | None = None
     look_back: float = 0.0
     amplification: float = 1.0
-    """Of each trial, as far as it has so many slices."""
+    """Of each trial that has so many slices; of the others as much as they have."""
 
     def check(self) -> None:
         """Raise UsageError if the study cannot be carried out."""

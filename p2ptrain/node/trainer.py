@@ -13,7 +13,8 @@ import asyncio
 import math
 import queue
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from p2ptrain import clock
@@ -446,9 +447,10 @@ class Trainer:
         own, self._to_own = self._to_own, None
         for slice_id in own.slices - self._inner.owned:
             self._inner.replace(slice_id, own.footings[slice_id].anchor)
-        before, self._inner = self._inner, self._inner.owning(own.slices)
-        for slice_id in own.slices & before.owned:
-            factor = self._inner.amplification_of(slice_id) / before.amplification_of(slice_id)
+        before = {slice_id: self._inner.amplification_of(slice_id) for slice_id in own.slices & self._inner.owned}
+        self._inner = self._inner.owning(own.slices)
+        for slice_id, amplification in before.items():
+            factor = self._inner.amplification_of(slice_id) / amplification
             if factor != 1.0:
                 footing, local = stretch(self._footings[slice_id], self._inner.local_values(slice_id), factor)
                 self._footings[slice_id] = footing
@@ -461,8 +463,24 @@ class Trainer:
         version = self._version
         if version != self._evaluated:
             self._evaluated = version
-            loss_nats = self._inner.validation_loss(EVALUATION_WINDOWS)
+            with self._as_contributed():
+                loss_nats = self._inner.validation_loss(EVALUATION_WINDOWS)
             self._in_loop(self._emit, Evaluated(round=version, loss_nats=loss_nats))
+
+    @contextmanager
+    def _as_contributed(self) -> Iterator[None]:
+        """Meanwhile slices are only as far from their anchors as what would be contributed."""
+        further = {}
+        for slice_id, footing in self._footings.items():
+            amplification = self._inner.amplification_of(slice_id)
+            if footing.tokens and amplification != 1.0:
+                further[slice_id] = self._inner.local_values(slice_id)
+                self._inner.replace(slice_id, stretch(footing, further[slice_id], 1 / amplification)[1])
+        try:
+            yield
+        finally:
+            for slice_id, values in further.items():
+                self._inner.replace(slice_id, values)
 
     def _cut_off(self, turn: int, round: Version, tokens: int) -> None:
         """Hand over all owned fragments of a turn, so that slices stay together whoever asks for one of them."""
@@ -547,7 +565,8 @@ class Trainer:
             self._to_own = Own(self._to_own.slices, footings)
         if slice_id not in self._footings:
             return
-        moved = move(self._footings[slice_id], self._inner.local_values(slice_id), to, self._inner.run.overlap)
+        local, rule = self._inner.local_values(slice_id), self._inner.run.overlap
+        moved = move(self._footings[slice_id], local, to, rule, self._inner.amplification_of(slice_id))
         self._footings[slice_id] = moved.footing
         self._inner.replace(slice_id, moved.local)
         if slice_id in self._asks and self._asks[slice_id].version < to.version:

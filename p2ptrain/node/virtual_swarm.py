@@ -437,7 +437,8 @@ class VirtualSwarm:
                 contained=[(0, state.owned.numel)] if tokens else (),
                 had_place=peer in state.placed,
             )
-            moved = move(footings[slice_id], inner.local_values(slice_id), to, self.run.overlap)
+            local, amplification = inner.local_values(slice_id), inner.amplification_of(slice_id)
+            moved = move(footings[slice_id], local, to, self.run.overlap, amplification)
             footings[slice_id] = moved.footing
             inner.replace(slice_id, moved.local)
 

@@ -105,7 +105,7 @@ class Moved:
     """Of progress that was given up, because it had missed too many versions, or one in which it had no place."""
 
 
-def move(footing: Footing, local: np.ndarray, to: Move, rule: OverlapConfig) -> Moved:
+def move(footing: Footing, local: np.ndarray, to: Move, rule: OverlapConfig, amplification: float = 1.0) -> Moved:
     """Bring local weights onto a new anchor, with the progress that it does not contain.
 
     Args:
@@ -116,6 +116,8 @@ def move(footing: Footing, local: np.ndarray, to: Move, rule: OverlapConfig) -> 
             snapshot. ``mix`` is ``mixing * local + (1 - mixing) * anchor``, as in Streaming DiLoCo (arXiv:2501.18512,
             eq. 4): it also keeps a share of the snapshot's distance from the average, which is then contributed
             again, and drops a share of what came after it.
+        amplification: how many times as far as it contributes the peer has moved ``local``; to mix with, the way of
+            the anchor is as long.
     """
     used = next((i for i, snapshot in enumerate(footing.snapshots) if snapshot.tokens == to.tokens), None)
     contained = to.contained
@@ -142,9 +144,11 @@ def move(footing: Footing, local: np.ndarray, to: Move, rule: OverlapConfig) -> 
 
     merged = on_new_anchor(local)
     if rule.merge == "mix":
-        alpha = np.float32(rule.mixing)
+        alpha, further = np.float32(rule.mixing), np.float32(amplification - 1)
         for start, stop in contained:
             merged[start:stop] = alpha * local[start:stop] + (1 - alpha) * to.anchor[start:stop]
+            if further:
+                merged[start:stop] -= alpha * further * (to.anchor[start:stop] - footing.anchor[start:stop])
     left = footing.tokens - sent.tokens
     stands = Footing(
         anchor=to.anchor,

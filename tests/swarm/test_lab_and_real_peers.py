@@ -68,7 +68,7 @@ def _real_run(folder: Path, owned: Mapping[str, str], rounds: int, fragments: in
     swarm = LiveSwarm(folder, lease_s=60, rounds=rounds, inner_steps=INNER_STEPS * fragments)
     for limit in ("gather_timeout_s = 6", "reduce_timeout_s = 4", "vote_timeout_s = 3"):
         swarm.change_manifest(limit, f"{limit}0")
-    swarm.change_manifest("[slicing]\n", f"[slicing]\nfragments = {fragments}\n")
+    swarm.change_manifest("[slicing]\n", f"[slicing]\nfragments = {fragments}\namplification = 2.0\n")
     swarm.change_manifest("[outer]\n", "[outer]\nlast_lr = 0.8\nnesterov = false\n")
     with swarm:
         peers = [swarm.start_peer(name, slices) for name, slices in owned.items()]

@@ -1,17 +1,26 @@
 """A peer moves its slices further than it contributes, in place of those who train the others."""
 
+import asyncio
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from p2ptrain.config.schema import EngineConfig, InnerConfig, ModelConfig, OuterConfig, RunConfig, SlicingConfig
+from p2ptrain.config.schema import (
+    EngineConfig,
+    ExchangeConfig,
+    InnerConfig,
+    ModelConfig,
+    OuterConfig,
+    RunConfig,
+    SlicingConfig,
+)
 from p2ptrain.data.corpus import Corpus
 from p2ptrain.ids import COMMON, Digest, PeerId, SliceId, Version, numbered_slices
 from p2ptrain.model.initial_weights import initial_values
 from p2ptrain.model.slicing import SlicePlan
 from p2ptrain.node.lab import dealt_slices
+from p2ptrain.node.trainer import Trainer, TrainerListener
 from p2ptrain.node.virtual_swarm import VirtualSwarm
 from p2ptrain.training.amplification import amplification
 from p2ptrain.training.footing import Footing, stretch
@@ -31,7 +40,7 @@ RUN = RunConfig(
 )
 PLAN = SlicePlan.of(RUN.model, RUN.slicing)
 VALUES = initial_values(RUN, PLAN)
-TEXT = np.frombuffer(Path(__file__).read_bytes() * 4, dtype=np.uint8)
+TEXT = np.frombuffer(b"To be, or not to be: that is the question. Whether 'tis nobler " * 200, dtype=np.uint8)
 CORPUS = Corpus(train=TEXT[1000:], validation=TEXT[:1000], fingerprint=Digest("0" * 64))
 
 
@@ -98,14 +107,34 @@ def test_progress_is_the_same_for_a_peer_that_goes_further_from_now_on() -> None
     np.testing.assert_array_equal(pseudo_gradient(further.anchor, values, 2.0), before)
 
 
-def test_slices_that_stand_in_for_each_other_learn_faster_together() -> None:
-    # Windows that are alike leave no noise that would hide how far the slices go together.
-    text = np.frombuffer(b"to be or not to be that is the question " * 100, dtype=np.uint8)
-    corpus = Corpus(train=text, validation=text[:1000], fingerprint=Digest("0" * 64))
-    losses = {}
+def test_a_round_moves_slices_by_the_mean_of_what_is_contributed() -> None:
+    # One step on the same weights has the same gradients, so that all that differs is how far it goes and comes back.
+    one_step = replace(RUN.inner, steps=1, warmup_steps=0)
+    anchors = []
     for by in (1.0, 4.0):
-        swarm = VirtualSwarm(amplified(by), corpus, dealt_slices(4, 4))
-        for _ in range(RUN.rounds):
-            swarm.train_round()
-        losses[by] = swarm.validation_loss(8)
-    assert losses[4.0] < 0.9 * losses[1.0]
+        run = replace(amplified(by), inner=one_step, exchange=ExchangeConfig(codec="float32"))
+        swarm = VirtualSwarm(run, CORPUS, dealt_slices(4, 4))
+        swarm.train_round()
+        anchors.append(swarm.values(frozenset(PLAN.slice_ids)))
+    plain, further = anchors
+    for slice_id in PLAN.slice_ids:
+        assert np.abs(plain[slice_id] - VALUES[slice_id]).max() > 1e-4
+        np.testing.assert_allclose(further[slice_id], plain[slice_id], rtol=1e-5, atol=1e-6)
+
+
+def test_a_loss_is_told_of_weights_as_far_as_what_would_be_contributed() -> None:
+    async def test() -> None:
+        loop = InnerLoop(amplified(4.0), PLAN, frozenset({COMMON, ONE}), VALUES, CORPUS, PeerId("a"))
+        footings = {s: Footing.on(VALUES[s], Version(0)).trained(1) for s in loop.owned}
+        ignore = TrainerListener(trained=print, phase=print, slices=print, event=print)
+        trainer = Trainer(loop, footings, ignore, threads=1)
+        loop.step(Version(0))
+        before = {slice_id: loop.local_values(slice_id) for slice_id in loop.owned}
+        with trainer._as_contributed():
+            contributed = VALUES[ONE] + (before[ONE] - VALUES[ONE]) / 4
+            np.testing.assert_allclose(loop.local_values(ONE), contributed, rtol=1e-6, atol=1e-7)
+            np.testing.assert_array_equal(loop.local_values(COMMON), before[COMMON])
+        for slice_id, values in before.items():
+            np.testing.assert_array_equal(loop.local_values(slice_id), values)
+
+    asyncio.run(test())

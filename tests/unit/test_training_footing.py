@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from p2ptrain.config.schema import OverlapConfig
 from p2ptrain.ids import Version
-from p2ptrain.training.footing import MAX_SNAPSHOTS, Footing, Move, move
+from p2ptrain.training.footing import MAX_SNAPSHOTS, Footing, Move, move, stretch
 
 SHIFT = OverlapConfig(delay_steps=4)
 WHOLE = ((0, 4),)
@@ -109,6 +109,24 @@ def test_mixing_is_a_mean_of_local_weights_and_new_anchor() -> None:
     assert other.local.tolist() == [110.0] * 4, (
         "it contains a contribution of ours that we do not know: nothing is mixed"
     )
+
+
+def test_what_agrees_with_the_group_is_not_contributed_again_by_mixing_however_far_it_went() -> None:
+    footing, local = trained(Footing.on(at(1), Version(0)), at(1), 8)
+    footing = footing.cut_off(local)
+    to = Move(anchor=at(1 + 8 / 4), version=Version(1), tokens=8, contained=((0, 2),))
+    moved = move(footing, local, to, OverlapConfig(merge="mix", mixing=0.5), amplification=4.0)
+    assert moved.local.tolist() == [3.0, 3.0, 11.0, 11.0]
+
+
+@pytest.mark.parametrize("factor", [2.0, 0.5])
+def test_a_contribution_found_committed_after_the_slices_changed_is_counted_once(factor: float) -> None:
+    footing, local = trained(Footing.on(at(1), Version(0)), at(1), 8)
+    footing, local = trained(footing.cut_off(local), local, 2)
+    footing, local = stretch(footing.cut_off(local), local, factor)
+    moved = move(footing, local, Move(anchor=at(100), version=Version(1), tokens=8, contained=WHOLE), SHIFT)
+    assert (moved.local.tolist(), moved.footing.tokens) == ([100 + factor * 2] * 4, 2)
+    assert [(s.values.tolist(), s.tokens) for s in moved.footing.snapshots] == [([100 + factor * 2] * 4, 2)]
 
 
 @settings(max_examples=200, deadline=None)
