@@ -85,6 +85,9 @@ def quality(
             min=1, help="How many times as far as it contributes a peer moves its slice, instead of the manifest's."
         ),
     ] = None,
+    last_amplification: Annotated[
+        float | None, typer.Option(min=1, help="The same in the last round; it changes evenly.")
+    ] = None,
     run: Annotated[
         Path | None, typer.Option(help="Manifest with model, text and inner steps, instead of a preset.")
     ] = None,
@@ -124,6 +127,7 @@ def quality(
         ("--common-lr-ratio", common_lr_ratio),
         ("--last-outer-lr-ratio", last_outer_lr_ratio),
         ("--amplification", amplification),
+        ("--last-amplification", last_amplification),
     ):
         if ratio is not None and not 0 < ratio < math.inf:
             raise UsageError(f"{option} {ratio} is not a number above 0; 1 changes nothing")
@@ -145,6 +149,7 @@ def quality(
         first_inner_steps=first_inner_steps,
         look_back=look_back,
         amplification=base.slicing.amplification if amplification is None else amplification,
+        last_amplification=base.slicing.last_amplification if last_amplification is None else last_amplification,
     )
     study.check()
     torch.set_num_threads(threads)

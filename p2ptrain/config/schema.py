@@ -57,7 +57,10 @@ class SlicingConfig:
     amplification: float = 1.0
     """How many times as far as it contributes a peer moves its slices while it trains, 1 to N: it stands in for those
     who train the other slices at the same time, and correct the same errors (docs/results/quality.md). Whoever owns m
-    slices takes 1/m of it."""
+    slices takes 1/m of it. The larger the batch, the larger it may be: slices have so many times the noise."""
+    last_amplification: float = 0.0
+    """In the last round; it changes by the same amount from round to round. Noise falls with the inner lr, so 2 to N is
+    better than either. 0 is the same throughout."""
     fragments: int = 1
     """F, pieces of each slice and of the common part, every F-th layer in one, that are averaged one after the other:
     at most 1/F of a round's bytes is sent at once. Raise it together with ``overlap.delay_steps`` where uplinks are

@@ -54,6 +54,8 @@ class Trial:
     """Share of a slice's last update that those who do not own it leave out of what they compute with."""
     amplification: float = 1.0
     """How many times as far as it contributes a peer moves its slice (training/amplification.py)."""
+    last_amplification: float = 0.0
+    """In the last round, where it is another; it changes by the same amount from round to round."""
 
     def run(self, base: RunConfig) -> RunConfig:
         """The manifest that real peers would need for this."""
@@ -66,6 +68,7 @@ class Trial:
                 parts=self.sliced_parts,
                 fragments=base.slicing.fragments,
                 amplification=self.amplification,
+                last_amplification=self.last_amplification,
             ),
             inner=replace(base.inner, steps=self.inner_steps),
             outer=self._outer(self.outer_lr, base),
@@ -162,6 +165,7 @@ class Study:
     look_back: float = 0.0
     amplification: float = 1.0
     """Of each trial that has so many slices; of the others as much as they have."""
+    last_amplification: float = 0.0
 
     def check(self) -> None:
         """Raise UsageError if the study cannot be carried out."""
@@ -207,6 +211,7 @@ class Study:
             first_inner_steps=self.first_inner_steps,
             look_back=self.look_back if num_slices > 1 else 0.0,
             amplification=min(self.amplification, float(num_slices)),
+            last_amplification=min(self.last_amplification, float(num_slices)),
         )
 
 

@@ -26,7 +26,7 @@ from p2ptrain.node.meter import Meter
 from p2ptrain.swarm.state import PublishedState
 from p2ptrain.training.device import release_memory, use_threads
 from p2ptrain.training.engine import describe
-from p2ptrain.training.footing import Footing, Move, move, stretch
+from p2ptrain.training.footing import Footing, Move, move, stretch, stretch_all
 from p2ptrain.training.inner_loop import InnerLoop
 from p2ptrain.wire.codec import Float32
 
@@ -333,6 +333,7 @@ class Trainer:
                 tokens = 0
                 continue
             self._show(Phase(round))
+            self._begin_round(round)
             engine = self._inner.engine
             try:
                 report = self._meter.training(lambda: self._inner.step(round, is_wanted=lambda: self._is_step_wanted))
@@ -362,6 +363,12 @@ class Trainer:
                     seconds=report.seconds,
                 ),
             )
+
+    def _begin_round(self, round: Version) -> None:
+        if round != self._inner.round:
+            before = {slice_id: self._inner.amplification_of(slice_id) for slice_id in self._inner.owned}
+            self._inner.begin_round(round)
+            stretch_all(self._footings, self._inner, before)
 
     def _may_step(self, ending: int | None) -> bool:
         """Take what has come, and wait for slices that are in flight for too long; False: the turn ends here.
@@ -447,14 +454,9 @@ class Trainer:
         own, self._to_own = self._to_own, None
         for slice_id in own.slices - self._inner.owned:
             self._inner.replace(slice_id, own.footings[slice_id].anchor)
-        before = {slice_id: self._inner.amplification_of(slice_id) for slice_id in own.slices & self._inner.owned}
+        before = {slice_id: self._inner.amplification_of(slice_id) for slice_id in self._inner.owned}
         self._inner = self._inner.owning(own.slices)
-        for slice_id, amplification in before.items():
-            factor = self._inner.amplification_of(slice_id) / amplification
-            if factor != 1.0:
-                footing, local = stretch(self._footings[slice_id], self._inner.local_values(slice_id), factor)
-                self._footings[slice_id] = footing
-                self._inner.replace(slice_id, local)
+        stretch_all(self._footings, self._inner, before)
         self._footings = {s: self._footings.get(s, own.footings[s]) for s in own.slices}
         self._asks = {s: ask for s, ask in self._asks.items() if s in own.slices}
         self._in_loop(self._on_slices, own.slices)

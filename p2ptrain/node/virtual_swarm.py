@@ -36,7 +36,7 @@ from p2ptrain.swarm.reduce import part_bounds
 from p2ptrain.swarm.robust import add_work, combine
 from p2ptrain.swarm.state import OwnedState, PublishedState, genesis, outer_step
 from p2ptrain.training.evaluation import validation_loss
-from p2ptrain.training.footing import Footing, Move, Snapshot, move
+from p2ptrain.training.footing import Footing, Move, Snapshot, move, stretch_all
 from p2ptrain.training.inner_loop import InnerLoop
 from p2ptrain.training.outer_step import outer_rule
 from p2ptrain.training.pseudo_gradient import pseudo_gradient
@@ -162,7 +162,9 @@ class VirtualSwarm:
         cut = [slice_id for slice_id in self.plan.slice_ids if fragment_index(slice_id) == self._turn]
         for peer, inner in self._inner.items():
             unmerged, footings = self._unmerged[peer], self._footings[peer]
+            before = {slice_id: inner.amplification_of(slice_id) for slice_id in inner.owned}
             inner.begin_round(self.version)
+            stretch_all(footings, inner, before)
             for _ in range(inner_steps[peer]):
                 self._merge(peer, [slice_id for slice_id, steps in unmerged.items() if steps >= delay_steps])
                 step = inner.step(self.version, position=None if position is None else position + inner.inner_step)
@@ -276,9 +278,8 @@ class VirtualSwarm:
                     sent = self._footings[peer][slice_id].snapshots[-1]
                     tensors[f"sent.{peer}.{slice_id}"] = torch.from_numpy(sent.values)
                     tensors[f"sent_tokens.{peer}.{slice_id}"] = torch.tensor(sent.tokens)
-                    if peer not in self._slices[slice_id].contained:
-                        anchor = self._footings[peer][slice_id].anchor
-                        tensors[f"anchor.{peer}.{slice_id}"] = torch.from_numpy(anchor.copy())
+                    anchor = self._footings[peer][slice_id].anchor
+                    tensors[f"anchor.{peer}.{slice_id}"] = torch.from_numpy(anchor.copy())
         return save(tensors)
 
     def restore(self, saved: bytes) -> None:
@@ -309,6 +310,7 @@ class VirtualSwarm:
                 for s in self.plan.slice_ids
                 if f"unmerged.{peer}.{s}" in tensors
             }
+            inner.begin_round(Version(max(0, self.version - 1)))  # by whose amplification the weights are so far
             for slice_id in inner.owned:
                 self._footings[peer][slice_id] = self._restored(peer, slice_id, tensors)
 
@@ -408,8 +410,7 @@ class VirtualSwarm:
             return Footing(anchor=owned.anchor, version=owned.version, since=since, tokens=tokens)
         sent = Snapshot(tensors[f"sent.{peer}.{slice_id}"].numpy(), int(tensors[f"sent_tokens.{peer}.{slice_id}"]))
         before = Version(owned.version - 1)
-        # Where the new anchor contains what was sent, the one before is not looked at.
-        anchor = tensors.get(f"anchor.{peer}.{slice_id}", tensors[f"sent.{peer}.{slice_id}"]).numpy()
+        anchor = tensors[f"anchor.{peer}.{slice_id}"].numpy()
         return Footing(anchor=anchor, version=before, since=since, tokens=tokens, snapshots=(sent,))
 
     def _seen(self, state: _Slice) -> Float32:

@@ -13,16 +13,19 @@ docs/results/quality.md.
 
 from collections.abc import Collection
 
-from p2ptrain.config.schema import SlicingConfig
-from p2ptrain.ids import COMMON, SliceId, slice_of
+from p2ptrain.config.schema import RunConfig
+from p2ptrain.ids import COMMON, SliceId, Version, slice_of
 
 
-def amplification(slicing: SlicingConfig, owned: Collection[SliceId]) -> float:
+def amplification(run: RunConfig, owned: Collection[SliceId], round: Version) -> float:
     """How many times as far as it contributes a peer moves its numbered slices; the common part goes once as far.
 
     Args:
-        slicing: of the run.
+        run: its slicing says how much in the first round and in the last; in between it changes evenly.
         owned: what the peer trains. Who trains m slices stands in for m times fewer others, so it is a / m, at least 1.
+        round: version that inner steps go on from.
     """
+    first, last = run.slicing.amplification, run.slicing.last_amplification or run.slicing.amplification
+    steps = max(1, run.rounds - 1)
     numbered = {slice_of(slice_id) for slice_id in owned} - {COMMON}
-    return max(1.0, slicing.amplification / max(1, len(numbered)))
+    return max(1.0, (first + (last - first) * min(round, steps) / steps) / max(1, len(numbered)))

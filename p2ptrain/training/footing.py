@@ -7,13 +7,14 @@ weights, has each token's progress once. Where a round ends without the contribu
 stays this peer's own. A void round changes nothing: the next snapshot contains the last one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from p2ptrain.config.schema import OverlapConfig
-from p2ptrain.ids import Version
+from p2ptrain.ids import SliceId, Version
+from p2ptrain.training.inner_loop import InnerLoop
 
 MAX_SNAPSHOTS = 2
 """Kept for a slice: of the contribution that is being averaged, and of one before it whose round was void here but may
@@ -57,6 +58,21 @@ class Footing:
     def cut_off(self, local: np.ndarray) -> "Footing":
         """With a snapshot of ``local``, the slice's weights now, shape [numel], float32; it is kept, not copied."""
         return replace(self, snapshots=(*self.snapshots, Snapshot(local, self.tokens))[-MAX_SNAPSHOTS:])
+
+
+def stretch_all(footings: dict[SliceId, Footing], loop: InnerLoop, before: Mapping[SliceId, float]) -> None:
+    """Stretch all progress that a loop keeps, once it moves slices further than it did, or less far.
+
+    Args:
+        footings: of the owned slices; changed, as the loop's weights are.
+        loop: with its new amplification.
+        before: what that was of each slice which the loop owned.
+    """
+    for slice_id in loop.owned & before.keys():
+        factor = loop.amplification_of(slice_id) / before[slice_id]
+        if factor != 1.0 and footings[slice_id].tokens:
+            footings[slice_id], local = stretch(footings[slice_id], loop.local_values(slice_id), factor)
+            loop.replace(slice_id, local)
 
 
 def stretch(footing: Footing, local: np.ndarray, factor: float) -> tuple[Footing, np.ndarray]:

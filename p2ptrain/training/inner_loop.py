@@ -87,15 +87,17 @@ class InnerLoop:
             torch.use_deterministic_algorithms(True)
         self._model = engine_transformer(run.model, plan, owned, engine)
         self._model.load(values)
-        self._amplification = amplification(run.slicing, owned)
-        self._optimizer = inner_optimizer(self._model, run.inner, self._amplification)
+        self._optimizer = inner_optimizer(self._model, run.inner)
 
     def amplification_of(self, slice_id: SliceId) -> float:
-        """How many times as far as it contributes the loop moves an owned slice."""
-        return 1.0 if slice_of(slice_id) == COMMON else self._amplification
+        """How many times as far as it contributes the loop moves an owned slice in this round."""
+        return 1.0 if slice_of(slice_id) == COMMON else amplification(self.run, self.owned, self.round)
 
     def begin_round(self, round: Version) -> None:
-        """Count inner steps from 0 again if ``round`` is another than the present one."""
+        """Count inner steps from 0 again if ``round`` is another than the present one.
+
+        Where the run's amplification changes, the caller stretches what is not contributed yet (``training.footing``).
+        """
         if round != self.round:
             self.round = round
             self.inner_step = 0
@@ -223,7 +225,7 @@ class InnerLoop:
 
     def _update(self, gradients: list[Tensor], lr: float, scale: Tensor) -> None:
         try:
-            self._optimizer.update(gradients, lr, scale)
+            self._optimizer.update(gradients, lr, scale, amplification(self.run, self.owned, self.round))
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise

@@ -22,19 +22,13 @@ embedding of a 7B model would take 0.5 GiB each."""
 _EPS = 1e-8
 
 
-def inner_optimizer(model: Transformer, inner: InnerConfig, amplification: float = 1.0) -> "InnerOptimizer":
-    """The optimizer for the model's dtype: plain, or one that keeps float32 masters of bfloat16 parameters.
-
-    Args:
-        model: whose owned parameters it updates.
-        inner: betas and weight decay.
-        amplification: of the learning rate of numbered slices.
-    """
+def inner_optimizer(model: Transformer, inner: InnerConfig) -> "InnerOptimizer":
+    """The optimizer for the model's dtype: plain, or one that keeps float32 masters of bfloat16 parameters."""
     low_bits = model.low_bits()
-    lr_ratios = [amplification if model.plan.is_cut(tensor) else 1.0 for tensor in model.owned_tensors()]
+    are_cut = [model.plan.is_cut(tensor) for tensor in model.owned_tensors()]
     if low_bits:
-        return SplitAdamW(model.owned_parameters(), low_bits, inner, lr_ratios)
-    return AdamW(model.owned_parameters(), inner, lr_ratios)
+        return SplitAdamW(model.owned_parameters(), low_bits, inner, are_cut)
+    return AdamW(model.owned_parameters(), inner, are_cut)
 
 
 class InnerOptimizer(ABC):
@@ -44,26 +38,27 @@ class InnerOptimizer(ABC):
         parameters: leaves, each on its device.
         inner: betas, and weight decay, which is for matrices alone: it would pull norms towards 0, where they silence
             a layer.
-        lr_ratios: learning rate of each parameter over that of ``update``; empty is 1 for all.
+        are_cut: of each parameter whether it belongs to a numbered slice; empty is none of them.
     """
 
-    def __init__(self, parameters: Sequence[nn.Parameter], inner: InnerConfig, lr_ratios: Sequence[float] = ()) -> None:
+    def __init__(self, parameters: Sequence[nn.Parameter], inner: InnerConfig, are_cut: Sequence[bool] = ()) -> None:
         self._inner = inner
         self._parameters = list(parameters)
-        self._lr_ratios = list(lr_ratios) or [1.0] * len(self._parameters)
+        self._are_cut = list(are_cut) or [False] * len(self._parameters)
         # Made now and not in the first step, so that memory that is too small shows before anything has changed.
         self._means = [torch.zeros_like(p, dtype=torch.float32, requires_grad=False) for p in parameters]
         self._squares = [torch.zeros_like(p, dtype=torch.float32, requires_grad=False) for p in parameters]
         self._steps = [torch.zeros((), dtype=torch.float32, device=p.device) for p in parameters]
 
     @abstractmethod
-    def update(self, gradients: Sequence[Tensor], lr: float, scale: Tensor) -> None:
+    def update(self, gradients: Sequence[Tensor], lr: float, scale: Tensor, amplification: float = 1.0) -> None:
         """Update every parameter.
 
         Args:
             gradients: one a parameter, of its shape, bfloat16 or float32. May be changed.
             lr: learning rate.
             scale: scalar that gradients are multiplied with, for clipping.
+            amplification: of the learning rate, in numbered slices.
         """
 
     def memory(self) -> dict[str, Tensor]:
@@ -91,6 +86,10 @@ class InnerOptimizer(ABC):
         for name, tensors in (("exp_avg", self._means), ("exp_avg_sq", self._squares), ("step", self._steps)):
             for index, tensor in enumerate(tensors):
                 yield f"{index}.{name}", tensor
+
+    def _lrs(self, lr: float, amplification: float) -> list[float]:
+        """Of each parameter."""
+        return [lr * amplification if is_cut else lr for is_cut in self._are_cut]
 
     def _decay(self, parameter: Tensor) -> float:
         return self._inner.weight_decay if parameter.ndim > 1 else 0.0
@@ -127,21 +126,22 @@ class InnerOptimizer(ABC):
 class AdamW(InnerOptimizer):
     """AdamW on float32 parameters, clipping in place as ``clip_grad_norm_`` does, so that both have the same bits."""
 
-    def update(self, gradients: Sequence[Tensor], lr: float, scale: Tensor) -> None:
+    def update(self, gradients: Sequence[Tensor], lr: float, scale: Tensor, amplification: float = 1.0) -> None:
         """As ``InnerOptimizer`` says; gradients are scaled in place and stay in ``grad``."""
         for parameter, gradient in zip(self._parameters, gradients, strict=True):
             parameter.grad = gradient.mul_(scale)
         torch._foreach_add_(self._steps, 1)
         values = [parameter.detach() for parameter in self._parameters]
         # All that have one decay and lr in one call: on a GPU few kernels for many small tensors.
-        kinds = [(self._decay(value), ratio) for value, ratio in zip(values, self._lr_ratios, strict=True)]
+        lrs = self._lrs(lr, amplification)
+        kinds = [(self._decay(value), value_lr) for value, value_lr in zip(values, lrs, strict=True)]
         for kind in set(kinds):
             alike = [one == kind for one in kinds]
             chosen = (
                 list(compress(those, alike)) for those in (values, gradients, self._means, self._squares, self._steps)
             )
-            decay, ratio = kind
-            self._step(*chosen, lr=lr * ratio, weight_decay=decay)
+            decay, value_lr = kind
+            self._step(*chosen, lr=value_lr, weight_decay=decay)
 
 
 class SplitAdamW(InnerOptimizer):
@@ -154,7 +154,7 @@ class SplitAdamW(InnerOptimizer):
         parameters: bfloat16 leaves.
         low_bits: int16, of the same shapes.
         inner: betas and weight decay.
-        lr_ratios: as for ``InnerOptimizer``.
+        are_cut: as for ``InnerOptimizer``.
     """
 
     def __init__(
@@ -162,16 +162,17 @@ class SplitAdamW(InnerOptimizer):
         parameters: Sequence[nn.Parameter],
         low_bits: Sequence[Tensor],
         inner: InnerConfig,
-        lr_ratios: Sequence[float] = (),
+        are_cut: Sequence[bool] = (),
     ) -> None:
-        super().__init__(parameters, inner, lr_ratios)
+        super().__init__(parameters, inner, are_cut)
         self._low_bits = list(low_bits)
 
-    def update(self, gradients: Sequence[Tensor], lr: float, scale: Tensor) -> None:
+    def update(self, gradients: Sequence[Tensor], lr: float, scale: Tensor, amplification: float = 1.0) -> None:
         """As ``InnerOptimizer`` says."""
+        lrs = self._lrs(lr, amplification)
         for index, parameter in enumerate(self._parameters):
             whole = (parameter.detach(), self._low_bits[index], gradients[index], self._means[index])
-            decay, parameter_lr = self._decay(parameter), lr * self._lr_ratios[index]
+            decay, parameter_lr = self._decay(parameter), lrs[index]
             columns = max(1, parameter.numel() // parameter.shape[0])
             rows = max(1, _CHUNK_ELEMENTS // columns)
             pieces = zip(*(torch.split(tensor, rows) for tensor in (*whole, self._squares[index])), strict=True)

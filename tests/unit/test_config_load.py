@@ -180,6 +180,8 @@ def test_nobody_stands_in_for_more_slices_than_there_are():
     assert problem.endswith(f"choose at most {slices}")
     assert parse_run(with_value("slicing.amplification", slices), "m.toml").slicing.amplification == slices
     assert problems(with_value("slicing.amplification", 0.9)) != []
+    (problem,) = problems(with_value("slicing.last_amplification", slices + 1))
+    assert problem.startswith(f"slicing.last_amplification = {slices + 1} is more than slicing.slices = {slices}")
 
 
 def test_folder_without_path_and_path_without_folder_are_refused():
@@ -246,7 +248,7 @@ def test_every_value_changes_the_run_id():
 def test_run_id_is_the_same_on_every_machine_and_version():
     # Red after a change of RunConfig's fields: peers of two versions would then be in different runs with one manifest,
     # so the change needs a new format.
-    assert run_id(parse_run(MINIMAL, "m.toml")) == "6718adfd27d2cec8644fb729a12d9ddeff1ced2e59f05a66583b600f5f58b314"
+    assert run_id(parse_run(MINIMAL, "m.toml")) == "4b8e377b35cd53fc9957aca1e2683589ccf0f07b37c61cf3af426b30174adb13"
 
 
 @pytest.mark.parametrize("preset", ["tiny", "nano"])

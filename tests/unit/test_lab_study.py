@@ -192,9 +192,10 @@ def test_outer_lr_may_change_during_the_run_and_be_another_for_the_common_part()
 
 
 def test_no_trial_amplifies_more_than_it_has_slices() -> None:
-    study = replace(STUDY, amplification=3.0)
-    trials = {n: study.trial((n, ("mlp",)), 0.4, 0.7, 0, 3) for n in (1, 2, 4)}
-    assert {n: trial.run(BASE).slicing.amplification for n, trial in trials.items()} == {1: 1.0, 2: 2.0, 4: 3.0}
+    study = replace(STUDY, amplification=1.5, last_amplification=3.0)
+    slicings = [study.trial((n, ("mlp",)), 0.4, 0.7, 0, 3).run(BASE).slicing for n in (1, 2, 4)]
+    assert [(one.amplification, one.last_amplification) for one in slicings] == [(1.0, 1.0), (1.5, 2.0), (1.5, 3.0)]
+    assert STUDY.trial((4, ("mlp",)), 0.4, 0.7, 0, 3).run(BASE).slicing.last_amplification == 0.0
 
 
 @pytest.mark.parametrize(

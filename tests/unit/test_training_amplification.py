@@ -12,6 +12,7 @@ from p2ptrain.config.schema import (
     InnerConfig,
     ModelConfig,
     OuterConfig,
+    OverlapConfig,
     RunConfig,
     SlicingConfig,
 )
@@ -23,7 +24,7 @@ from p2ptrain.node.lab import dealt_slices
 from p2ptrain.node.trainer import Trainer, TrainerListener
 from p2ptrain.node.virtual_swarm import VirtualSwarm
 from p2ptrain.training.amplification import amplification
-from p2ptrain.training.footing import Footing, stretch
+from p2ptrain.training.footing import Footing, stretch, stretch_all
 from p2ptrain.training.inner_loop import InnerLoop
 from p2ptrain.training.pseudo_gradient import pseudo_gradient
 
@@ -44,8 +45,8 @@ TEXT = np.frombuffer(b"To be, or not to be: that is the question. Whether 'tis n
 CORPUS = Corpus(train=TEXT[1000:], validation=TEXT[:1000], fingerprint=Digest("0" * 64))
 
 
-def amplified(by: float) -> RunConfig:
-    return replace(RUN, slicing=replace(RUN.slicing, amplification=by))
+def amplified(by: float, last: float = 0.0) -> RunConfig:
+    return replace(RUN, slicing=replace(RUN.slicing, amplification=by, last_amplification=last))
 
 
 @pytest.mark.parametrize(
@@ -61,8 +62,16 @@ def amplified(by: float) -> RunConfig:
 )
 def test_who_trains_several_slices_stands_in_for_fewer_others(owned: set[str], expected: float) -> None:
     slices = {SliceId(one) for one in owned}
-    assert amplification(SlicingConfig(slices=4, amplification=4.0), slices) == pytest.approx(expected)
-    assert amplification(SlicingConfig(slices=4, amplification=1.0), slices) == 1.0
+    assert amplification(amplified(4.0), slices, Version(7)) == pytest.approx(expected)
+    assert amplification(RUN, slices, Version(7)) == 1.0
+
+
+def test_amplification_changes_evenly_from_the_first_round_to_the_last() -> None:
+    run = amplified(2.0, last=4.0)
+    owned = {COMMON, ONE}
+    assert [amplification(run, owned, Version(round)) for round in (0, 3, 15, 16, 99)] == [2.0, 2.4, 4.0, 4.0, 4.0]
+    assert amplification(replace(run, rounds=1), owned, Version(0)) == 2.0
+    assert amplification(amplified(3.0, last=1.0), owned, Version(15)) == 1.0
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
@@ -107,6 +116,18 @@ def test_progress_is_the_same_for_a_peer_that_goes_further_from_now_on() -> None
     np.testing.assert_array_equal(pseudo_gradient(further.anchor, values, 2.0), before)
 
 
+def test_what_a_peer_keeps_over_a_round_goes_along_when_amplification_changes() -> None:
+    loop = InnerLoop(amplified(1.0, last=4.0), PLAN, frozenset({COMMON, ONE}), VALUES, CORPUS, PeerId("a"))
+    footings = {s: Footing.on(VALUES[s], Version(0)).trained(1) for s in loop.owned}
+    loop.step(Version(0))
+    kept = {s: loop.local_values(s) for s in loop.owned}
+    before = {s: loop.amplification_of(s) for s in loop.owned}
+    loop.begin_round(Version(15))
+    stretch_all(footings, loop, before)
+    np.testing.assert_allclose(loop.local_values(ONE), VALUES[ONE] + 4 * (kept[ONE] - VALUES[ONE]), atol=1e-6)
+    np.testing.assert_array_equal(loop.local_values(COMMON), kept[COMMON])
+
+
 def test_a_round_moves_slices_by_the_mean_of_what_is_contributed() -> None:
     # One step on the same weights has the same gradients, so that all that differs is how far it goes and comes back.
     one_step = replace(RUN.inner, steps=1, warmup_steps=0)
@@ -120,6 +141,19 @@ def test_a_round_moves_slices_by_the_mean_of_what_is_contributed() -> None:
     for slice_id in PLAN.slice_ids:
         assert np.abs(plain[slice_id] - VALUES[slice_id]).max() > 1e-4
         np.testing.assert_allclose(further[slice_id], plain[slice_id], rtol=1e-5, atol=1e-6)
+
+
+def test_a_lab_that_is_restored_goes_on_with_as_much_amplification() -> None:
+    run = replace(amplified(1.0, last=4.0), overlap=OverlapConfig(delay_steps=3))
+    whole, part, restored = (VirtualSwarm(run, CORPUS, dealt_slices(4, 4)) for _ in range(3))
+    for _ in range(4):
+        whole.train_round()
+    for _ in range(2):
+        part.train_round()
+    restored.restore(part.save())
+    for _ in range(2):
+        restored.train_round()
+    assert [restored.digest(s) for s in PLAN.slice_ids] == [whole.digest(s) for s in PLAN.slice_ids]
 
 
 def test_a_loss_is_told_of_weights_as_far_as_what_would_be_contributed() -> None:
