@@ -15,7 +15,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from p2ptrain import clock
 from p2ptrain.config.schema import RunConfig
@@ -473,12 +473,13 @@ class Trainer:
     def _as_contributed(self) -> Iterator[None]:
         """Meanwhile slices are only as far from their anchors as what would be contributed."""
         further = {}
-        for slice_id, footing in self._footings.items():
-            amplification = self._inner.amplification_of(slice_id)
-            if footing.tokens and amplification != 1.0:
-                further[slice_id] = self._inner.local_values(slice_id)
-                self._inner.replace(slice_id, stretch(footing, further[slice_id], 1 / amplification)[1])
         try:
+            for slice_id, footing in self._footings.items():
+                amplification = self._inner.amplification_of(slice_id)
+                if amplification != 1.0:
+                    further[slice_id] = self._inner.local_values(slice_id)
+                    contributed = stretch(replace(footing, snapshots=()), further[slice_id], 1 / amplification)[1]
+                    self._inner.replace(slice_id, contributed)
             yield
         finally:
             for slice_id, values in further.items():

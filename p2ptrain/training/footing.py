@@ -70,7 +70,7 @@ def stretch_all(footings: dict[SliceId, Footing], loop: InnerLoop, before: Mappi
     """
     for slice_id in loop.owned & before.keys():
         factor = loop.amplification_of(slice_id) / before[slice_id]
-        if factor != 1.0 and footings[slice_id].tokens:
+        if factor != 1.0:  # also without tokens: of a slice that is contained in part, the rest of the way is left
             footings[slice_id], local = stretch(footings[slice_id], loop.local_values(slice_id), factor)
             loop.replace(slice_id, local)
 

@@ -96,7 +96,8 @@ class InnerLoop:
     def begin_round(self, round: Version) -> None:
         """Count inner steps from 0 again if ``round`` is another than the present one.
 
-        Where the run's amplification changes, the caller stretches what is not contributed yet (``training.footing``).
+        Where the run's amplification changes, the caller stretches what is not contributed yet
+        (``training.footing.stretch_all``).
         """
         if round != self.round:
             self.round = round

@@ -4,7 +4,8 @@ import asyncio
 import math
 import threading
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,7 @@ from p2ptrain.node.trainer import (
     UseThreads,
     turn_steps,
 )
-from p2ptrain.training.footing import Footing, Move
+from p2ptrain.training.footing import Footing, Move, Moved, move
 from p2ptrain.training.inner_loop import InnerLoop, StepReport
 from p2ptrain.training.pseudo_gradient import pseudo_gradient
 
@@ -68,11 +69,16 @@ TOKENS = 16
 class Bench:
     """A trainer whose other side is the test."""
 
-    def __init__(self, run: RunConfig = RUN, at: Mapping[str, int] | None = None) -> None:
-        """The versions ``at`` which fragments are when training begins; all others are at 0."""
+    def __init__(
+        self,
+        run: RunConfig = RUN,
+        at: Mapping[str, int] | None = None,
+        owned: frozenset[SliceId] | None = None,
+    ) -> None:
+        """The versions ``at`` which fragments are when training begins; all others are at 0. It owns all by default."""
         plan = SlicePlan.of(run.model, run.slicing)
         values = initial_values(run, plan)
-        owned = frozenset(plan.slice_ids)
+        owned = frozenset(plan.slice_ids) if owned is None else owned
         self.inner = InnerLoop(run, plan, owned, values, CORPUS, PeerId("me"), EngineConfig())
         self.trained: list[RoundTrained] = []
         self.phases: list[Phase] = []
@@ -110,9 +116,14 @@ class Bench:
         return [event for event in self.events if isinstance(event, InnerStepDone)]
 
 
-def drive(test: Callable[[Bench], Awaitable[None]], run: RunConfig = RUN, at: Mapping[str, int] | None = None) -> None:
+def drive(
+    test: Callable[[Bench], Awaitable[None]],
+    run: RunConfig = RUN,
+    at: Mapping[str, int] | None = None,
+    owned: frozenset[SliceId] | None = None,
+) -> None:
     async def whole() -> None:
-        bench = Bench(run, at)
+        bench = Bench(run, at, owned)
         bench.trainer.start()
         try:
             await test(bench)
@@ -251,6 +262,59 @@ def test_who_trains_fewer_slices_from_now_on_goes_on_with_the_same_progress_stre
     # The inner lr falls to a tenth at once, so that most of the progress is that of the first round.
     run = replace(RUN, slicing=SlicingConfig(slices=2, amplification=2.0), rounds=1)
     drive(test, run)
+
+
+def test_progress_that_missed_a_version_counts_as_much_when_amplification_has_risen() -> None:
+    async def test(bench: Bench) -> None:
+        await until(lambda: bool(bench.trained))
+        sent = bench.trained[0].slices[ZERO]
+        for slice_id, one in bench.trained[0].slices.items():
+            bench.trainer.send(Advance(slice_id, Move(anchor=one.anchor, version=Version(1))))
+            bench.trainer.send(Settled(slice_id))
+        await until(lambda: len(bench.trained) == 2)
+        again = bench.trained[1].slices[ZERO]
+        assert (sent.amplification, again.amplification) == (1.0, 2.0)
+        first, second = (pseudo_gradient(one.anchor, one.local, one.amplification) for one in (sent, again))
+        assert np.dot(second, first) > 1.1 * np.dot(first, first)
+
+    run = replace(RUN, slicing=SlicingConfig(slices=2, amplification=1.0, last_amplification=2.0), rounds=2)
+    drive(test, run, owned=frozenset({COMMON, ZERO}))
+
+
+def test_commits_are_merged_and_scored_in_the_units_of_contributions(monkeypatch: pytest.MonkeyPatch) -> None:
+    merged: list[float] = []
+    scored: list[bool] = []
+    is_as_contributed = False
+    as_contributed = Trainer._as_contributed
+
+    def spy_on_move(footing: Footing, local: np.ndarray, to: Move, rule: OverlapConfig, amplification: float) -> Moved:
+        merged.append(amplification)
+        return move(footing, local, to, rule, amplification)
+
+    @contextmanager
+    def spy_on_weights(trainer: Trainer) -> Iterator[None]:
+        nonlocal is_as_contributed
+        with as_contributed(trainer):
+            is_as_contributed = True
+            yield
+            is_as_contributed = False
+
+    def score(loop: InnerLoop, num_windows: int) -> float:
+        scored.append(is_as_contributed)
+        return 1.0
+
+    monkeypatch.setattr("p2ptrain.node.trainer.move", spy_on_move)
+    monkeypatch.setattr(Trainer, "_as_contributed", spy_on_weights)
+    monkeypatch.setattr(InnerLoop, "validation_loss", score)
+
+    async def test(bench: Bench) -> None:
+        await until(lambda: bool(bench.trained))
+        bench.commit(0)
+        await until(lambda: len(bench.trained) == 2)
+        assert sorted(merged) == [1.0, 2.0]
+        assert scored == [True] * len(scored) != []
+
+    drive(test, replace(RUN, slicing=SlicingConfig(slices=2, amplification=2.0)), owned=frozenset({COMMON, ZERO}))
 
 
 def test_step_that_gives_nan_throws_the_round_away_and_contributes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -128,6 +128,17 @@ def test_what_a_peer_keeps_over_a_round_goes_along_when_amplification_changes() 
     np.testing.assert_array_equal(loop.local_values(COMMON), kept[COMMON])
 
 
+def test_the_rest_of_a_slice_that_a_version_contains_in_part_goes_along_without_tokens() -> None:
+    loop = InnerLoop(amplified(1.0, last=4.0), PLAN, frozenset({COMMON, ONE}), VALUES, CORPUS, PeerId("a"))
+    footings = {s: Footing.on(VALUES[s], Version(0)) for s in loop.owned}
+    loop.step(Version(0))
+    left = loop.local_values(ONE) - VALUES[ONE]
+    before = {s: loop.amplification_of(s) for s in loop.owned}
+    loop.begin_round(Version(15))
+    stretch_all(footings, loop, before)
+    np.testing.assert_allclose(loop.local_values(ONE) - VALUES[ONE], 4 * left, atol=1e-6)
+
+
 def test_a_round_moves_slices_by_the_mean_of_what_is_contributed() -> None:
     # One step on the same weights has the same gradients, so that all that differs is how far it goes and comes back.
     one_step = replace(RUN.inner, steps=1, warmup_steps=0)
