@@ -55,9 +55,9 @@ class SlicingConfig:
     parts: tuple[SlicedParts, ...] = ("mlp",)
     """What is cut: ``mlp`` hidden units, attention ``heads`` in whole key/value groups; the rest is the common part."""
     amplification: float = 1.0
-    """How many times as far as it contributes a peer moves its slices while it trains, 1 to N: it stands in for those
-    who train the other slices at the same time, and correct the same errors (docs/results/quality.md). Whoever owns m
-    slices takes 1/m of it. The larger the batch, the larger it may be: slices have so many times the noise."""
+    """How many times as far as it contributes a peer moves its slices while it trains, at most N: it stands in for
+    those who train the other slices at the same time, and correct the same errors (docs/results/quality.md). Whoever
+    owns m slices takes 1/m of it. The larger the batch, the larger it may be: slices have so many times the noise."""
     last_amplification: float = 0.0
     """In the last round; it changes by the same amount from round to round. Noise falls with the inner lr, so 2 to N is
     better than either. 0 is the same throughout."""

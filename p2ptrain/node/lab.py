@@ -164,7 +164,7 @@ class Study:
     first_inner_steps: int | None = None
     look_back: float = 0.0
     amplification: float = 1.0
-    """Of each trial that has so many slices; of the others as much as they have."""
+    """Of each trial with more than one slice."""
     last_amplification: float = 0.0
 
     def check(self) -> None:
@@ -210,8 +210,8 @@ class Study:
             last_outer_lr=last_lr,
             first_inner_steps=self.first_inner_steps,
             look_back=self.look_back if num_slices > 1 else 0.0,
-            amplification=min(self.amplification, float(num_slices)),
-            last_amplification=min(self.last_amplification, float(num_slices)),
+            amplification=self.amplification if num_slices > 1 else 1.0,
+            last_amplification=self.last_amplification if num_slices > 1 else 0.0,
         )
 
 

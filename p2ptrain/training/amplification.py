@@ -21,11 +21,13 @@ def amplification(run: RunConfig, owned: Collection[SliceId], round: Version) ->
     """How many times as far as it contributes a peer moves its numbered slices; the common part goes once as far.
 
     Args:
-        run: its slicing says how much in the first round and in the last; in between it changes evenly.
+        run: its slicing says how much in the first round and in the last; in between it changes evenly. Nobody stands
+            in for more slices than there are, so it is N at most.
         owned: what the peer trains. Who trains m slices stands in for m times fewer others, so it is a / m, at least 1.
         round: version that inner steps go on from.
     """
     first, last = run.slicing.amplification, run.slicing.last_amplification or run.slicing.amplification
     steps = max(1, run.rounds - 1)
+    amplified = min(first + (last - first) * min(round, steps) / steps, run.slicing.slices)
     numbered = {slice_of(slice_id) for slice_id in owned} - {COMMON}
-    return max(1.0, (first + (last - first) * min(round, steps) / steps) / max(1, len(numbered)))
+    return max(1.0, amplified / max(1, len(numbered)))

@@ -173,15 +173,11 @@ def test_each_fragment_has_a_turn_of_at_least_one_inner_step():
     assert parse_run(with_value("slicing.fragments", 2), "m.toml").slicing.fragments == 2
 
 
-def test_nobody_stands_in_for_more_slices_than_there_are():
-    slices = parse_run(MINIMAL, "m.toml").slicing.slices
-    (problem,) = problems(with_value("slicing.amplification", slices + 0.5))
-    assert problem.startswith(f"slicing.amplification = {slices + 0.5:g} is more than slicing.slices = {slices}")
-    assert problem.endswith(f"choose at most {slices}")
-    assert parse_run(with_value("slicing.amplification", slices), "m.toml").slicing.amplification == slices
-    assert problems(with_value("slicing.amplification", 0.9)) != []
-    (problem,) = problems(with_value("slicing.last_amplification", slices + 1))
-    assert problem.startswith(f"slicing.last_amplification = {slices + 1} is more than slicing.slices = {slices}")
+def test_slices_are_moved_at_least_as_far_as_they_contribute():
+    (problem,) = problems(with_value("slicing.amplification", 0.9))
+    assert "slicing.amplification = 0.9 is out of range; choose a number from 1 up" in problem
+    assert problems(with_value("slicing.last_amplification", 0.5)) != []
+    assert parse_run(with_value("slicing.last_amplification", 1), "m.toml").slicing.last_amplification == 1.0
 
 
 def test_folder_without_path_and_path_without_folder_are_refused():

@@ -72,6 +72,7 @@ def test_amplification_changes_evenly_from_the_first_round_to_the_last() -> None
     assert [amplification(run, owned, Version(round)) for round in (0, 3, 15, 16, 99)] == [2.0, 2.4, 4.0, 4.0, 4.0]
     assert amplification(replace(run, rounds=1), owned, Version(0)) == 2.0
     assert amplification(amplified(3.0, last=1.0), owned, Version(15)) == 1.0
+    assert amplification(amplified(2.0, last=12.0), owned, Version(12)) == 4.0, "there are four slices to stand in for"
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
