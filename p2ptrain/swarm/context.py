@@ -67,7 +67,7 @@ class Listener(Protocol):
 
 
 class Caller(Protocol):
-    """Sends round messages; a peer that cannot be reached is an outcome, not an error."""
+    """Asks and tells others (``swarm.calls``); a peer that cannot be reached is an outcome, not an error."""
 
     async def deliver(self, peer: PeerId, message: RoundMessage) -> bool:
         """Whether the peer took the message.
@@ -81,9 +81,6 @@ class Caller(Protocol):
 
     async def decided_otherwise(self, peer: PeerId, slice_id: SliceId, head: Head) -> bool:
         """Whether the peer knows that another value was decided for this version on the branch that it follows."""
-
-    def announce(self, slice_id: SliceId) -> None:
-        """Spread the news of a commit."""
 
     async def entrust(self, owner: PeerId, request: Entrust) -> bool:
         """Whether the owner has a place for us, or takes what we hand over.
@@ -133,6 +130,8 @@ class Context:
     """Our own invitation."""
     caller: Caller = field(init=False)
     """Set by the Swarm that this context is made for."""
+    announce: Callable[[SliceId], None] = field(init=False)
+    """Spreads the news of a commit of a slice; set by the Swarm as well."""
     claims: Mapping[PeerId, Claim] = field(default_factory=dict)
     """The live claims as of the last look at the directory."""
     halvings: int = 0

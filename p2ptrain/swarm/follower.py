@@ -37,7 +37,7 @@ class SliceFollower:
                 self._serve_published()
                 self._context.listener.slice_moved(self.slice)
             if steps:
-                self._context.caller.announce(self.slice)
+                self._context.announce(self.slice)
 
     def _serve_published(self) -> None:
         published = self.replica.published

@@ -568,7 +568,7 @@ class SliceOwner:
         self._keep_what_was_rounded_away(certificate)
         self._move(certificate, Replica(certificate, staged.published, staged.owned), [*averages, staged.update])
         self._tell_of_commit(certificate)
-        self._context.caller.announce(self.slice)
+        self._context.announce(self.slice)
         self._settle(beside)
 
     def _tell_of_commit(self, certificate: Certificate) -> None:
@@ -617,7 +617,7 @@ class SliceOwner:
             self._tell_head(peer)
         if steps:
             self._handle(rounds.HeadMoved(head_of(self.replica)))
-            self._context.caller.announce(self.slice)
+            self._context.announce(self.slice)
             self._settle()
 
     def _move(self, certificate: Certificate, replica: Replica, blobs: list[bytes | memoryview]) -> None:

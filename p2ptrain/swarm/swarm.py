@@ -6,28 +6,26 @@ by everybody from one random peer every few seconds, which covers whatever the p
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 from p2ptrain import clock
-from p2ptrain.errors import BadMessage, BadRecord, BlobUnavailable, PeerUnreachable, WireError
+from p2ptrain.errors import BadMessage, BadRecord, BlobUnavailable, PeerUnreachable
 from p2ptrain.events import (
     ChangeAbandoned,
     CoverageChanged,
-    Refused,
     SliceGained,
     SliceGivenUp,
     SlicesClaimed,
-    SliceTakenOver,
-    StateMissing,
 )
 from p2ptrain.ids import COMMON, GENESIS, Digest, PeerId, SliceId, Version, slice_of, slice_order
-from p2ptrain.swarm.answers import CALL_TIMEOUT_S, HEADS, STATUS, Condition, Part, heads_reply, status_reply
+from p2ptrain.swarm.answers import HEADS, STATUS, Condition, Part, heads_reply, status_reply
 from p2ptrain.swarm.assignment import Assignment
 from p2ptrain.swarm.beside import begin_beside
-from p2ptrain.swarm.catch_up import catch_up, fetch_owned, head_of, missing_bytes
+from p2ptrain.swarm.calls import DELEGATE, ENTRUST, ROUND, Calls
+from p2ptrain.swarm.catch_up import head_of
 from p2ptrain.swarm.certificates import check_certificate
 from p2ptrain.swarm.context import Context, Past, Replica
 from p2ptrain.swarm.coverage import Change, Coverage, Pace, Target
@@ -35,6 +33,7 @@ from p2ptrain.swarm.directory import Claim, Directory
 from p2ptrain.swarm.follower import SliceFollower
 from p2ptrain.swarm.head import Head
 from p2ptrain.swarm.history import History, PastRound
+from p2ptrain.swarm.joining import Joining
 from p2ptrain.swarm.owner import SliceOwner
 from p2ptrain.swarm.pacing import newcomers_need_s
 from p2ptrain.swarm.roster import Roster, look_interval_s
@@ -43,19 +42,8 @@ from p2ptrain.wire.codec import encoded_bytes
 from p2ptrain.wire.messages import Certificate, Committed, Entrust, RoundMessage
 from p2ptrain.wire.v1 import peer_pb2 as pb
 
-ROUND = "p2ptrain/1/round"
-ENTRUST = "p2ptrain/1/entrust"
-DELEGATE = "p2ptrain/1/delegate"
 _PULL_EVERY_S = 2.0
-_MAX_PAGES = 64
-_MOST_ASKED = 64
-"""Peers that are asked for all that is newer; every one of them follows every slice."""
-_STATE_ATTEMPTS = 10
-"""Times that an owners' state is asked for, each time at the then newest version, before a change is abandoned."""
 _BY_ORDER = "the run's authority asks this peer to"
-_ASK_AGAIN_S = 0.5
-_LEASES_FOR_STATE = 3
-"""So many leases long a peer that starts asks for what it knows to be newer; the claims of dead owners last for one."""
 _SETTLE_S = 1.0
 """Pause between announcing that we are undecided and choosing, so that peers that start together see each other."""
 
@@ -68,7 +56,7 @@ class Swarm:
     ) -> None:
         self.owners: dict[SliceId, SliceOwner] = {}
         self.followers: dict[SliceId, SliceFollower] = {}
-        context.caller = self
+        context.announce = self.announce
         self._context = context
         self._condition = condition
         self._group: asyncio.TaskGroup | None = None
@@ -87,6 +75,8 @@ class Swarm:
             ordered=lambda: condition().ordered,
         )
         self.roster = Roster(context, directory, self.assignment, self.owners, condition)
+        self._calls = context.caller = Calls(context)
+        self._joining = Joining(context, self._calls, self.roster)
         self._coverage_seen: dict[SliceId, Coverage] = {}
         self._coverage_said: dict[SliceId, tuple[bool, bool]] = {}
         """Per slice whether it was covered and thin when we last said so."""
@@ -152,53 +142,12 @@ class Swarm:
         """
         with self.roster.published():  # fetching takes longer than a claim lasts
             await self.roster.look_until_seen()
-            current, chains = await self._catch_up_with_all(owned, replicas, histories, followed)
+            current, chains = await self._joining.catch_up_with_all(owned, replicas, histories, followed)
             self._begin_parts(owned, current, pasts, chains)
             await self.roster.publish()
             # Peers that become ready together should find each other before one of them founds the group alone.
             await asyncio.sleep(_SETTLE_S)
             await self.roster.look_until_seen()
-
-    async def _catch_up_with_all(
-        self,
-        owned: frozenset[SliceId],
-        replicas: Mapping[SliceId, Replica],
-        histories: Mapping[SliceId, Sequence[PastRound]],
-        followed: Mapping[SliceId, Replica],
-    ) -> tuple[dict[SliceId, Replica], dict[SliceId, list[PastRound]]]:
-        """Every slice as far as anybody can bring it, with the owners' state where we own it, and what led there.
-
-        Arguments as for ``join``.
-        """
-        current, orphans = dict(replicas), set[SliceId]()
-        chains = {slice_id: list(rounds) for slice_id, rounds in histories.items()}
-        insist_s = _LEASES_FOR_STATE * self._context.exchange.lease_s
-        moved_s = clock.monotonic_s()
-        while True:
-            orphans |= {s for s in owned if not self._context.holders(s) - {self._context.me}}
-            # Nobody can give us an orphan's state, so we follow its published weights, which every peer holds.
-            current |= {s: _further(replace(current[s], owned=None), followed.get(s)) for s in orphans}
-            moved = await self._catch_up_all(current, chains)
-            if moved:
-                current |= moved
-                moved_s = clock.monotonic_s()
-            elif moved is not None or clock.monotonic_s() - moved_s > insist_s:
-                break
-            else:
-                await asyncio.sleep(_ASK_AGAIN_S)
-                await self.roster.look()  # an owner that died a moment ago still has a claim
-        for slice_id in owned - orphans:
-            # Its holders do not answer, or have less than we had followed: what is on our disk must not be lost.
-            further = _further(current[slice_id], followed.get(slice_id))
-            if further is not current[slice_id]:
-                current[slice_id] = further
-                orphans.add(slice_id)
-        for slice_id in orphans:
-            # Our own state is as good as any if nobody went on after it.
-            is_newest = head_of(current[slice_id]) == head_of(replicas[slice_id])
-            mine = replicas[slice_id] if is_newest else await self._fetch_or_take_over(slice_id, current[slice_id])
-            current[slice_id] = mine
-        return current, chains
 
     def _begin_parts(
         self,
@@ -219,19 +168,6 @@ class Swarm:
             if chain and Head.of(chain[-1].certificate) == head_of(part.replica):
                 part.history.restore(chain)
         self.assignment.ready, self.assignment.joining = frozenset(map(slice_of, owned)), frozenset()
-
-    async def _fetch_or_take_over(self, slice_id: SliceId, found: Replica) -> Replica:
-        if found.certificate and self._context.holders(slice_id) - {self._context.me}:  # one that came meanwhile
-            with contextlib.suppress(BlobUnavailable, BadMessage):
-                return replace(found, owned=await fetch_owned(self._context, found))
-        return await self._take_over(slice_id, found)
-
-    async def _take_over(self, slice_id: SliceId, found: Replica) -> Replica:
-        """A slice without living owners, from its published weights: they are the anchor from now on."""
-        if found.certificate is None:
-            return replace(found, owned=await asyncio.to_thread(self._context.listener.initial_state, slice_id))
-        self._context.events.emit(SliceTakenOver(slice=slice_id, version=found.published.version))
-        return replace(found, owned=await asyncio.to_thread(found.published.taken_over))
 
     async def run(self) -> None:
         """Keep claims fresh, rounds going and news flowing until cancelled."""
@@ -273,62 +209,6 @@ class Swarm:
 
     # What the parts ask of us.
 
-    async def deliver(self, peer: PeerId, message: RoundMessage) -> bool:
-        """Whether the peer took the round message.
-
-        Raises:
-            PeerUnreachable: it may never have heard of it.
-        """
-        ack = await self._context.node.call(peer, ROUND, message.to_pb(), pb.Ack, timeout_s=CALL_TIMEOUT_S)
-        if ack.refusal:
-            self._context.events.emit(Refused(peer=peer, reason=f"it refused our message: {ack.refusal[:200]!a}"))
-        return not ack.refusal
-
-    async def newer_certificates(self, peer: PeerId, have: Mapping[SliceId, int]) -> list[Certificate]:
-        """The peer's certificates after those versions, checked; empty when it has none or cannot be reached."""
-        return await self._ask_for_newer(peer, have) or []
-
-    async def _ask_for_newer(self, peer: PeerId, have: Mapping[SliceId, int]) -> list[Certificate] | None:
-        """The same; None when it cannot be reached, or what it says breaks the protocol."""
-        news = await self._ask_for_news(peer, have)
-        return None if news is None else news.certificates
-
-    async def _ask_for_news(self, peer: PeerId, have: Mapping[SliceId, int]) -> "_News | None":
-        """What the peer knows beside those versions; None as above."""
-        versions = {str(s): int(v) for s, v in have.items()}
-        certificates: list[Certificate] = []
-        behind: dict[SliceId, tuple[Version, Digest]] = {}
-        try:
-            for _ in range(_MAX_PAGES):
-                request = pb.HeadsRequest(run=self._context.run, have=versions)
-                reply = await self._context.node.call(peer, HEADS, request, pb.HeadsReply, timeout_s=CALL_TIMEOUT_S)
-                page = [Certificate.decode(c.SerializeToString()) for c in reply.certificates]
-                for certificate in page:
-                    check_certificate(certificate, self._context.run, have, self._context.quorum)
-                certificates += page
-                for one in reply.behind:
-                    if (slice_id := SliceId(one.slice)) in have:
-                        behind[slice_id] = Version(one.version), Digest(one.value_sha256.hex())
-                versions |= {c.value.slice: c.value.version for c in page}
-                if not reply.more or not page:
-                    break
-        except PeerUnreachable:
-            return None
-        except WireError as error:
-            self._refuse(peer, str(error))
-            return None
-        return _News(certificates, behind)
-
-    async def decided_otherwise(self, peer: PeerId, slice_id: SliceId, head: Head) -> bool:
-        """Whether the peer knows that another value was decided for this version on the branch that it follows."""
-        held = {str(slice_id): bytes.fromhex(head.value_hash or "")}
-        request = pb.HeadsRequest(run=self._context.run, have={str(slice_id): head.version}, held=held)
-        try:
-            reply = await self._context.node.call(peer, HEADS, request, pb.HeadsReply, timeout_s=CALL_TIMEOUT_S)
-        except WireError:  # then nobody can tell
-            return False
-        return slice_id in reply.rivals
-
     def announce(self, slice_id: SliceId) -> None:
         """Push the news of a commit to those whose turn it is to hear it from us."""
         replica = self.replica(slice_id)
@@ -342,31 +222,6 @@ class Swarm:
             told = some(self._context.unlisted, FAN_OUT)
         for peer in told:
             self._spawn(self._tell(peer, message))
-
-    async def entrust(self, owner: PeerId, request: Entrust) -> bool:
-        """Whether the owner has a place for us, or takes what we hand over.
-
-        Raises:
-            PeerUnreachable: it may never have heard of it.
-        """
-        call, reply_type = self._context.node.call, pb.EntrustReply
-        reply = await call(owner, ENTRUST, request.to_pb(), reply_type, timeout_s=CALL_TIMEOUT_S)
-        return not reply.refusal
-
-    async def tell_constituent(
-        self, peer: PeerId, slice_id: SliceId, version: Version, *, cut_off_within_s: float = 0.0, tokens: int = 0
-    ) -> bool:
-        """Ask a holder that has a place with us for its work, or tell it what has become of it; see ``Caller``."""
-        news = pb.DelegateNews(
-            run=self._context.run, slice=slice_id, version=version, cut_off_within_s=cut_off_within_s, tokens=tokens
-        )
-        ack = await self._context.node.call(peer, DELEGATE, news, pb.Ack, timeout_s=CALL_TIMEOUT_S)
-        return not ack.refusal
-
-    def _refuse(self, peer: PeerId, reason: str) -> None:
-        """What a peer sent breaks the protocol: say so, and stop listening to it when that goes on."""
-        self._context.events.emit(Refused(peer=peer, reason=reason))
-        self._context.node.door.accuse(peer, reason)
 
     # What other peers ask.
 
@@ -386,7 +241,7 @@ class Swarm:
             else:
                 return pb.Ack(refusal=f"this peer does not own slice {message.slice[:64]}")
         except (BadMessage, BadRecord) as error:
-            self._refuse(sender, str(error))
+            self._calls.refuse(sender, str(error))
             return pb.Ack(refusal=str(error))
         return pb.Ack()
 
@@ -398,7 +253,7 @@ class Swarm:
                 return pb.EntrustReply(refusal=f"this peer does not own slice {request.slice[:64]} of such a run")
             return pb.EntrustReply(refusal=owner.entrusted(sender, entrust))
         except BadMessage as error:
-            self._refuse(sender, str(error))
+            self._calls.refuse(sender, str(error))
             return pb.EntrustReply(refusal=str(error))
 
     async def _on_delegate_news(self, sender: PeerId, news: pb.DelegateNews) -> pb.Ack:
@@ -461,7 +316,7 @@ class Swarm:
 
     async def _pull_news_from(self, peer: PeerId) -> None:
         have = {slice_id: part.replica.published.version for slice_id, part in self._parts()}
-        news = await self._ask_for_news(peer, have)
+        news = await self._calls.ask_for_news(peer, have)
         if news is None:
             return
         for slice_id, certificates in _by_slice(news.certificates).items():
@@ -482,7 +337,7 @@ class Swarm:
                 owner.meet_rival(peer)
         # Followers have no owners' state to offer, and go over or stay.
         if followed := {s: GENESIS for s in maybe_rivals if s in self.followers}:
-            for slice_id, certificates in _by_slice(await self.newer_certificates(peer, followed)).items():
+            for slice_id, certificates in _by_slice(await self._calls.newer_certificates(peer, followed)).items():
                 if follower := self.followers.get(slice_id):
                     await follower.learn(certificates[-1:], peer)
 
@@ -490,58 +345,13 @@ class Swarm:
         missed = certificate.value.version - follower.replica.published.version
         certificates = [certificate]
         if missed > 1:
-            certificates = await self.newer_certificates(sender, {follower.slice: follower.replica.published.version})
+            have = {follower.slice: follower.replica.published.version}
+            certificates = await self._calls.newer_certificates(sender, have)
         await follower.learn(certificates, sender)
 
     async def _tell(self, peer: PeerId, message: RoundMessage) -> None:
         with contextlib.suppress(PeerUnreachable):
-            await self.deliver(peer, message)
-
-    async def _catch_up_all(
-        self, replicas: Mapping[SliceId, Replica], chains: dict[SliceId, list[PastRound]] | None = None
-    ) -> dict[SliceId, Replica] | None:
-        """One pass over all slices; empty when nobody knows anything newer. What it went through is added to chains.
-
-        None says that there may be more to have: none of those who are ready answered, or what somebody told of could
-        not be fetched.
-        """
-        claims = self._context.claims  # as they are now: a look replaces them while we ask
-        others = self._whom_to_ask_for(replicas)
-        have = {slice_id: replica.published.version for slice_id, replica in replicas.items()}
-        answers = await asyncio.gather(*(self._ask_for_newer(peer, have) for peer in others))
-        told = {peer: answer for peer, answer in zip(others, answers, strict=True) if answer is not None}
-        ready = {peer for peer in others if claims[peer].ready}
-        if ready and ready.isdisjoint(told):
-            return None
-        best = {s: way for s, replica in replicas.items() if (way := _furthest(s, told, head_of(replica))) is not None}
-        if chains is not None:
-            self._tell_missing(replicas, {slice_id: certificates for slice_id, (certificates, _) in best.items()})
-
-        async def catch_up_one(slice_id: SliceId, replica: Replica) -> Replica | None:
-            steps = await catch_up(self._context, slice_id, replica, *best[slice_id]) if slice_id in best else []
-            if chains is not None:
-                chains.setdefault(slice_id, []).extend(PastRound(step.certificate, step.blobs) for step in steps)
-            return steps[-1].replica if steps else None
-
-        # All at once: small slices do not wait for large ones, and the line is never idle between two of them.
-        found = await asyncio.gather(*(catch_up_one(*item) for item in replicas.items()))
-        moved = {slice_id: replica for slice_id, replica in zip(replicas, found, strict=True) if replica}
-        return moved if moved or not best else None
-
-    def _whom_to_ask_for(self, slices: Iterable[SliceId]) -> list[PeerId]:
-        """Everybody, and of very many some: first those that own such a slice, who certainly keep up with it."""
-        claims, numbered = self._context.claims, {slice_of(s) for s in slices} - {COMMON}
-        others = [peer for peer in claims if peer != self._context.me]
-        first = some([peer for peer in others if numbered.intersection(claims[peer].ready)], _MOST_ASKED)
-        return [*first, *some(sorted({*others} - {*first}), _MOST_ASKED - len(first))]
-
-    def _tell_missing(
-        self, replicas: Mapping[SliceId, Replica], newer: Mapping[SliceId, Sequence[Certificate]]
-    ) -> None:
-        sizes = {s: missing_bytes(replicas[s], newer[s], self._context.numel[s]) for s in _sorted(newer)}
-        ahead = {s: newer[s][-1].value.version for s, size in sizes.items() if size}
-        if ahead:
-            self._context.events.emit(StateMissing(slices=ahead, size_bytes=sum(sizes.values())))
+            await self._calls.deliver(peer, message)
 
     # Changing slices while running.
 
@@ -554,49 +364,22 @@ class Swarm:
         if change.gains:
             fragments = _sorted(self._context.fragments([change.gains]))
             try:
-                replicas = {fragment: await self._owners_replica(fragment) for fragment in fragments}
+                replicas = {
+                    fragment: await self._joining.owners_replica(fragment, self.followers[fragment].replica)
+                    for fragment in fragments
+                }
             except (BlobUnavailable, BadMessage) as error:
                 mine.abandon(change)
                 self._context.events.emit(ChangeAbandoned(slice=change.gains, reason=str(error)))
                 await self.roster.publish()
                 return
             for fragment, replica in replicas.items():  # the first ones have moved on while the others were fetched
-                self._start_owning(fragment, await self._newest(fragment, replica))
+                self._start_owning(fragment, await self._joining.newest(fragment, replica))
             mine.has_joined(change.gains)
             version = min(self.owners[fragment].replica.published.version for fragment in fragments)
             self._context.events.emit(SliceGained(slice=change.gains, version=version, reason=change.reason))
             await self.roster.publish()
         self._context.listener.slices_changed(self._context.fragments(mine.trained))
-
-    async def _owners_replica(self, slice_id: SliceId) -> Replica:
-        """The owners' state of a slice that we have followed so far, at the newest version that we can find.
-
-        Raises:
-            BlobUnavailable: its owners are there but do not deliver.
-            BadMessage: they deliver something else.
-        """
-        current = self.followers[slice_id].replica
-        for attempt in range(_STATE_ATTEMPTS):
-            current = await self._newest(slice_id, current)
-            if not self._context.holders(slice_id) - {self._context.me}:
-                return await self._take_over(slice_id, current)
-            try:
-                # Owners keep the state of their present version only: a fast slice has to be caught.
-                if current.certificate is None:
-                    owned = await asyncio.to_thread(self._context.listener.initial_state, slice_id)
-                else:
-                    owned = await fetch_owned(self._context, current)
-            except BlobUnavailable:
-                if attempt == _STATE_ATTEMPTS - 1:
-                    raise
-                continue
-            return await self._newest(slice_id, replace(current, owned=owned))
-        raise AssertionError("unreachable")
-
-    async def _newest(self, slice_id: SliceId, current: Replica) -> Replica:
-        while moved := await self._catch_up_all({slice_id: current}):
-            current = moved[slice_id]
-        return current
 
     def _start_owning(self, slice_id: SliceId, replica: Replica) -> None:
         follower = self.followers.pop(slice_id)
@@ -665,36 +448,11 @@ class Swarm:
         begin_beside(self._group, work)
 
 
-class _News(NamedTuple):
-    """What a peer answers when it is asked for news."""
-
-    certificates: list[Certificate]
-    """Checked, per slice in order of version."""
-    behind: dict[SliceId, tuple[Version, Digest]]
-    """Where it stands with slices of which it has nothing newer: version, and hash of its value."""
-
-
 def _by_slice(certificates: Sequence[Certificate]) -> dict[SliceId, list[Certificate]]:
     by_slice: dict[SliceId, list[Certificate]] = {}
     for certificate in certificates:
         by_slice.setdefault(certificate.value.slice, []).append(certificate)
     return by_slice
-
-
-def _further(replica: Replica, other: Replica | None) -> Replica:
-    return other if other and head_of(other).outranks(head_of(replica)) else replica
-
-
-def _furthest(
-    slice_id: SliceId, told: Mapping[PeerId, Sequence[Certificate]], head: Head
-) -> tuple[list[Certificate], PeerId] | None:
-    """The certificates of a slice that lead to the highest head, and who told them; None if ours is as high."""
-    best: tuple[list[Certificate], PeerId] | None = None
-    for peer, answer in told.items():
-        certificates = [c for c in answer if c.value.slice == slice_id]
-        if certificates and Head.of(certificates[-1]).outranks(head):
-            best, head = (certificates, peer), Head.of(certificates[-1])
-    return best
 
 
 def _sorted(slices: "Mapping[SliceId, object] | frozenset[SliceId]") -> tuple[SliceId, ...]:

@@ -15,9 +15,9 @@ from p2ptrain.config.load import load_run, run_id
 from p2ptrain.events import CatchUpFailed, Refused
 from p2ptrain.ids import COMMON, Digest, PeerId, RunId, SliceId, Version
 from p2ptrain.swarm.answers import HEADS, STATUS
+from p2ptrain.swarm.calls import DELEGATE, ENTRUST, ROUND
 from p2ptrain.swarm.certificates import sign_vote
 from p2ptrain.swarm.head import Head
-from p2ptrain.swarm.swarm import DELEGATE, ENTRUST, ROUND
 from p2ptrain.wire.blobs import STREAM
 from p2ptrain.wire.messages import Ballot, BlobRef, Certificate, Committed, RoundMessage
 from p2ptrain.wire.v1 import peer_pb2 as pb

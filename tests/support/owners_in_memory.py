@@ -62,6 +62,7 @@ class Hand:
             book=AddressBook(identity.peer_id),
         )
         self.context.caller = anything
+        self.context.announce = self.announce
 
     def begin(self, claims: Mapping[PeerId, Claim]) -> None:
         """Take over version 0."""

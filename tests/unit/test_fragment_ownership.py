@@ -112,7 +112,7 @@ async def test_a_slice_is_claimed_once_the_owners_state_of_all_its_fragments_is_
 ) -> None:
     fetched: list[SliceId] = []
 
-    async def owners_replica(slice_id: SliceId) -> Any:
+    async def owners_replica(slice_id: SliceId, current: Any) -> Any:
         fetched.append(slice_id)
         assert SliceId("1") not in desk.claims_published[-1].ready
         return replica(4)
@@ -120,8 +120,8 @@ async def test_a_slice_is_claimed_once_the_owners_state_of_all_its_fragments_is_
     async def newest(slice_id: SliceId, current: Any) -> Any:
         return replica(7) if slice_id == "1.0" else current
 
-    monkeypatch.setattr(peer, "_owners_replica", owners_replica)
-    monkeypatch.setattr(peer, "_newest", newest)
+    monkeypatch.setattr(peer._joining, "owners_replica", owners_replica)
+    monkeypatch.setattr(peer._joining, "newest", newest)
     assert peer.assignment.ready == {COMMON, "0"}
     async with asyncio.TaskGroup() as peer._group:
         change = Change(peer=ME, gains=SliceId("1"), cause="thin", reason="it is thin")

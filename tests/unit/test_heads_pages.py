@@ -85,10 +85,10 @@ async def test_certificates_of_thousands_of_parts_come_in_pages_and_all_of_them_
         slice=SLICE, history=history, replica=SimpleNamespace(certificate=certificates[-1]), loss_nats=math.nan
     )
     server.followers[SLICE] = follower
-    assert await asker.newer_certificates(OWNER.peer_id, {SLICE: 0}) == certificates
+    assert await asker._calls.newer_certificates(OWNER.peer_id, {SLICE: 0}) == certificates
     assert len(wire.answers) > 1
     assert max(wire.answers) < module._PAGE_BYTES
-    assert await asker.newer_certificates(OWNER.peer_id, {SLICE: 6}) == certificates[6:]
+    assert await asker._calls.newer_certificates(OWNER.peer_id, {SLICE: 6}) == certificates[6:]
 
 
 async def test_whoever_stood_on_a_branch_that_lost_can_be_told_so_long_after_its_rounds_are_gone() -> None:
@@ -101,11 +101,11 @@ async def test_whoever_stood_on_a_branch_that_lost_can_be_told_so_long_after_its
         history.add(certificate, [])
     server.followers[SLICE] = cast(Any, SimpleNamespace(history=history, replica=SimpleNamespace(certificate=None)))
     ours = Head.of(certificates[9])
-    assert not await asker.decided_otherwise(OWNER.peer_id, SLICE, ours)
+    assert not await asker._calls.decided_otherwise(OWNER.peer_id, SLICE, ours)
     rival = replace(ours, value_hash=Digest("ab" * 32))
-    assert await asker.decided_otherwise(OWNER.peer_id, SLICE, rival)
+    assert await asker._calls.decided_otherwise(OWNER.peer_id, SLICE, rival)
     unknown = replace(rival, version=Version(41))
-    assert not await asker.decided_otherwise(OWNER.peer_id, SLICE, unknown)
+    assert not await asker._calls.decided_otherwise(OWNER.peer_id, SLICE, unknown)
 
 
 async def test_a_voter_is_asked_when_the_donor_has_fetched_the_state_whole_and_cannot_tell() -> None:
@@ -228,13 +228,13 @@ async def test_certificates_of_slices_that_were_not_asked_for_are_refused_with_w
     asker._context.numel = {SLICE: 1, elsewhere: 1}
     refused: list[PeerId] = []
     asker._refuse = lambda peer, reason: refused.append(peer)  # type: ignore[method-assign]
-    assert await asker.newer_certificates(OWNER.peer_id, {elsewhere: 0}) == []
+    assert await asker._calls.newer_certificates(OWNER.peer_id, {elsewhere: 0}) == []
     assert refused == [OWNER.peer_id]
-    assert len(await asker.newer_certificates(OWNER.peer_id, {SLICE: 0})) == 1
+    assert len(await asker._calls.newer_certificates(OWNER.peer_id, {SLICE: 0})) == 1
 
 
 async def test_made_up_slices_of_a_liar_are_not_kept() -> None:
     many = [pb.Behind(slice=str(number), version=1, value_sha256=b"x" * 32) for number in range(1000)]
-    news = await party(Liar(pb.HeadsReply(behind=many)))._ask_for_news(OWNER.peer_id, {SLICE: 5})
+    news = await party(Liar(pb.HeadsReply(behind=many)))._calls.ask_for_news(OWNER.peer_id, {SLICE: 5})
     assert news is not None
     assert list(news.behind) == [SLICE]

@@ -12,7 +12,7 @@ from p2ptrain.config.schema import ExchangeConfig
 from p2ptrain.errors import PeerUnreachable
 from p2ptrain.identity.keys import Identity
 from p2ptrain.ids import COMMON, PeerId, RunId, SliceId, Version
-from p2ptrain.swarm import roster
+from p2ptrain.swarm import joining, roster
 from p2ptrain.swarm import swarm as module
 from p2ptrain.swarm.answers import HEADS, Condition
 from p2ptrain.swarm.context import Replica
@@ -85,7 +85,7 @@ def swarm(directory: Hearsay, wire: Wire, *, lease_s: float = 30.0) -> Swarm:
 @pytest.fixture(autouse=True)
 def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(roster, "_ASK_AGAIN_S", 0.0)
-    monkeypatch.setattr(module, "_ASK_AGAIN_S", 0.0)
+    monkeypatch.setattr(joining, "_ASK_AGAIN_S", 0.0)
     monkeypatch.setattr(module, "_SETTLE_S", 0.0)
 
 
@@ -135,7 +135,7 @@ async def test_nothing_newer_is_what_somebody_said_who_knows(
     await newcomer.choose([SliceId("0")], is_fixed=True)
     await newcomer.roster.look()
     published: Any = SimpleNamespace(version=Version(0))
-    assert await newcomer._catch_up_all({SliceId("0"): Replica(None, published, None)}) == expected
+    assert await newcomer._joining._one_pass({SliceId("0"): Replica(None, published, None)}) == expected
 
 
 async def test_what_somebody_told_of_and_nobody_gives_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,12 +153,12 @@ async def test_what_somebody_told_of_and_nobody_gives_is_asked_for_again(monkeyp
     async def nothing(*_: Any) -> list[Any]:
         return []
 
-    monkeypatch.setattr(newcomer, "_ask_for_newer", told)
-    monkeypatch.setattr(module, "catch_up", nothing)
+    monkeypatch.setattr(newcomer._calls, "ask_for_newer", told)
+    monkeypatch.setattr(joining, "catch_up", nothing)
     replica: Any = SimpleNamespace(published=SimpleNamespace(version=Version(0)), certificate=None)
-    assert await newcomer._catch_up_all({SliceId("0"): replica}) is None
+    assert await newcomer._joining._one_pass({SliceId("0"): replica}) is None
     ahead: Any = SimpleNamespace(published=SimpleNamespace(version=Version(3)), certificate=certificate)
-    assert await newcomer._catch_up_all({SliceId("0"): ahead}) == {}, "as far as anybody is"
+    assert await newcomer._joining._one_pass({SliceId("0"): ahead}) == {}, "as far as anybody is"
 
 
 async def test_claim_that_expires_while_its_peer_is_asked_ends_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,6 +169,6 @@ async def test_claim_that_expires_while_its_peer_is_asked_ends_nobody(monkeypatc
     async def silent(peer: PeerId, have: Mapping[SliceId, int]) -> None:
         newcomer.context.claims = {}
 
-    monkeypatch.setattr(newcomer, "_ask_for_newer", silent)
+    monkeypatch.setattr(newcomer._calls, "ask_for_newer", silent)
     replica: Any = SimpleNamespace(published=SimpleNamespace(version=Version(0)), certificate=None)
-    assert await newcomer._catch_up_all({SliceId("0"): replica}) is None
+    assert await newcomer._joining._one_pass({SliceId("0"): replica}) is None

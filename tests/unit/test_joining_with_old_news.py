@@ -9,11 +9,11 @@ import pytest
 
 from p2ptrain.identity.keys import Identity
 from p2ptrain.ids import Digest, PeerId, RunId, SliceId, Version
-from p2ptrain.swarm import swarm
+from p2ptrain.swarm import joining
 from p2ptrain.swarm.certificates import sign_vote
 from p2ptrain.swarm.context import Replica
+from p2ptrain.swarm.joining import Joining
 from p2ptrain.swarm.state import PublishedState, genesis
-from p2ptrain.swarm.swarm import Swarm
 from p2ptrain.wire.messages import Ballot, BlobRef, Certificate, Value
 
 ONE = SliceId("1")
@@ -67,12 +67,12 @@ async def joined(
 
     stand_in: Any = SimpleNamespace(
         _context=SimpleNamespace(me=ME, holders=lambda _: frozenset(holders), exchange=SimpleNamespace(lease_s=0.01)),
-        _catch_up_all=catch_up_all,
+        _one_pass=catch_up_all,
         _fetch_or_take_over=fetch_or_take_over,
-        roster=SimpleNamespace(look=look),
+        _roster=SimpleNamespace(look=look),
     )
     begin = {ONE: from_the_beginning()}
-    current, _ = await Swarm._catch_up_with_all(stand_in, frozenset({ONE}), begin, {}, on_disk)
+    current, _ = await Joining.catch_up_with_all(stand_in, frozenset({ONE}), begin, {}, on_disk)
     return current[ONE], taken
 
 
@@ -88,7 +88,7 @@ async def joined(
 async def test_what_was_followed_is_gone_on_from(
     monkeypatch: pytest.MonkeyPatch, holders: set[PeerId], answer: dict[SliceId, Replica] | None
 ) -> None:
-    monkeypatch.setattr(swarm, "_ASK_AGAIN_S", 0.001)
+    monkeypatch.setattr(joining, "_ASK_AGAIN_S", 0.001)
     old = followed(6)
     replica, taken = await joined(holders, answer, {ONE: old})
     assert replica is old

@@ -607,12 +607,12 @@ def test_of_very_many_those_are_asked_that_own_the_slice(time: Time) -> None:
         for peer in PEERS
     }
     swarm = some_swarm(context)
-    asked = swarm._whom_to_ask_for([SLICE])
+    asked = swarm._joining._whom_to_ask_for([SLICE])
     assert len(asked) == len(set(asked)) == 64
     assert owners < set(asked)
     assert context.me not in asked
     context.claims = dict(list(context.claims.items())[:60])
-    assert set(swarm._whom_to_ask_for([SLICE, COMMON])) == {*PEERS[1:60]}, "of fewer, all"
+    assert set(swarm._joining._whom_to_ask_for([SLICE, COMMON])) == {*PEERS[1:60]}, "of fewer, all"
 
 
 def test_who_knows_nobody_that_is_not_listed_asks_those_that_are(time: Time) -> None:
