@@ -227,7 +227,7 @@ async def test_certificates_of_slices_that_were_not_asked_for_are_refused_with_w
     asker = party(Liar(pb.HeadsReply(certificates=[pb.Certificate.FromString(chain(3, 1)[-1].encode())])))
     asker._context.numel = {SLICE: 1, elsewhere: 1}
     refused: list[PeerId] = []
-    asker._refuse = lambda peer, reason: refused.append(peer)  # type: ignore[method-assign]
+    asker._calls.refuse = lambda peer, reason: refused.append(peer)  # type: ignore[method-assign]
     assert await asker._calls.newer_certificates(OWNER.peer_id, {elsewhere: 0}) == []
     assert refused == [OWNER.peer_id]
     assert len(await asker._calls.newer_certificates(OWNER.peer_id, {SLICE: 0})) == 1
