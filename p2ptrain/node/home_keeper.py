@@ -33,6 +33,8 @@ from p2ptrain.wire.messages import Accepted
 
 _CHECKPOINT_PAUSE_S = 0.5
 _BOOK_EVERY_S = 10.0
+_ROUNDS_AGAIN_S = 600.0
+"""A disk that has refused something gets rounds again after so long; a checkpoint for each until then."""
 
 
 class HomeKeeper:
@@ -70,8 +72,8 @@ class HomeKeeper:
         self._budget_bytes: int | None = None
         self._has_room_for_progress = True
         self.set_limit(limits, slices)
-        self._keeps_rounds = True
-        """For others that miss them; not once the disk has refused anything."""
+        self._no_rounds_before_s = -math.inf
+        """The disk has refused something, so it gets nothing but checkpoints until then; monotonic."""
         self._progress_saved_s = (0.0, 0.0)
         """When the last writing of local progress began, and how long it took."""
         self._since = RoundsSince(checkpointed)
@@ -183,7 +185,8 @@ class HomeKeeper:
         replicas = {slice_id: swarm.replica(slice_id) for slice_id in self._plan.slice_ids}
         histories = {slice_id: swarm.history(slice_id).rounds() for slice_id in self._plan.slice_ids}
         size_bytes = checkpoint_bytes(self._plan, frozenset(swarm.owners))
-        can_wait = self._since.lead_to(replicas, histories) and self._keeps_rounds and budget_bytes is None
+        takes_rounds = clock.monotonic_s() >= self._no_rounds_before_s
+        can_wait = self._since.lead_to(replicas, histories) and takes_rounds and budget_bytes is None
         needs_checkpoint = (
             is_last
             or not can_wait
@@ -191,16 +194,18 @@ class HomeKeeper:
             or self._since.takes_much_room(size_bytes)
         )
         # Rounds first, and dropped last: at any moment the disk has what leads to what was said to be saved.
-        if self._keeps_rounds:
+        if takes_rounds:
             written: list[tuple[SliceId, Digest, OnDisk]] = []
-            self._keeps_rounds = await self._saving.attempt(
+            takes_rounds = await self._saving.attempt(
                 lambda: written.extend(
                     save_rounds(self._home, histories, unwritten=self._since.unwritten, is_synced=not needs_checkpoint)
                 )
             )
+            if not takes_rounds:
+                self._no_rounds_before_s = clock.monotonic_s() + _ROUNDS_AGAIN_S
             for slice_id, value_hash, place in written if budget_bytes is None else ():
                 swarm.history(slice_id).saved(value_hash, place)
-        if needs_checkpoint or not self._keeps_rounds:
+        if needs_checkpoint or not takes_rounds:
             if not await self._save_checkpoint(swarm, replicas):
                 return
         else:
@@ -221,7 +226,7 @@ class HomeKeeper:
             self._checkpoint_saved_s = began_s
             return True
         # On a full disk rounds may be what is in the way; but for those since the checkpoint they are not worth a vote.
-        self._keeps_rounds = False
+        self._no_rounds_before_s = clock.monotonic_s() + _ROUNDS_AGAIN_S
         await self._recall_rounds(swarm)
         await asyncio.to_thread(drop_rounds, self._home, self._since.is_needed)
         return False

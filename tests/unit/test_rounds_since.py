@@ -287,9 +287,20 @@ async def test_rounds_that_the_disk_did_not_take_are_in_a_checkpoint(
     def refuse(*_: object, **__: object) -> None:
         raise StorageError("full")
 
+    save_rounds, now_s = home_keeper.save_rounds, clock.monotonic_s()
     monkeypatch.setattr(home_keeper, "save_rounds", refuse)
     await peer.round()
     assert in_checkpoint(home) == peer.versions()
+
+    monkeypatch.setattr(home_keeper, "save_rounds", save_rounds)
+    await peer.round()
+    in_last_checkpoint = peer.versions()
+    assert in_checkpoint(home) == in_last_checkpoint, "the disk may still be full"
+    monkeypatch.setattr(clock, "monotonic_s", lambda: now_s + 1000)
+    for _ in range(3):
+        await peer.round()
+        assert in_checkpoint(home) == in_last_checkpoint
+        assert_same(restarted(home), peer.slices)
 
 
 @pytest.mark.usefixtures("rarely")
