@@ -599,6 +599,17 @@ class DiskTrouble(Event):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class EndedUnsaved(Event):
+    """A peer ends, and the disk does not take its last state."""
+
+    reason: str
+
+    def line(self) -> str:
+        """The event as one sentence for people."""
+        return f"NOT SAVED: what this peer has committed since its last save ends with it: {self.reason}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class DiskRecovered(Event):
     """The disk takes files again."""
 

@@ -5,6 +5,7 @@
     sliced = slice_model(model, SlicingConfig(slices=2, parts=("mlp",)), owned=frozenset({SliceId("0")}))
     optimizer = torch.optim.AdamW(sliced.owned_parameters())
     model(input_ids=..., labels=...).loss.backward()  # gradients of slice 0, and of nothing else
+    model.save_pretrained("learned")                  # as any other: what is saved has the model's own names
     sliced.restore()                                  # an ordinary model again, with what was learned
 
 Only names and ``nn.Linear`` are relied on: ``q_proj``, ``k_proj``, ``v_proj``, ``o_proj`` in an attention and
@@ -12,8 +13,9 @@ Only names and ``nn.Linear`` are relied on: ``q_proj``, ``k_proj``, ``v_proj``, 
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -49,7 +51,8 @@ class SlicedProjection(nn.Module):
             self.register_parameter("bias", linear.bias)  # of the common part, under the name that it has in the plan
         else:
             self.bias = bias.full
-        self._leaves = nn.ParameterList([*weight.owned, *(bias.owned if bias else ())])
+        for number, leaf in enumerate([*weight.owned, *(bias.owned if bias else ())]):
+            self.register_parameter(f"owned_{number}", leaf)
 
     @property
     def weight(self) -> Tensor:
@@ -62,6 +65,40 @@ class SlicedProjection(nn.Module):
         if self._sliced_bias is not None:
             return y + _assembled(self._sliced_bias)
         return y if self.bias is None else y + self.bias
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        """As ``nn.Linear`` does, whole: a saved model has ordinary names, whatever part of it was trained here."""
+        destination[f"{prefix}weight"] = self.weight.contiguous()
+        if self.bias is not None:
+            destination[f"{prefix}bias"] = self.bias if keep_vars else self.bias.detach()
+
+    def _load_from_state_dict(
+        self,
+        state_dict: Mapping[str, Any],
+        prefix: str,
+        local_metadata: Mapping[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        """As ``nn.Linear`` does, into the rows that train and those that do not."""
+        held: dict[str, Tensor] = {"weight": self.weight}
+        if self.bias is not None:
+            held["bias"] = self.bias
+        for name, tensor in held.items():
+            found = state_dict.get(prefix + name)
+            if found is None:
+                missing_keys.append(prefix + name)
+            elif found.shape != tensor.shape:
+                error_msgs.append(f"{prefix}{name} has shape {tuple(found.shape)}, and not {tuple(tensor.shape)}")
+            else:
+                tensor.detach().copy_(found)
+        for part in (self._sliced, self._sliced_bias):
+            for low in part.low_bits if part else ():
+                low.zero_()
+        others = [key for key in state_dict if key.startswith(prefix) and key.removeprefix(prefix) not in held]
+        unexpected_keys.extend(others if strict else ())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +150,7 @@ def slice_model(model: nn.Module, slicing: SlicingConfig, owned: frozenset[Slice
     Raises:
         SlicingError: the architecture cannot be cut, or not into that many slices; nothing was changed.
     """
-    assert owned <= {COMMON, *numbered_slices(slicing.slices)}, "owned slices are those of the slicing"
+    _check_names(slicing, owned)
     found = list(_projections(model, slicing))
     if not found:
         raise SlicingError(
@@ -137,6 +174,16 @@ def slice_model(model: nn.Module, slicing: SlicingConfig, owned: frozenset[Slice
             parts[name] = bias = SlicedTensor(linear.bias.detach(), plan.owned_rows(name, owned))
         model.set_submodule(path, SlicedProjection(linear, parts[f"{path}.weight"], bias, rows_are_inputs))
     return SlicedModel(model=model, plan=plan, owned=owned, parts=parts)
+
+
+def _check_names(slicing: SlicingConfig, owned: Collection[SliceId]) -> None:
+    if unknown := [part for part in slicing.parts if part not in ("mlp", "heads")]:
+        raise SlicingError(f"slicing.parts has {unknown[0]!r}, which is not known; choose from mlp and heads")
+    if not slicing.parts:
+        raise SlicingError("slicing.parts is empty, so nothing would be cut; choose from mlp and heads")
+    slices = (COMMON, *numbered_slices(slicing.slices))
+    if strangers := [one for one in owned if one not in slices]:
+        raise SlicingError(f"slice {strangers[0]!r} is not of this slicing; choose from {', '.join(slices)}")
 
 
 def _named(slicing: SlicingConfig) -> tuple[str, ...]:

@@ -31,14 +31,14 @@ def replace_file(path: Path, chunks: Iterable[Chunk], size_bytes: int, *, is_syn
         # nothing to remove, and no way to.
         with contextlib.suppress(OSError):
             beside.unlink(missing_ok=True)
+        state = "The last saved state is intact" if path.exists() else "Nothing was saved before"
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise StorageError(
                 f"{path} could not be saved: {error.strerror}; {size_bytes} bytes are needed beside the old file and"
-                f" {_free_bytes(path.parent)} are free. The last saved state is intact; make room on that disk"
+                f" {_free_bytes(path.parent)} are free. {state}; make room on that disk"
             ) from error
         raise StorageError(
-            f"{path} could not be saved: {error.strerror}. The last saved state is intact; check the disk and the"
-            " folder's permissions"
+            f"{path} could not be saved: {error.strerror}. {state}; check the disk and the folder's permissions"
         ) from error
 
 

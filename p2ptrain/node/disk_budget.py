@@ -5,6 +5,7 @@ Replacing a file needs room for the old and the new one at once, so what the nex
 
 import contextlib
 import enum
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,6 +100,22 @@ def check_budget(budget_bytes: int | None, plan: SlicePlan, owned: frozenset[Sli
             f"limits.disk_gb = {budget_bytes / 1e9:.3g} is too small: with slices {slices} this peer"
             f" needs {needed / 1e9:.3g} GB, for a new checkpoint is complete before the old one goes. Raise the limit,"
             " or own fewer slices"
+        )
+
+
+def check_room(home: Home, plan: SlicePlan, owned: frozenset[SliceId]) -> None:
+    """Return if there is room for a checkpoint in the home.
+
+    Raises:
+        UsageError: there is not, so that nothing this peer commits would outlive it.
+    """
+    needed = checkpoint_bytes(plan, owned)
+    there = next(folder for folder in (home.path, *home.path.absolute().parents) if folder.is_dir())
+    free = shutil.disk_usage(there).free
+    if free < needed:
+        raise UsageError(
+            f"the disk of home {home.path} has {free / 1e6:.3g} MB free, and a checkpoint of this peer takes"
+            f" {needed / 1e6:.3g} MB, twice while it is replaced. Make room, or choose another --home"
         )
 
 

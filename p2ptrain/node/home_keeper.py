@@ -14,7 +14,7 @@ from p2ptrain.config.schema import EngineConfig, LimitsConfig
 from p2ptrain.events import CheckpointSaved, EventBus, ProgressRestored
 from p2ptrain.ids import Digest, SliceId
 from p2ptrain.model.slicing import SlicePlan
-from p2ptrain.node.disk_budget import Worth, check_budget, checkpoint_bytes, keep_within
+from p2ptrain.node.disk_budget import Worth, check_budget, check_room, checkpoint_bytes, keep_within
 from p2ptrain.node.home import Home
 from p2ptrain.node.local_progress import LocalProgress, SavedResidual, is_due, load_progress, save_progress
 from p2ptrain.node.rounds_on_disk import drop_rounds, load_rounds, save_rounds
@@ -50,7 +50,7 @@ class HomeKeeper:
         events: told of checkpoints and of a disk that fails.
 
     Raises:
-        UsageError: the budget is smaller than what the slices need.
+        UsageError: the budget is smaller than what the slices need, or the disk has no room for a first checkpoint.
     """
 
     def __init__(
@@ -72,6 +72,8 @@ class HomeKeeper:
         self._budget_bytes: int | None = None
         self._has_room_for_progress = True
         self.set_limit(limits, slices)
+        if not home.checkpoint_path.exists():
+            check_room(home, plan, slices)
         self._no_rounds_before_s = -math.inf
         """The disk has refused something, so it gets nothing but checkpoints until then; monotonic."""
         self._progress_saved_s = (0.0, 0.0)
@@ -221,7 +223,7 @@ class HomeKeeper:
 
     async def _save_checkpoint(self, swarm: Swarm, replicas: Mapping[SliceId, Replica]) -> bool:
         began_s = clock.monotonic_s()
-        if await self._saving.attempt(lambda: save_replicas(self._home, replicas)):
+        if await self._saving.attempt(lambda: save_replicas(self._home, replicas), is_checkpoint=True):
             self._since.begin(replicas)
             self._checkpoint_saved_s = began_s
             return True

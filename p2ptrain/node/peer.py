@@ -20,6 +20,7 @@ from p2ptrain.data.corpus import Corpus
 from p2ptrain.errors import NonFiniteUpdate
 from p2ptrain.events import (
     ComputeUsed,
+    EndedUnsaved,
     Evaluated,
     Event,
     EventBus,
@@ -252,6 +253,8 @@ class Peer:
             async with asyncio.timeout(_LEAVE_TIMEOUT_S):
                 await self._swarm.leave()
         await self._keeper.save(self._swarm, is_last=True)
+        if self._keeper.is_failing:
+            self._events.emit(EndedUnsaved(reason=self._keeper.trouble))
         await self._keeper.save_progress(self._swarm, self._trainer.last_memory())
 
     async def _join(self, owned: frozenset[SliceId]) -> None:

@@ -22,7 +22,8 @@ def retry_after_s(failures: int) -> float:
 class Saving:
     """One peer's writes to its home, one at a time, with their failures told once a minute.
 
-    Failures of different kinds of files count together: they share a disk.
+    Failures of different kinds of files count together: they share a disk. Only, where there was no room for a
+    checkpoint, smaller files that find some are no sign that the next one will.
     """
 
     def __init__(self, events: EventBus) -> None:
@@ -34,17 +35,21 @@ class Saving:
         """That of ``events``, once it runs; its thread makes this object."""
         self._thread = threading.current_thread()
         self._events = events
+        self._lacks_checkpoint = False
+        """The last one could not be written; nothing is promised or voted for until one is."""
         self._since_s = 0.0
         self._told_s = 0.0
         self._writing = threading.Lock()
 
-    async def attempt(self, write: Callable[[], None]) -> bool:
+    async def attempt(self, write: Callable[[], None], *, is_checkpoint: bool = False) -> bool:
         """Run ``write`` outside the event loop; False if the disk did not take it."""
         try:
             await asyncio.to_thread(self._alone, write)
         except StorageError as error:
+            self._lacks_checkpoint |= is_checkpoint
             self._failed(error)
             return False
+        self._lacks_checkpoint &= not is_checkpoint
         self._succeeded()
         return True
 
@@ -52,8 +57,10 @@ class Saving:
         """Run a small ``write`` at once, in a worker thread, for what may not be said before it is on disk.
 
         Raises:
-            StorageError: the disk did not take it, which has been told.
+            StorageError: the disk did not take it, or what it stands for could not be saved; either has been told.
         """
+        if self._lacks_checkpoint:
+            raise StorageError(self.trouble)
         try:
             write()
         except StorageError as error:
@@ -84,6 +91,8 @@ class Saving:
         self.trouble = str(error)
 
     def _succeeded(self) -> None:
+        if self._lacks_checkpoint:
+            return
         if self.failures:
             self._events.emit(DiskRecovered(seconds=clock.monotonic_s() - self._since_s))
         self.failures, self.trouble = 0, ""

@@ -128,9 +128,60 @@ def test_an_optimizer_moves_the_owned_slice_alone_and_restore_gives_an_ordinary_
     assert trained < first
     for slice_id, values in before.items():
         assert np.array_equal(sliced.plan.gather(sliced.tensors(), slice_id), values) == (slice_id != ONE)
+    saved, ordinary = cut.state_dict(), TinyQwen(biased=biased)
+    ordinary.load_state_dict(saved)
+    assert loss(ordinary).item() == pytest.approx(trained.item(), rel=1e-12), "it is saved as it is, whole"
     restored = sliced.restore()
     assert restored.state_dict().keys() == TinyQwen(biased=biased).state_dict().keys()
     assert loss(restored).item() == pytest.approx(trained.item(), rel=1e-12)
+
+
+@pytest.mark.parametrize("biased", [False, True])
+def test_an_ordinary_state_is_loaded_into_what_trains_and_what_does_not(biased: bool) -> None:
+    trained, cut = TinyQwen(biased=biased), TinyQwen(biased=biased)
+    with torch.no_grad():
+        for parameter in trained.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    sliced = slice_model(cut, SlicingConfig(slices=2, parts=("mlp", "heads")), frozenset({ONE}))
+    cut.load_state_dict(trained.state_dict())
+    assert loss(cut).item() == pytest.approx(loss(trained).item(), rel=1e-12)
+    with torch.no_grad():
+        for leaf in sliced.owned_parameters():
+            leaf.zero_()
+    assert loss(cut).item() != pytest.approx(loss(trained).item(), rel=1e-3), "leaves are still views of the model"
+    state = trained.state_dict()
+    broken = {name: value for name, value in state.items() if name != "layers.0.mlp.up_proj.weight"}
+    with pytest.raises(RuntimeError, match=r"Missing key.*layers\.0\.mlp\.up_proj\.weight"):
+        cut.load_state_dict(broken)
+    with pytest.raises(RuntimeError, match=r"Unexpected key.*layers\.0\.mlp\.up_proj\.scale"):
+        cut.load_state_dict(state | {"layers.0.mlp.up_proj.scale": torch.ones(1)})
+    with pytest.raises(RuntimeError, match=r"up_proj\.weight has shape \(1,\), and not \(24, 16\)"):
+        cut.load_state_dict(state | {"layers.0.mlp.up_proj.weight": torch.ones(1)})
+
+
+def test_masters_of_bfloat16_follow_a_loaded_state() -> None:
+    trained, cut = TinyQwen().bfloat16(), TinyQwen().bfloat16()
+    with torch.no_grad():
+        for parameter in trained.parameters():
+            parameter *= 2
+    sliced = slice_model(cut, SlicingConfig(slices=2), frozenset({ONE}))
+    part = sliced.parts["layers.0.mlp.up_proj.weight"]
+    (first, stop) = part.ranges[0]
+    part.write(first, stop, torch.full((stop - first, 16), 1.001))
+    cut.load_state_dict(trained.state_dict())
+    expected = trained.layers[0].mlp.up_proj.weight[first:stop].detach().float()
+    torch.testing.assert_close(part.read(first, stop), expected, rtol=0, atol=0)
+
+
+def test_names_that_do_not_exist_are_refused_with_those_that_do() -> None:
+    for owned, parts, message in (
+        ({SliceId("7")}, ("mlp",), "slice '7' is not of this slicing; choose from common, 0, 1"),
+        ({0}, ("mlp",), "slice 0 is not of this slicing"),
+        ({ONE}, ("foo",), "'foo', which is not known; choose from mlp and heads"),
+        ({ONE}, (), "slicing.parts is empty"),
+    ):
+        with pytest.raises(SlicingError, match=message):
+            slice_model(TinyQwen(), SlicingConfig(slices=2, parts=parts), frozenset(owned))  # type: ignore[arg-type]
 
 
 def test_a_swapped_in_slice_changes_the_model() -> None:
@@ -195,3 +246,6 @@ def test_models_of_transformers_itself_are_cut_by_the_same_names(family: str, tm
         laid = gradients[name].t() if name.endswith(("down_proj.weight", "o_proj.weight")) else gradients[name]
         for (first, stop), leaf in zip(part.ranges, part.owned, strict=True):
             torch.testing.assert_close(leaf.grad, laid[first:stop], rtol=1e-10, atol=1e-12)
+    cut.save_pretrained(tmp_path / "cut")
+    again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "cut", dtype=torch.float64)
+    torch.testing.assert_close(again(input_ids=tokens).logits, cut(input_ids=tokens).logits)

@@ -32,6 +32,21 @@ async def test_trouble_is_told_once_and_its_end_too() -> None:
     assert [type(event) for event in events] == [DiskTrouble, DiskRecovered]
 
 
+async def test_smaller_files_are_no_sign_that_a_checkpoint_finds_room() -> None:
+    """A promise of 64 bytes fits where seven megabytes do not, and what would be promised could not be kept."""
+    events: list[Event] = []
+    saving, written = Saving(EventBus(sinks=[lambda record: events.append(record.event)])), list[str]()
+    assert not await saving.attempt(fail, is_checkpoint=True)
+    assert await saving.attempt(lambda: written.append("address book"))
+    with pytest.raises(StorageError, match="disk is read-only"):
+        saving.must(lambda: written.append("promise"))
+    assert (saving.trouble, written) == ("disk is read-only", ["address book"])
+    assert await saving.attempt(lambda: None, is_checkpoint=True)
+    saving.must(lambda: written.append("promise"))
+    assert (saving.trouble, written) == ("", ["address book", "promise"])
+    assert [type(event) for event in events] == [DiskTrouble, DiskRecovered]
+
+
 async def test_write_that_goes_on_after_its_task_was_cancelled_is_waited_for() -> None:
     saving = Saving(EventBus())
     began, go_on, order = threading.Event(), threading.Event(), []
