@@ -5,6 +5,7 @@ prints a sentence instead of a syntax error.
 """
 
 import platform
+import signal
 import sys
 
 
@@ -40,6 +41,9 @@ def unmet_requirement(python, system, machine, torch, hivemind):
 def main():
     # type: () -> int
     """Check the machine, then do what the command line says."""
+    raises = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if raises:  # nothing is begun yet, so Ctrl-C needs no traceback
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     lacking = unmet_requirement(
         tuple(sys.version_info[:3]),
         platform.system(),
@@ -52,6 +56,8 @@ def main():
         return 2
     from p2ptrain.cli.main import main as command_line
 
+    if raises:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     return command_line()
 
 

@@ -53,7 +53,7 @@ def invite(
     peer: Annotated[str, typer.Option(metavar="PEER_ID", help="Whom to invite; `p2ptrain identity` prints it.")],
     days: Annotated[float, typer.Option(min=0.01, max=3650, help="For how long.")] = 30,
 ) -> None:
-    """Print an invitation for one peer, which starts with: p2ptrain peer --invite TOKEN.
+    """Print an invitation, a word of some 300 letters, for one peer; it starts with: p2ptrain peer --invite WORD.
 
     Example: p2ptrain run invite tiny.toml --key authority.key --peer 12D3Koo... --days 30
     """
@@ -61,11 +61,11 @@ def invite(
     from p2ptrain.identity.authority import Invite, write_invite
 
     source = read_run(str(manifest))
-    authority = load_authority(key)
     if source.config.door.admission != "invite":
         raise UsageError(
             f'{manifest} says door.admission = "{source.config.door.admission}": nobody needs an invitation'
         )
+    _, authority = _open_list(manifest, key)
     expires_s = time.time() + days * _DAY_S
     token = write_invite(authority, Invite(run=source.id, peer=_peer(peer), expires_s=expires_s))
     typer.echo(token)

@@ -91,7 +91,7 @@ def quality(
     run: Annotated[
         Path | None, typer.Option(help="Manifest with model, text and inner steps, instead of a preset.")
     ] = None,
-    preset: Annotated[str, typer.Option(help="Preset with model, text and inner steps: tiny or nano.")] = "tiny",
+    preset: Annotated[str, typer.Option(help="Preset with model, text and inner steps: small, tiny or nano.")] = "tiny",
     threads: Annotated[int, typer.Option(min=1, help="CPU threads; another number gives other bits.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
     plot: Annotated[Path | None, typer.Option(help="Draw the curves to this file, as SVG.")] = None,

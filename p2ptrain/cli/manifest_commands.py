@@ -154,7 +154,9 @@ def _content_of(path: Path) -> bytes:
 
 @run_app.command("new")
 def new(
-    preset: Annotated[str, typer.Argument(help="What to start from: tiny (trains in minutes) or nano (for tests).")],
+    preset: Annotated[
+        str, typer.Argument(help="What to start from: small, tiny (trains in minutes) or nano (for tests).")
+    ],
     out: Annotated[Path, typer.Option(help="The manifest to make.")],
     name: Annotated[str | None, typer.Option(help="The run's name, for people.")] = None,
     seed: Annotated[int | None, typer.Option(help="Picks initial weights and batches; drawn when not given.")] = None,

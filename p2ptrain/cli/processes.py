@@ -5,6 +5,7 @@ import gc
 import os
 import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
@@ -42,16 +43,33 @@ def quiet_imports() -> Iterator[None]:
 
     Volunteers can do nothing about what the two say of each other. Looking for garbage, again and again among what is
     just being defined, takes a fifth of the time, and later on 130 ms whenever Python looks at everything: so what was
-    made inside is kept for good.
+    made inside is kept for good. Ctrl-C waits until all is imported: C++ code that it interrupts ends the process with
+    a stack of its own.
     """
     os.environ.setdefault("HIVEMIND_LOGLEVEL", "CRITICAL")
-    with warnings.catch_warnings(action="ignore"):
+    with warnings.catch_warnings(action="ignore"), _interrupted_later():
         gc.disable()
         try:
             yield
         finally:
             gc.freeze()
             gc.enable()
+
+
+@contextlib.contextmanager
+def _interrupted_later() -> Iterator[None]:
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    is_interrupted = threading.Event()
+    signal.signal(signal.SIGINT, lambda number, frame: is_interrupted.set())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if is_interrupted.is_set():
+        raise KeyboardInterrupt
 
 
 def run_until_signal(work: "Callable[[asyncio.Event], Coroutine[Any, Any, None]]") -> None:

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from p2ptrain.errors import BadRecord
-from p2ptrain.identity.keys import Identity
+from p2ptrain.identity.keys import SIGNATURE_BYTES, Identity
 from p2ptrain.identity.signing import Signed, sign, verify
 from p2ptrain.ids import PeerId, RunId, SliceId, short
 
@@ -343,6 +343,9 @@ def _unpack(text: str) -> Signed:
         raise BadRecord("a signed record is incomplete; copy all of it")
     try:
         body, signer, signature = (base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)) for part in parts)
-        return Signed(body=body, signer=PeerId(signer.decode("ascii")), signature=signature)
+        unpacked = Signed(body=body, signer=PeerId(signer.decode("ascii")), signature=signature)
     except (ValueError, binascii.Error) as error:
         raise BadRecord("a signed record is damaged; copy all of it") from error
+    if len(signature) != SIGNATURE_BYTES:
+        raise BadRecord("a signed record is incomplete, or something was added to it; copy all of it, and nothing else")
+    return unpacked

@@ -35,7 +35,7 @@ def verify(signed: Signed, context: str) -> None:
         BadRecord: the signature is somebody else's, for another purpose or body, or the signer is no peer id.
     """
     if not verify_signature(signed.signer, _statement(context, signed.body), signed.signature):
-        raise BadRecord(f"{short(signed.signer)!a} did not sign this as a {context}; the record is ignored")
+        raise BadRecord(f"{short(signed.signer)!a} did not sign this {context} as it is here; it is ignored")
 
 
 def _statement(context: str, body: bytes) -> bytes:

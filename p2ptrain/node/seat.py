@@ -37,11 +37,11 @@ from p2ptrain.node.peer_status import peer_status, swarm_reply
 from p2ptrain.node.vitals import Vitals
 from p2ptrain.node.wishes import Change, Wishes, load_wishes, save_wishes
 from p2ptrain.swarm.directory import Claim
-from p2ptrain.training.device import release_memory
+from p2ptrain.training.device import most_threads, release_memory
 
 _LOOK_EVERY_S = 0.5
 """Limits take effect within a second."""
-_OF_THE_MACHINE = frozenset({"niceness", "gpu_memory_gib", "gpu_power_w"})
+_OF_THE_MACHINE = frozenset({"threads", "niceness", "gpu_memory_gib", "gpu_power_w"})
 """Limits that are set where they act, and act until they are set again."""
 _SAVE_BYTES_EVERY_S = 60.0
 """A crash forgets at most a minute of the month's account."""
@@ -395,6 +395,10 @@ class Seat:
         self._tune_machine(_OF_THE_MACHINE & set(changed))
 
     def _tune_machine(self, changed: AbstractSet[str]) -> None:
+        if "threads" in changed:
+            wanted, most = self._limits.threads, most_threads()
+            more = f"threads = {wanted} is more than the {most} processors of this machine, so {most} threads compute"
+            self._note_problem("threads", more if wanted > most else "")
         if "niceness" in changed:
             be_nice(self._limits.niceness)
         if "gpu_memory_gib" in changed:

@@ -8,7 +8,7 @@ from p2ptrain.cli import main as cli
 from p2ptrain.cli.run_source import read_run
 from p2ptrain.config.load import load_run, run_id
 from p2ptrain.data import corpus
-from p2ptrain.errors import ConfigError
+from p2ptrain.errors import BadRecord, ConfigError
 from p2ptrain.identity.authority import Door, read_invite
 from p2ptrain.identity.keys import Identity, load
 from p2ptrain.ids import PeerId
@@ -78,6 +78,9 @@ def test_an_invitation_is_for_one_peer_and_admits_it(run: Path, capsys) -> None:
     found = Door(source.id, PeerId(signer), "invite")
     assert found.verdict(PEER, token, invite.expires_s - 1).admitted
     assert not found.verdict(PEER, token, invite.expires_s + 1).admitted
+    for copied in (token[:-8], token + "AAAA", token[: len(token) // 2]):
+        with pytest.raises(BadRecord, match="copy all of it"):
+            read_invite(copied)
 
 
 def test_guests_are_allowed_banned_and_forgotten_and_the_list_is_kept(tmp_path: Path, capsys) -> None:
@@ -119,6 +122,15 @@ def test_admission_that_cannot_work_is_refused_and_nothing_written(tmp_path: Pat
 def test_what_is_no_peer_id_is_refused(run: Path, capsys) -> None:
     assert cli.main(["run", "invite", *door(run), "--peer", "bob"]) == 2
     assert "bob is not a peer id" in capsys.readouterr().err
+
+
+def test_nobody_invites_with_a_key_that_has_no_say(run: Path, capsys) -> None:
+    assert cli.main(["identity", "--home", str(run.parent)]) == 0
+    capsys.readouterr()
+    assert cli.main(["run", "invite", str(run), "--key", str(run.parent / "identity.key"), "--peer", PEER]) == 2
+    printed = capsys.readouterr()
+    assert "and the run's authority is" in printed.err
+    assert not printed.out
 
 
 def test_an_order_is_signed_into_the_list_beside_the_manifest_until_it_is_revoked(

@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 import subprocess
 import sys
 import warnings
@@ -38,6 +39,21 @@ def test_an_import_that_fails_leaves_nothing_switched_off(recwarn: pytest.Warnin
     assert not recwarn.list
     with pytest.warns(UserWarning, match="of ours"):
         warnings.warn("of ours", stacklevel=1)
+
+
+def test_ctrl_c_waits_until_everything_is_imported() -> None:
+    imported = []
+
+    def imports() -> None:
+        with quiet_imports():
+            signal.raise_signal(signal.SIGINT)
+            imported.append("C++ code that would not bear it")
+
+    with pytest.raises(KeyboardInterrupt):
+        imports()
+    gc.unfreeze()
+    assert imported
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_nothing_is_printed_into_a_file_that_took_the_number_of_a_closed_stream(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ def test_record_verifies_for_what_it_was_signed_for():
 
 
 def test_vote_cannot_be_replayed_as_a_claim():
-    with pytest.raises(BadRecord, match="did not sign this as a claim"):
+    with pytest.raises(BadRecord, match="did not sign this claim"):
         signing.verify(signing.sign(ALICE, "vote", b"slice 1"), "claim")
 
 
