@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from p2ptrain.cli.new_file import or_elsewhere
 from p2ptrain.errors import UsageError
 
 if TYPE_CHECKING:
@@ -130,7 +131,8 @@ def _save_picture(lines: "list[Line]", path: Path, width: int, height: int) -> N
     text = Text("\n", no_wrap=True).join(
         Text.assemble(*((content, RICH_STYLES[style]) for content, style in line)) for line in lines
     )
-    save_picture(text, path, "p2ptrain dash", width, height)
+    with or_elsewhere(path, "--picture"):
+        save_picture(text, path, "p2ptrain dash", width, height)
 
 
 def _source(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 import typer
 
 from p2ptrain.cli.chaos_command import chaos
+from p2ptrain.cli.new_file import or_elsewhere
 from p2ptrain.cli.progress import working
 from p2ptrain.errors import UsageError
 
@@ -59,7 +60,8 @@ def quality(
     ] = True,
     tune_rounds: Annotated[int | None, typer.Option(min=1, help="Rounds of those runs  [default: a third]")] = None,
     common_lr_ratio: Annotated[
-        float | None, typer.Option(help="Outer lr of the common part, as a multiple of the slices'.")
+        float | None,
+        typer.Option(help="Outer lr of the common part, as a multiple of the slices', instead of the manifest's."),
     ] = None,
     last_outer_lr_ratio: Annotated[
         float | None, typer.Option(help="Outer lr of the last round, as a multiple of the first's; it changes evenly.")
@@ -69,6 +71,14 @@ def quality(
         typer.Option(
             "--nesterov/--no-nesterov",
             help="Momentum that looks ahead, or a heavy ball, instead of what the manifest says.",
+        ),
+    ] = None,
+    cooldown: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Share of the rounds, the last ones, in which outer lr falls, instead of the manifest's.",
         ),
     ] = None,
     first_inner_steps: Annotated[
@@ -113,9 +123,14 @@ def quality(
     base = load_run(run) if run else parse_run(preset_text(preset), preset)
     if nesterov is not None:
         base = dataclasses.replace(base, outer=dataclasses.replace(base.outer, nesterov=nesterov))
+    if cooldown is not None:
+        base = dataclasses.replace(base, outer=dataclasses.replace(base.outer, cooldown=cooldown))
     for file in (plot, out):
         if file and not file.absolute().parent.is_dir():
             raise UsageError(f"{file.parent} is not a folder; make it first, or choose another")
+    if out:
+        with or_elsewhere(out):
+            out.mkdir(exist_ok=True)
 
     import torch
 
@@ -144,7 +159,7 @@ def quality(
         outer_lrs=lrs,
         outer_momenta=momenta,
         tune_rounds=shorter if tune else 0,
-        common_lr_ratio=common_lr_ratio,
+        common_lr_ratio=base.outer.common_lr_ratio if common_lr_ratio is None else common_lr_ratio,
         last_outer_lr_ratio=last_outer_lr_ratio,
         first_inner_steps=first_inner_steps,
         look_back=look_back,
@@ -153,8 +168,6 @@ def quality(
     )
     study.check()
     torch.set_num_threads(threads)
-    if out:
-        out.mkdir(exist_ok=True)
     corpus = load_corpus(base, base=run.parent if run else Path())
     with working("training") as report:
 

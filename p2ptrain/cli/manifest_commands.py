@@ -275,6 +275,8 @@ def show(
     typer.echo(f"memory   {memory}")
     outer = run.outer
     last = f" to {outer.last_lr}" if outer.last_lr else ""
+    last += f", falling over the last {outer.cooldown:.0%}" if outer.cooldown else ""
+    last += f", {outer.common_lr_ratio:g} times that for the common part" if outer.common_lr_ratio != 1 else ""
     kind = "Nesterov" if outer.nesterov else "a heavy ball"
     typer.echo(f"outer    lr {outer.lr}{last}, momentum {outer.momentum}, {kind}")
     if not run.exchange.check_averages:

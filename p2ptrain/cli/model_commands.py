@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from p2ptrain.cli.new_file import or_elsewhere
 from p2ptrain.cli.progress import working
 
 _HOME_HELP = "A peer's home folder; the peer may be running."
@@ -81,7 +82,8 @@ def export(
         beside = None
         if isinstance(tokenizer, FileTokenizer):
             beside = ExportedTokenizer(trained_in.tokenizer_file(), trained_in.run.data.end_token, tokenizer.end_id)
-        written = export_model(model.config, model.tensors(), out, beside)
+        with or_elsewhere(out):
+            written = export_model(model.config, model.tensors(), out, beside)
     num_parameters = sum(tensor.numel() for tensor in model.tensors().values())
     tokens = f"with its tokenizer of {tokenizer.vocabulary:,} tokens" if beside else "one token per byte"
     typer.echo(f"wrote {written}: a LlamaForCausalLM of {num_parameters:,} parameters, {tokens}")

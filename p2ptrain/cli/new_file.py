@@ -1,5 +1,7 @@
 """A file that a command makes, and never in place of another."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 from p2ptrain.errors import UsageError
@@ -15,8 +17,14 @@ def check_is_free(out: Path) -> None:
 
 def write_new(out: Path, text: str) -> None:
     """Make the file ``out``; UsageError if it cannot be written."""
+    with or_elsewhere(out), out.open("x", encoding="utf-8") as file:
+        file.write(text)
+
+
+@contextlib.contextmanager
+def or_elsewhere(out: Path, option: str = "--out") -> Iterator[None]:
+    """Write ``out`` or what is in it; UsageError, with the option that names it, if it cannot be written."""
     try:
-        with out.open("x", encoding="utf-8") as file:
-            file.write(text)
+        yield
     except OSError as error:
-        raise UsageError(f"{out} cannot be written: {error.strerror}; choose another --out") from error
+        raise UsageError(f"{out} cannot be written: {error.strerror}; choose another {option}") from error

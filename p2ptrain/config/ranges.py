@@ -96,6 +96,8 @@ RULES: Mapping[str, Rule] = {
     "outer.lr": _LR,
     "outer.momentum": _DECAY,
     "outer.last_lr": Rule(lambda value: 0 <= value <= 100, "0 for the same as outer.lr, or up to 100"),
+    "outer.cooldown": Rule(lambda value: 0 <= value <= 1, "a number from 0 to 1"),
+    "outer.common_lr_ratio": _LR,
     "overlap.delay_steps": _COUNT_FROM_0,
     "overlap.mixing": Rule(lambda value: 0 <= value <= 1, "a number from 0 to 1"),
     "overlap.max_stale_rounds": _COUNT,

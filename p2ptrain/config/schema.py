@@ -118,6 +118,12 @@ class OuterConfig:
     last_lr: float = 0.0
     """Of its last one; it changes evenly in between. 0 leaves it at ``lr``. 1.5 to 2 times ``lr`` took 1 to 2 % off the
     loss (docs/results/quality.md): the inner lr falls meanwhile, so that later averages bear larger steps."""
+    cooldown: float = 0.0
+    """Share of the run, at its end, over which lr falls evenly to 0.3 times what it would be. 0.2 took 1 % off the loss
+    of 2000 inner steps with a rising lr, and lets it rise further (docs/results/quality.md)."""
+    common_lr_ratio: float = 1.0
+    """The common part's lr over that of the numbered slices. All peers train it, and few each slice, so its average has
+    less noise and bears larger steps."""
     nesterov: bool = True
     """Whether momentum looks ahead. Without, it is a heavy ball, which bears 1 + 2 ``momentum`` times the overshoot."""
 

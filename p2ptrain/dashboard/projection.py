@@ -256,7 +256,9 @@ def _peer_after(peer: PeerView, event: events.Event) -> PeerView:
         case events.SlicesClaimed():
             return replace(peer, slices=tuple(sorted(event.slices, key=slice_order)))
         case events.StateChanged():
-            return replace(peer, state=event.state, reason=event.reason)
+            # A peer that sleeps in a pause has stopped taking part, and is there all the same.
+            fate = "alive" if peer.fate == "stopped" and event.state == "PAUSED" else peer.fate
+            return replace(peer, fate=fate, state=event.state, reason=event.reason)
         case events.InnerStepDone():
             speed = event.tokens / event.seconds if event.seconds > 0 else peer.tokens_per_s
             if speed is not None and peer.tokens_per_s is not None:

@@ -168,7 +168,10 @@ def text_files(data: DataConfig, base: Path) -> tuple[list[TextFile], str]:
         root = base / data.path
         origin = f"{root} ({data.pattern})"
         if not root.is_dir():
-            raise DataError(f"data.path: {root} is not a folder; put the run's text there or correct data.path")
+            raise DataError(
+                f"data.path: {root} is not a folder; put the run's text there, or say where it is with --text FOLDER"
+                " (another data.path in the manifest makes it another run)"
+            )
         try:
             names = [found.relative_to(root).as_posix() for found in root.glob(data.pattern) if found.is_file()]
         except (ValueError, NotImplementedError) as error:

@@ -16,10 +16,9 @@ from typing import Any
 import numpy as np
 
 from p2ptrain.config.load import run_id
-from p2ptrain.config.schema import OuterConfig, RunConfig, SlicedParts, SlicingConfig
+from p2ptrain.config.schema import RunConfig, SlicedParts, SlicingConfig
 from p2ptrain.data.corpus import Corpus
 from p2ptrain.errors import BadMessage, NonFiniteUpdate, UsageError
-from p2ptrain.ids import COMMON, SliceId
 from p2ptrain.node.atomic_file import replace_file
 from p2ptrain.node.virtual_swarm import VirtualSwarm, dealt_slices
 
@@ -44,8 +43,8 @@ class Trial:
     outer_lr: float
     outer_momentum: float
     seed: int
-    common_lr: float | None = None
-    """Outer lr of the common part, where it is another."""
+    common_lr_ratio: float = 1.0
+    """Outer lr of the common part, as a multiple of the slices'."""
     last_outer_lr: float | None = None
     """Outer lr of the last round, where it is another; it changes by the same amount from round to round."""
     first_inner_steps: int | None = None
@@ -71,7 +70,13 @@ class Trial:
                 last_amplification=self.last_amplification,
             ),
             inner=replace(base.inner, steps=self.inner_steps),
-            outer=self._outer(self.outer_lr, base),
+            outer=replace(
+                base.outer,
+                lr=self.outer_lr,
+                momentum=self.outer_momentum,
+                last_lr=self.last_outer_lr or 0.0,
+                common_lr_ratio=self.common_lr_ratio,
+            ),
         )
 
     def steps_before(self, round: int) -> int:
@@ -81,14 +86,6 @@ class Trial:
             return self.inner_steps * round
         growth = 2 * (self.inner_steps - self.first_inner_steps) / last
         return int(self.first_inner_steps * round + growth * round * (round - 1) / 2 + 0.5)
-
-    def other_outer(self, base: RunConfig) -> dict[SliceId, OuterConfig]:
-        """The common part's outer optimizer, where it is another."""
-        return {} if self.common_lr is None else {COMMON: self._outer(self.common_lr, base)}
-
-    def _outer(self, lr: float, base: RunConfig) -> OuterConfig:
-        growth = 0.0 if self.last_outer_lr is None else self.last_outer_lr / self.outer_lr
-        return replace(base.outer, lr=lr, momentum=self.outer_momentum, last_lr=lr * growth)
 
     @property
     def name(self) -> str:
@@ -157,7 +154,7 @@ class Study:
     tune_rounds: int = 0
     """Length of the trials that choose each variant's outer lr and momentum, all with the first seed; 0 chooses none,
     and every combination is trained in full with every seed."""
-    common_lr_ratio: float | None = None
+    common_lr_ratio: float = 1.0
     """Outer lr of the common part over that of the slices, where slices > 1."""
     last_outer_lr_ratio: float | None = None
     """Outer lr of the last round over that of the first."""
@@ -195,7 +192,6 @@ class Study:
     ) -> Trial:
         """One of the study's trials."""
         num_slices, parts = variant
-        common_lr = lr * self.common_lr_ratio if self.common_lr_ratio is not None and num_slices > 1 else None
         last_lr = lr * self.last_outer_lr_ratio if self.last_outer_lr_ratio is not None else None
         return Trial(
             slices=num_slices,
@@ -206,7 +202,7 @@ class Study:
             outer_lr=lr,
             outer_momentum=momentum,
             seed=seed,
-            common_lr=common_lr,
+            common_lr_ratio=self.common_lr_ratio if num_slices > 1 else 1.0,
             last_outer_lr=last_lr,
             first_inner_steps=self.first_inner_steps,
             look_back=self.look_back if num_slices > 1 else 0.0,
@@ -266,7 +262,7 @@ class Lab:
             return Row(trial=trial, curve=tuple(curve))
         run = trial.run(self.base)
         owned = dealt_slices(trial.peers, trial.slices)
-        swarm = VirtualSwarm(run, self.corpus, owned, trial.other_outer(self.base), look_back=trial.look_back)
+        swarm = VirtualSwarm(run, self.corpus, owned, look_back=trial.look_back)
         if saved is not None:
             swarm.restore(saved)
         tokens = curve[-1].tokens if curve else 0

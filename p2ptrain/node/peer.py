@@ -10,6 +10,7 @@ import contextlib
 import math
 from collections.abc import Coroutine, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -200,7 +201,7 @@ class Peer:
             exchange=self._run.exchange,
             quorum=self._run.slicing.quorum,
             numel={slice_id: self._plan.numel(slice_id) for slice_id in self._plan.slice_ids},
-            outer=outer_rule(self._run.outer, self._run.rounds),
+            outer=partial(outer_rule, self._run.outer, self._run.rounds),
             node=node,
             blobs=BlobExchange(node, lambda peer, reason: self._events.emit(Refused(peer=peer, reason=reason))),
             events=self._events,

@@ -165,7 +165,7 @@ def _moved(run: RunConfig, numel: int, replica: Replica, one: PastRound) -> Repl
     if replica.owned is None:
         return Replica(one.certificate, follower_step(replica, value, one.blobs[-1], codec), None)
     bounds = part_bounds(numel, run.exchange.part_elements)
-    rule = outer_rule(run.outer, run.rounds)
+    rule = outer_rule(run.outer, run.rounds, value.slice)
     try:
         staged = owner_step(replica, value, one.blobs[:-1], bounds, codec, rule)
     except BadMessage:  # the slice was taken over from its published weights, and the owners went on from there

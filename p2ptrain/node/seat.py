@@ -317,7 +317,7 @@ class Seat:
         if self._peer is not None and self._peer.swarm is not None:
             state, reason = self._peer.why()
         sentence = f"{state}: {reason}"
-        if not self._verdict.allowed:
+        if not self._verdict.allowed and state != "COMPLETE":
             sentence = f"PAUSED: {self._pause_sentence()}"
         elif self._unsettled is not None:
             sentence += "; when this round is over, it stops as you asked"

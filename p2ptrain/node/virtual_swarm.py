@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from safetensors.torch import load, save
 
-from p2ptrain.config.schema import OuterConfig, RunConfig
+from p2ptrain.config.schema import RunConfig
 from p2ptrain.data.corpus import Corpus
 from p2ptrain.ids import COMMON, GENESIS, Digest, PeerId, SliceId, Version, fragment_index, numbered_slices, slice_of
 from p2ptrain.model.initial_weights import initial_values
@@ -78,7 +78,6 @@ class VirtualSwarm:
         run: what all of them share.
         corpus: its text.
         owned: per peer the whole slices that it owns, the common part among them.
-        outer: per whole slice its outer optimizer where it is another than ``run.outer``.
         lies: what some peers send instead of their pseudo-gradients.
         look_back: non-owners compute with a slice's published weights less this share of their last update: 0 as real
             peers do, 0.5 with the mean of the last two versions; below 0 looks ahead.
@@ -89,7 +88,6 @@ class VirtualSwarm:
         run: RunConfig,
         corpus: Corpus,
         owned: Mapping[PeerId, frozenset[SliceId]],
-        outer: Mapping[SliceId, OuterConfig] | None = None,
         lies: Mapping[PeerId, Lie] | None = None,
         look_back: float = 0.0,
     ) -> None:
@@ -100,10 +98,7 @@ class VirtualSwarm:
         self.version: Version = GENESIS
         """Rounds committed."""
         self._corpus = corpus
-        self._rules = {
-            slice_id: outer_rule((outer or {}).get(slice_of(slice_id), run.outer), run.rounds)
-            for slice_id in self.plan.slice_ids
-        }
+        self._rules = {slice_id: outer_rule(run.outer, run.rounds, slice_id) for slice_id in self.plan.slice_ids}
         self._slices: dict[SliceId, _Slice] = {}
         for slice_id, initial in initial_values(run, self.plan).items():
             owners = [peer for peer in sorted(owned) if slice_of(slice_id) in owned[peer]]

@@ -208,7 +208,7 @@ class _Task:
             averages,
             self._context.bounds(self._value.slice),
             self._codec,
-            self._context.outer,
+            self._context.outer(self._value.slice),
         )
         self._report("replay", sum(map(len, averages)), self._donors[0], started_s)
         return Advance(

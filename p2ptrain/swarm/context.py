@@ -117,7 +117,7 @@ class Context:
     """Owners without whom no version of a slice is committed."""
     numel: Mapping[SliceId, int]
     """Parameters of every slice of the run, or where there are fragments of every fragment."""
-    outer: OuterRule
+    outer: Callable[[SliceId], OuterRule]
     node: Libp2pNode
     blobs: BlobExchange
     events: EventBus

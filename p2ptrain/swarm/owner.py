@@ -683,8 +683,8 @@ class SliceOwner:
         self, owned: OwnedState, replica: Replica, averages: list[bytes | memoryview]
     ) -> tuple[StagedState, BlobRef]:
         """What a state of the replica's version becomes by these averages, and the update's name."""
-        context, bounds = self._context, self._context.bounds(self.slice)
-        staged = outer_step(owned, replica.published, averages, bounds, context.exchange.codec, context.outer)
+        context, bounds, rule = self._context, self._context.bounds(self.slice), self._context.outer(self.slice)
+        staged = outer_step(owned, replica.published, averages, bounds, context.exchange.codec, rule)
         return staged, BlobRef.of(staged.update)
 
     def _spawn(self, work: Coroutine[Any, Any, Any]) -> "asyncio.Task[Any] | None":

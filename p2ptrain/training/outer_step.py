@@ -8,7 +8,7 @@ from typing import Self
 import numpy as np
 
 from p2ptrain.config.schema import OuterConfig
-from p2ptrain.ids import Digest, Version
+from p2ptrain.ids import COMMON, Digest, SliceId, Version, slice_of
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,17 +71,25 @@ def outer_step(
     return OuterState(state.anchor - step, total)
 
 
-def lr_of(config: OuterConfig, version: Version, rounds: int) -> float:
-    """The learning rate of the outer step that makes a version, from 1, in a run of so many rounds."""
-    if not config.last_lr:
-        return config.lr
-    return config.lr + (config.last_lr - config.lr) * min(version - 1, rounds - 1) / max(1, rounds - 1)
+_COOLED = 0.3
+"""What is left of the learning rate after the cooldown."""
+
+
+def lr_of(config: OuterConfig, version: Version, rounds: int, slice_id: SliceId) -> float:
+    """The learning rate of the outer step that makes a slice's version, from 1, in a run of so many rounds."""
+    lr, place = config.lr, min(version, rounds)
+    if config.last_lr:
+        lr += (config.last_lr - config.lr) * (place - 1) / max(1, rounds - 1)
+    begin = rounds * (1 - config.cooldown)
+    if place > begin:
+        lr *= 1 - (1 - _COOLED) * (place - begin) / (rounds - begin)
+    return lr * config.common_lr_ratio if slice_of(slice_id) == COMMON else lr
 
 
 def outer_rule(
-    config: OuterConfig, rounds: int
+    config: OuterConfig, rounds: int, slice_id: SliceId
 ) -> Callable[[Version, np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
-    """A run's outer steps, as the swarm makes them for each slice.
+    """A run's outer steps of one slice.
 
     Returns:
         (version to be made, anchor, momentum, averaged pseudo-gradient), arrays of shape [numel], to the new anchor
@@ -91,7 +99,7 @@ def outer_rule(
     def rule(
         version: Version, anchor: np.ndarray, momentum: np.ndarray, gradient: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        lr = lr_of(config, version, rounds)
+        lr = lr_of(config, version, rounds, slice_id)
         state = outer_step(
             OuterState(anchor, momentum), gradient, lr=lr, momentum=config.momentum, nesterov=config.nesterov
         )

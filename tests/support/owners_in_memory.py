@@ -54,7 +54,7 @@ class Hand:
             identity=identity,
             exchange=exchange,
             numel={SLICE: NUMEL},
-            outer=lambda version, anchor, momentum, gradient: (anchor - gradient, momentum),
+            outer=lambda _: lambda version, anchor, momentum, gradient: (anchor - gradient, momentum),
             node=SimpleNamespace(door=Doorkeeper(), uplink_mbps=0.0, downlink_mbps=0.0),  # type: ignore[arg-type]
             blobs=anything,
             events=EventBus(sinks=[lambda record: self.events.append(record.event)]),

@@ -69,7 +69,8 @@ def _real_run(folder: Path, owned: Mapping[str, str], rounds: int, fragments: in
     for limit in ("gather_timeout_s = 6", "reduce_timeout_s = 4", "vote_timeout_s = 3"):
         swarm.change_manifest(limit, f"{limit}0")
     swarm.change_manifest("[slicing]\n", f"[slicing]\nfragments = {fragments}\namplification = 2.0\n")
-    swarm.change_manifest("[outer]\n", "[outer]\nlast_lr = 0.8\nnesterov = false\n")
+    for line in ("last_lr = 0.8", "cooldown = 0.5", "common_lr_ratio = 1.5", "nesterov = false"):
+        swarm.change_manifest("[outer]\n", f"[outer]\n{line}\n")
     with swarm:
         peers = [swarm.start_peer(name, slices) for name, slices in owned.items()]
 

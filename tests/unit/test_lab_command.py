@@ -124,6 +124,19 @@ def test_a_heavy_ball_is_another_run_than_nesterovs_momentum_and_goes_on_by_itse
     assert not set(losses[0]) & set(losses[1])
 
 
+def test_a_cooldown_and_a_learning_rate_of_the_common_part_are_what_the_manifest_says(manifest: Path, capsys) -> None:
+    def losses(*options: str) -> list[float]:
+        command = ["lab", "quality", "--run", str(manifest), "--slices", "2", "--rounds", "4", "--no-tune", "--json"]
+        assert cli.main([*command, "--outer-lr", "0.5", "--outer-momentum", "0.5", *options]) == 0
+        return [row["val_loss"] for row in json.loads(capsys.readouterr().out)["rows"]]
+
+    plain = losses()
+    given = losses("--cooldown", "0.5", "--common-lr-ratio", "2")
+    manifest.write_text(manifest.read_text().replace("[outer]\n", "[outer]\ncooldown = 0.5\ncommon_lr_ratio = 2.0\n"))
+    assert losses() == given != plain
+    assert losses("--cooldown", "0", "--common-lr-ratio", "1") == plain
+
+
 def test_where_every_run_has_diverged_there_is_no_picture_and_the_table_says_why(
     manifest: Path, capsys, monkeypatch: pytest.MonkeyPatch
 ) -> None:

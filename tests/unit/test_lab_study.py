@@ -9,7 +9,7 @@ import pytest
 from p2ptrain.config.schema import InnerConfig, ModelConfig, OuterConfig, RunConfig, SlicingConfig
 from p2ptrain.data.corpus import Corpus
 from p2ptrain.errors import UsageError
-from p2ptrain.ids import COMMON, Digest
+from p2ptrain.ids import Digest
 from p2ptrain.node.lab import Lab, Point, Row, Study, Trial, at_the_edge, compared
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -90,7 +90,7 @@ def test_a_trial_kept_under_other_settings_is_not_taken_for_this_one(tmp_path: P
     short = replace(TRIAL, rounds=2)
     lab = Lab(base=BASE, corpus=CORPUS, folder=tmp_path)
     row = lab.run(short)
-    for changes in ({"common_lr": 0.1}, {"last_outer_lr": 0.8}, {"first_inner_steps": 1}, {"rounds": 3}):
+    for changes in ({"common_lr_ratio": 2.0}, {"last_outer_lr": 0.8}, {"first_inner_steps": 1}, {"rounds": 3}):
         assert lab.run(replace(short, **changes)).curve != row.curve
     other_base = replace(BASE, inner=replace(BASE.inner, lr=1e-3))
     assert Lab(base=other_base, corpus=CORPUS, folder=tmp_path).run(short).curve != row.curve
@@ -180,15 +180,14 @@ def test_a_trial_with_growing_rounds_sees_as_many_tokens() -> None:
 
 
 def test_outer_lr_may_change_during_the_run_and_be_another_for_the_common_part() -> None:
-    trial = replace(TRIAL, rounds=5, outer_lr=0.2, last_outer_lr=0.6, common_lr=0.4)
+    trial = replace(TRIAL, rounds=5, outer_lr=0.2, last_outer_lr=0.6, common_lr_ratio=2.0)
     assert (trial.run(BASE).outer.lr, trial.run(BASE).outer.last_lr) == pytest.approx((0.2, 0.6))
-    assert (trial.other_outer(BASE)[COMMON].lr, trial.other_outer(BASE)[COMMON].last_lr) == pytest.approx((0.4, 1.2))
+    assert trial.run(BASE).outer.common_lr_ratio == 2.0
     assert TRIAL.run(BASE).outer == OuterConfig(lr=0.4, momentum=0.7)
-    assert TRIAL.other_outer(BASE) == {}
     study = replace(STUDY, common_lr_ratio=0.5, last_outer_lr_ratio=2.0)
     sliced, whole = (study.trial((n, ("mlp",)), 0.4, 0.7, 0, 3) for n in (2, 1))
-    assert (sliced.common_lr, sliced.last_outer_lr) == (0.2, 0.8)
-    assert (whole.common_lr, whole.last_outer_lr) == (None, 0.8)
+    assert (sliced.common_lr_ratio, sliced.last_outer_lr) == (0.5, 0.8)
+    assert (whole.common_lr_ratio, whole.last_outer_lr) == (1.0, 0.8)
 
 
 def test_sliced_trials_amplify_and_the_baseline_does_not() -> None:

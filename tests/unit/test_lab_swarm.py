@@ -302,8 +302,9 @@ def test_a_peer_with_fewer_steps_counts_less_and_one_without_any_counts_nothing(
     assert digests(only) == digests(alone)
 
 
-def test_a_slice_may_have_its_own_outer_optimizer() -> None:
-    still = VirtualSwarm(RUN, CORPUS, dealt_slices(2, 2), {COMMON: OuterConfig(lr=1e-30, momentum=0.0)})
+def test_the_common_part_may_have_a_learning_rate_of_its_own() -> None:
+    outer = replace(RUN.outer, common_lr_ratio=1e-30)
+    still = VirtualSwarm(replace(RUN, outer=outer), CORPUS, dealt_slices(2, 2))
     before, moving = still.values(frozenset({COMMON, ZERO})), swarm(peers=2)
     still.train_round()
     moving.train_round()

@@ -46,6 +46,7 @@ from p2ptrain.node.trainer import (
     UseThreads,
     turn_steps,
 )
+from p2ptrain.training import device
 from p2ptrain.training.footing import Footing, Move, Moved, move
 from p2ptrain.training.inner_loop import InnerLoop, StepReport
 from p2ptrain.training.pseudo_gradient import pseudo_gradient
@@ -462,7 +463,8 @@ def test_resting_gives_the_device_back_at_once_even_while_slices_are_averaged(mo
     drive(test)
 
 
-def test_threads_change_between_two_inner_steps_and_back_to_what_torch_chose() -> None:
+def test_threads_change_between_two_inner_steps_and_back_to_what_torch_chose(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "most_threads", lambda: 3)
     used: list[int] = []
 
     async def test(bench: Bench) -> None:
@@ -475,8 +477,8 @@ def test_threads_change_between_two_inner_steps_and_back_to_what_torch_chose() -
 
         bench.inner.step = noting  # type: ignore[method-assign]
         try:
-            for number, threads in enumerate((3, 0, 2)):
-                bench.trainer.send(UseThreads(threads))
+            for number, (wanted, threads) in enumerate(((3, 3), (0, 0), (1000, 3), (2, 2))):
+                bench.trainer.send(UseThreads(wanted))
                 await until(lambda number=number: len(bench.trained) > number)  # type: ignore[misc]
                 bench.commit(number)
                 await until(lambda threads=threads: used[-1:] == [threads or own_choice])  # type: ignore[misc]

@@ -69,7 +69,7 @@ class Slice:
         averages: list[bytes | memoryview] = [
             encode(exchange.codec, self._chance.standard_normal(stop - start, np.float32)) for start, stop in bounds
         ]
-        rule = outer_rule(RUN.outer, RUN.rounds)
+        rule = outer_rule(RUN.outer, RUN.rounds, self.id)
         staged = outer_step(self._owned, before.published, averages, bounds, exchange.codec, rule)
         version = Version(before.published.version + 1)
         value = Value(
@@ -385,7 +385,7 @@ def test_what_an_owner_computes_must_have_the_certified_digests(field: str) -> N
     value = one.replica.certificate.value
     averages = one.history.rounds()[-1].blobs[:-1]
     bounds = part_bounds(PLAN.numel(ZERO), RUN.exchange.part_elements)
-    rule = outer_rule(RUN.outer, RUN.rounds)
+    rule = outer_rule(RUN.outer, RUN.rounds, ZERO)
     staged = owner_step(before, value, averages, bounds, RUN.exchange.codec, rule)
     assert staged.owned.digest == value.digest
     with pytest.raises(BadMessage, match="slice 0 v1 comes out with other digests than certified"):

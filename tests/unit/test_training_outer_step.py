@@ -10,9 +10,11 @@ import torch
 
 from p2ptrain.config.schema import OuterConfig
 from p2ptrain.errors import NonFiniteUpdate
-from p2ptrain.ids import Version
+from p2ptrain.ids import SliceId, Version
 from p2ptrain.training.outer_step import OuterState, lr_of, outer_rule, outer_step
 from p2ptrain.training.pseudo_gradient import pseudo_gradient
+
+ZERO = SliceId("0")
 
 
 def numbers(seed: int, count: int = 1000) -> np.ndarray:
@@ -106,17 +108,34 @@ def test_the_digest_covers_version_anchor_and_momentum() -> None:
 
 def test_the_learning_rate_goes_evenly_from_the_first_version_to_the_last_and_then_stays() -> None:
     rising = OuterConfig(lr=0.2, momentum=0.9, last_lr=0.6)
-    lrs = [lr_of(rising, Version(number), rounds=5) for number in range(1, 8)]
+    lrs = [lr_of(rising, Version(number), 5, ZERO) for number in range(1, 8)]
     assert lrs == pytest.approx([0.2, 0.3, 0.4, 0.5, 0.6, 0.6, 0.6])
-    assert lr_of(replace(rising, last_lr=0.1), Version(5), rounds=5) == pytest.approx(0.1)
-    assert lr_of(rising, Version(1), rounds=1) == 0.2
-    assert {lr_of(replace(rising, last_lr=0.0), Version(number), rounds=5) for number in range(1, 8)} == {0.2}
+    assert lr_of(replace(rising, last_lr=0.1), Version(5), 5, ZERO) == pytest.approx(0.1)
+    assert lr_of(rising, Version(1), 1, ZERO) == 0.2
+    assert {lr_of(replace(rising, last_lr=0.0), Version(number), 5, ZERO) for number in range(1, 8)} == {0.2}
+
+
+def test_the_learning_rate_falls_to_three_tenths_of_itself_in_the_cooldown() -> None:
+    cooled = OuterConfig(lr=0.2, momentum=0.9, cooldown=0.4)
+    lrs = [lr_of(cooled, Version(number), 10, ZERO) for number in range(5, 13)]
+    assert lrs == pytest.approx([0.2, 0.2, 0.165, 0.13, 0.095, 0.06, 0.06, 0.06])
+    rising = replace(cooled, last_lr=0.4)
+    assert lr_of(rising, Version(10), 10, ZERO) == pytest.approx(0.12)
+    assert lr_of(replace(cooled, cooldown=1.0), Version(10), 10, ZERO) == pytest.approx(0.06)
+    assert lr_of(cooled, Version(1), 1, ZERO) == pytest.approx(0.06), "one round is its own end"
+
+
+@pytest.mark.parametrize("slice_id", ["common", "common.1"])
+def test_the_common_part_may_have_a_learning_rate_of_its_own(slice_id: str) -> None:
+    config = OuterConfig(lr=0.2, momentum=0.9, last_lr=0.6, common_lr_ratio=1.5)
+    assert lr_of(config, Version(3), 5, SliceId(slice_id)) == pytest.approx(0.6)
+    assert lr_of(config, Version(3), 5, ZERO) == pytest.approx(0.4)
 
 
 def test_the_rule_of_a_run_takes_the_learning_rate_of_the_version() -> None:
     before = OuterState(numbers(1), numbers(2))
     for version, lr, nesterov in ((1, 0.2, True), (3, 0.4, True), (3, 0.4, False)):
-        rule = outer_rule(OuterConfig(lr=0.2, momentum=0.9, last_lr=0.6, nesterov=nesterov), rounds=5)
+        rule = outer_rule(OuterConfig(lr=0.2, momentum=0.9, last_lr=0.6, nesterov=nesterov), 5, ZERO)
         anchor, momentum = rule(Version(version), before.anchor, before.momentum, numbers(3))
         expected = outer_step(before, numbers(3), lr=lr, momentum=0.9, nesterov=nesterov)
         np.testing.assert_allclose(anchor, expected.anchor, rtol=1e-6)
