@@ -599,6 +599,17 @@ class DiskTrouble(Event):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class CheckpointPostponed(Event):
+    """The disk has no room for a new checkpoint beside the old one; the rounds since are there, and lead as far."""
+
+    reason: str
+
+    def line(self) -> str:
+        """The event as one sentence for people."""
+        return f"no new checkpoint for now; the rounds since the last one are saved instead: {self.reason}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class EndedUnsaved(Event):
     """A peer ends, and the disk does not take its last state."""
 

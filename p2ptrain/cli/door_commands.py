@@ -172,7 +172,8 @@ def _open_list(manifest: Path, key: Path) -> "tuple[Door, Identity]":
     if path.exists():
         known.learn(path.read_bytes())
     if signer.peer_id != known.authority:
-        raise UsageError(f"{key} is {signer.peer_id}, and the run's authority is {known.authority or 'nobody'}")
+        beside = "" if path.exists() else f" (by the manifest; if it was handed over, put {path.name} beside it)"
+        raise UsageError(f"{key} is {signer.peer_id}, and the run's authority is {known.authority or 'nobody'}{beside}")
     return known, signer
 
 

@@ -61,10 +61,11 @@ def quality(
     tune_rounds: Annotated[int | None, typer.Option(min=1, help="Rounds of those runs  [default: a third]")] = None,
     common_lr_ratio: Annotated[
         float | None,
-        typer.Option(help="Outer lr of the common part, as a multiple of the slices', instead of the manifest's."),
+        typer.Option(help="Outer lr of the common part over the slices', instead of the manifest's; 1 where N is."),
     ] = None,
     last_outer_lr_ratio: Annotated[
-        float | None, typer.Option(help="Outer lr of the last round, as a multiple of the first's; it changes evenly.")
+        float | None,
+        typer.Option(help="Outer lr of the last round over the first's, instead of the manifest's; it changes evenly."),
     ] = None,
     nesterov: Annotated[
         bool | None,
@@ -160,7 +161,7 @@ def quality(
         outer_momenta=momenta,
         tune_rounds=shorter if tune else 0,
         common_lr_ratio=base.outer.common_lr_ratio if common_lr_ratio is None else common_lr_ratio,
-        last_outer_lr_ratio=last_outer_lr_ratio,
+        last_outer_lr_ratio=last_outer_lr_ratio or (base.outer.last_lr / base.outer.lr or None),
         first_inner_steps=first_inner_steps,
         look_back=look_back,
         amplification=base.slicing.amplification if amplification is None else amplification,

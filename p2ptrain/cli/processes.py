@@ -62,13 +62,19 @@ def _interrupted_later() -> Iterator[None]:
     if before is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
         yield
         return
-    is_interrupted = threading.Event()
-    signal.signal(signal.SIGINT, lambda number, frame: is_interrupted.set())
+    interrupts: list[int] = []
+
+    def note(number: int, frame: object) -> None:
+        interrupts.append(number)
+        if len(interrupts) > 1:  # somebody insists
+            raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, note)
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-    if is_interrupted.is_set():
+    if interrupts:
         raise KeyboardInterrupt
 
 

@@ -59,6 +59,8 @@ def _doing_now(scene: Scene, width: int, glyphs: Glyphs) -> Line:
     seen = scene.seen
     if seen.is_paused and scene.place is None:
         return fit([(f" {glyphs.paused} {seen.state} ", "strong"), (seen.reason, "")], width, glyphs.more)
+    if peer.fate == "asleep":
+        return fit([(f" {glyphs.paused} {peer.state} ", "strong"), (peer.reason, "")], width, glyphs.more)
     if peer.fate != "alive":
         return fit([(f" {glyphs.lost} {peer.fate.upper()} ", "trouble"), (peer.reason, "")], width, glyphs.more)
     trouble = peer.state in _TROUBLE_STATES

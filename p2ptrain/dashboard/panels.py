@@ -191,6 +191,8 @@ def _peers_table(view: SwarmView, width: int, glyphs: _Glyphs) -> RenderableType
 def _doing(peer: PeerView, width: int, glyphs: _Glyphs) -> Text:
     if peer.fate in ("killed", "died"):
         return Text(f"{glyphs.no} {peer.fate}", style=_TROUBLE)
+    if peer.fate == "asleep":
+        return Text(f"paused: {peer.reason}", style=_QUIET)
     if peer.fate == "stopped":
         return Text(f"stopped: {peer.reason}", style=_QUIET)
     if peer.state in ("TRAINING", "AVERAGING"):

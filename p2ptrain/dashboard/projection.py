@@ -27,7 +27,7 @@ _UNTRAINED = Version(0)
 
 NoteKind = Literal["plain", "routine", "good", "trouble"]
 """``routine`` is what every round brings; screens show the others longer."""
-Fate = Literal["alive", "stopped", "killed", "died"]
+Fate = Literal["alive", "stopped", "killed", "died", "asleep"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -256,8 +256,8 @@ def _peer_after(peer: PeerView, event: events.Event) -> PeerView:
         case events.SlicesClaimed():
             return replace(peer, slices=tuple(sorted(event.slices, key=slice_order)))
         case events.StateChanged():
-            # A peer that sleeps in a pause has stopped taking part, and is there all the same.
-            fate = "alive" if peer.fate == "stopped" and event.state == "PAUSED" else peer.fate
+            # A peer that sleeps in a pause takes no part, and is there all the same.
+            fate: Fate = "asleep" if peer.fate == "stopped" and event.state == "PAUSED" else peer.fate
             return replace(peer, fate=fate, state=event.state, reason=event.reason)
         case events.InnerStepDone():
             speed = event.tokens / event.seconds if event.seconds > 0 else peer.tokens_per_s

@@ -293,7 +293,7 @@ def peer_rows(scene: Scene, sort: SortKey = "peer", *, is_reversed: bool = False
             name=view.name,
             is_mine=view.name == seat.mine,
             slices=view.slices,
-            state=view.fate if ended else view.state,
+            state=view.fate if ended and view.fate != "asleep" else view.state,
             reason=view.reason,
             is_silent=is_silent,
             tokens=view.tokens,

@@ -13,9 +13,9 @@ Only names and ``nn.Linear`` are relied on: ``q_proj``, ``k_proj``, ``v_proj``, 
 """
 
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -65,6 +65,34 @@ class SlicedProjection(nn.Module):
         if self._sliced_bias is not None:
             return y + _assembled(self._sliced_bias)
         return y if self.bias is None else y + self.bias
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Move to another device, what trains as a view of the whole as before.
+
+        Raises:
+            SlicingError: another dtype would part the two.
+        """
+        for part in (self._sliced, self._sliced_bias):
+            if part is None:
+                continue
+            moved = fn(part.full)
+            if moved.dtype != part.full.dtype:
+                raise SlicingError(
+                    f"a sliced model cannot go from {part.full.dtype} to {moved.dtype}; convert it before slice_model"
+                )
+            part.full, part.low_bits = moved, tuple(map(fn, part.low_bits))
+            for (first, stop), leaf in zip(part.ranges, part.owned, strict=True):
+                leaf.data = moved[first:stop]
+                leaf.grad = None if leaf.grad is None else fn(leaf.grad)
+        if self._sliced_bias is not None:
+            self.bias = self._sliced_bias.full
+        elif self.bias is not None:
+            self.bias.data = fn(self.bias.data)
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Raises SlicingError: the copy of what trains would be no view of the copied whole."""
+        raise SlicingError("a sliced model cannot be copied; copy it before slice_model, or restore() it first")
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         """As ``nn.Linear`` does, whole: a saved model has ordinary names, whatever part of it was trained here."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 
 from p2ptrain import clock
 from p2ptrain.config.schema import EngineConfig, LimitsConfig
-from p2ptrain.events import CheckpointSaved, EventBus, ProgressRestored
+from p2ptrain.events import CheckpointPostponed, CheckpointSaved, EventBus, ProgressRestored
 from p2ptrain.ids import Digest, SliceId
 from p2ptrain.model.slicing import SlicePlan
 from p2ptrain.node.disk_budget import Worth, check_budget, check_room, checkpoint_bytes, keep_within
@@ -33,8 +34,8 @@ from p2ptrain.wire.messages import Accepted
 
 _CHECKPOINT_PAUSE_S = 0.5
 _BOOK_EVERY_S = 10.0
-_ROUNDS_AGAIN_S = 600.0
-"""A disk that has refused something gets rounds again after so long; a checkpoint for each until then."""
+_AGAIN_S = 600.0
+"""After so long a disk gets again what it has refused, if there was something else that would do."""
 
 
 class HomeKeeper:
@@ -50,7 +51,7 @@ class HomeKeeper:
         events: told of checkpoints and of a disk that fails.
 
     Raises:
-        UsageError: the budget is smaller than what the slices need, or the disk has no room for a first checkpoint.
+        UsageError: the budget is smaller than what the slices need.
     """
 
     def __init__(
@@ -72,10 +73,10 @@ class HomeKeeper:
         self._budget_bytes: int | None = None
         self._has_room_for_progress = True
         self.set_limit(limits, slices)
-        if not home.checkpoint_path.exists():
-            check_room(home, plan, slices)
         self._no_rounds_before_s = -math.inf
         """The disk has refused something, so it gets nothing but checkpoints until then; monotonic."""
+        self._no_checkpoint_before_s = -math.inf
+        """It has refused a checkpoint that can wait, so it gets nothing but rounds until then."""
         self._progress_saved_s = (0.0, 0.0)
         """When the last writing of local progress began, and how long it took."""
         self._since = RoundsSince(checkpointed)
@@ -95,6 +96,15 @@ class HomeKeeper:
     def is_failing(self) -> bool:
         """Whether the disk takes nothing at the moment, so that no vote may be cast."""
         return bool(self._saving.failures)
+
+    def check_room(self, owned: frozenset[SliceId]) -> None:
+        """Return if there is a checkpoint, or room for a first one.
+
+        Raises:
+            UsageError: there is neither, so nothing that this peer commits would outlive it.
+        """
+        if not self._home.checkpoint_path.exists():
+            check_room(self._home, self._plan, owned)
 
     def set_limit(self, limits: LimitsConfig, owned: frozenset[SliceId]) -> None:
         """Keep the home to so much from the next save on.
@@ -189,12 +199,9 @@ class HomeKeeper:
         size_bytes = checkpoint_bytes(self._plan, frozenset(swarm.owners))
         takes_rounds = clock.monotonic_s() >= self._no_rounds_before_s
         can_wait = self._since.lead_to(replicas, histories) and takes_rounds and budget_bytes is None
-        needs_checkpoint = (
-            is_last
-            or not can_wait
-            or is_worth_it(clock.monotonic_s(), self._checkpoint_saved_s, size_bytes)
-            or self._since.takes_much_room(size_bytes)
-        )
+        now_s = clock.monotonic_s()
+        is_old = is_worth_it(now_s, self._checkpoint_saved_s, size_bytes) or self._since.takes_much_room(size_bytes)
+        needs_checkpoint = is_last or not can_wait or (is_old and now_s >= self._no_checkpoint_before_s)
         # Rounds first, and dropped last: at any moment the disk has what leads to what was said to be saved.
         if takes_rounds:
             written: list[tuple[SliceId, Digest, OnDisk]] = []
@@ -204,11 +211,13 @@ class HomeKeeper:
                 )
             )
             if not takes_rounds:
-                self._no_rounds_before_s = clock.monotonic_s() + _ROUNDS_AGAIN_S
+                self._no_rounds_before_s = clock.monotonic_s() + _AGAIN_S
             for slice_id, value_hash, place in written if budget_bytes is None else ():
                 swarm.history(slice_id).saved(value_hash, place)
         if needs_checkpoint or not takes_rounds:
-            if not await self._save_checkpoint(swarm, replicas):
+            if can_wait and takes_rounds:
+                await self._renew_checkpoint(replicas)
+            elif not await self._save_checkpoint(swarm, replicas):
                 return
         else:
             self._since.written()
@@ -221,6 +230,18 @@ class HomeKeeper:
         if budget_bytes is not None:
             await asyncio.to_thread(self._keep_within, budget_bytes, frozenset(swarm.owners))
 
+    async def _renew_checkpoint(self, replicas: Mapping[SliceId, Replica]) -> None:
+        """Save one that could wait: if the disk has no room for a second one, what is there leads to the same state."""
+        began_s = clock.monotonic_s()
+        if problem := await self._saving.try_once(lambda: save_replicas(self._home, replicas)):
+            await asyncio.to_thread(os.sync)  # these rounds were to be needed for a moment only
+            self._since.written()
+            self._no_checkpoint_before_s = clock.monotonic_s() + _AGAIN_S
+            self._events.emit(CheckpointPostponed(reason=problem))
+            return
+        self._since.begin(replicas)
+        self._checkpoint_saved_s = began_s
+
     async def _save_checkpoint(self, swarm: Swarm, replicas: Mapping[SliceId, Replica]) -> bool:
         began_s = clock.monotonic_s()
         if await self._saving.attempt(lambda: save_replicas(self._home, replicas), is_checkpoint=True):
@@ -228,7 +249,7 @@ class HomeKeeper:
             self._checkpoint_saved_s = began_s
             return True
         # On a full disk rounds may be what is in the way; but for those since the checkpoint they are not worth a vote.
-        self._no_rounds_before_s = clock.monotonic_s() + _ROUNDS_AGAIN_S
+        self._no_rounds_before_s = clock.monotonic_s() + _AGAIN_S
         await self._recall_rounds(swarm)
         await asyncio.to_thread(drop_rounds, self._home, self._since.is_needed)
         return False

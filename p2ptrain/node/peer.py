@@ -318,6 +318,14 @@ class Peer:
         self._keeper.set_limit(limits, self._owned())
         self._config = replace(self._config, limits=limits)
 
+    def check_room(self) -> None:
+        """Return if the disk has room for what this peer will save.
+
+        Raises:
+            UsageError: it has not.
+        """
+        self._keeper.check_room(self._owned())
+
     def check_disk_limit(self, disk_gb: float) -> None:
         """Return if ``set_disk_limit`` would.
 

@@ -53,6 +53,14 @@ class Saving:
         self._succeeded()
         return True
 
+    async def try_once(self, write: Callable[[], None]) -> str:
+        """Run a ``write`` that nothing depends on; why the disk did not take it, or nothing."""
+        try:
+            await asyncio.to_thread(self._alone, write)
+        except StorageError as error:
+            return str(error)
+        return ""
+
     def must(self, write: Callable[[], None]) -> None:
         """Run a small ``write`` at once, in a worker thread, for what may not be said before it is on disk.
 

@@ -125,9 +125,11 @@ class Seat:
         Raises:
             HomeError: its checkpoint is corrupt.
             NotAdmitted: the run would not let this peer in.
+            UsageError: there is no room for what it would save.
         """
         if self._verdict.level is Level.TRAIN:  # else the first session begins later, with what counts then
             self._first = self._new_peer(self._limits)
+            self._first.check_room()
 
     async def _session(self) -> None:
         self._ending = asyncio.Event()

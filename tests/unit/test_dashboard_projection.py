@@ -270,7 +270,9 @@ def test_killed_peer_sends_nothing_until_it_starts_again() -> None:
     stopped = journal(("peer-a", PeerStopped(reason="SIGTERM")), start=view)
     assert stopped.peers["peer-a"].fate == "stopped"
     asleep = journal(("peer-a", StateChanged(state="PAUSED", reason="you paused it")), start=stopped)
-    assert asleep.peers["peer-a"].fate == "alive", "it goes on when its pause is over"
+    assert asleep.peers["peer-a"].fate == "asleep", "it goes on when its pause is over"
+    goes_on = journal(("peer-a", PeerStarted(peer=IDS["peer-a"], run=RUN, addresses=[])), start=asleep)
+    assert goes_on.peers["peer-a"].fate == "alive"
 
 
 def test_gap_in_a_journal_is_noticed_and_a_fresh_journal_is_none() -> None:

@@ -173,6 +173,22 @@ def test_masters_of_bfloat16_follow_a_loaded_state() -> None:
     torch.testing.assert_close(part.read(first, stop), expected, rtol=0, atol=0)
 
 
+def test_a_sliced_model_that_is_moved_trains_on_and_one_that_would_come_apart_says_so() -> None:
+    cut = TinyQwen(biased=True)
+    sliced = slice_model(cut, SlicingConfig(slices=2, parts=("mlp", "heads")), frozenset({COMMON, ONE}))
+    before = loss(cut).item()
+    cut._apply(torch.clone)  # as .to() another device does, which is not here
+    assert loss(cut).item() == before
+    optimizer = torch.optim.SGD(sliced.owned_parameters(), lr=0.1)
+    loss(cut).backward()
+    optimizer.step()
+    assert loss(cut).item() < before
+    with pytest.raises(SlicingError, match=r"from torch\.float64 to torch\.float32; convert it before"):
+        cut.float()
+    with pytest.raises(SlicingError, match="copy it before"):
+        copy.deepcopy(cut)
+
+
 def test_names_that_do_not_exist_are_refused_with_those_that_do() -> None:
     for owned, parts, message in (
         ({SliceId("7")}, ("mlp",), "slice '7' is not of this slicing; choose from common, 0, 1"),

@@ -15,7 +15,7 @@ from p2ptrain.config.load import parse_run, run_id
 from p2ptrain.config.presets import preset_text
 from p2ptrain.config.schema import EngineConfig, LimitsConfig
 from p2ptrain.errors import BadMessage, StorageError
-from p2ptrain.events import CheckpointSaved, Event, EventBus
+from p2ptrain.events import CheckpointPostponed, CheckpointSaved, Event, EventBus
 from p2ptrain.identity.keys import Identity
 from p2ptrain.ids import COMMON, Digest, SliceId, Version
 from p2ptrain.model.initial_weights import initial_values
@@ -265,7 +265,7 @@ async def test_a_full_disk_takes_no_round_that_is_needed(home: Home, rarely, mon
     for _ in range(3):
         await peer.round()
 
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise StorageError("full")
 
     monkeypatch.setattr(home_keeper, "save_replicas", refuse)
@@ -273,9 +273,18 @@ async def test_a_full_disk_takes_no_round_that_is_needed(home: Home, rarely, mon
     await peer.round()
     assert in_checkpoint(home) == dict.fromkeys(PLAN.slice_ids, 1)
     assert {s: r.published.version for s, r in restarted(home).items()} == peer.versions()
+    assert not peer.keeper.is_failing, "what is there is enough to vote"
+    assert [e for e in peer.events if isinstance(e, CheckpointPostponed)]
+    await peer.round()
+    assert len([e for e in peer.events if isinstance(e, CheckpointPostponed)]) == 1, "not tried again at once"
+    assert {s: r.published.version for s, r in restarted(home).items()} == peer.versions()
+    monkeypatch.setattr(home_keeper, "save_rounds", refuse)
+    await peer.round()
+    assert peer.keeper.is_failing, "now nothing holds what would be voted for"
     monkeypatch.setattr(home_keeper, "save_replicas", save_replicas)
     await peer.save()
     assert in_checkpoint(home) == peer.versions()
+    assert not peer.keeper.is_failing
 
 
 async def test_rounds_that_the_disk_did_not_take_are_in_a_checkpoint(
