@@ -221,6 +221,7 @@ class HomeKeeper:
                 return
         else:
             self._since.written()
+        self._saving.all_is_kept()
         versions = {slice_id: replica.published.version for slice_id, replica in replicas.items()}
         self._events.emit(CheckpointSaved(versions=versions))
         known = {slice_id: {one.certificate.value.version for one in past} for slice_id, past in histories.items()}

@@ -36,7 +36,7 @@ class Saving:
         self._thread = threading.current_thread()
         self._events = events
         self._lacks_checkpoint = False
-        """The last one could not be written; nothing is promised or voted for until one is."""
+        """The last one was refused, and nothing stands in for it: nothing is promised or voted for meanwhile."""
         self._since_s = 0.0
         self._told_s = 0.0
         self._writing = threading.Lock()
@@ -60,6 +60,11 @@ class Saving:
         except StorageError as error:
             return str(error)
         return ""
+
+    def all_is_kept(self) -> None:
+        """The newest state can be had from the disk, whichever files it is in."""
+        self._lacks_checkpoint = False
+        self._succeeded()
 
     def must(self, write: Callable[[], None]) -> None:
         """Run a small ``write`` at once, in a worker thread, for what may not be said before it is on disk.

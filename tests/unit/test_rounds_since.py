@@ -268,6 +268,7 @@ async def test_a_full_disk_takes_no_round_that_is_needed(home: Home, rarely, mon
     def refuse(*_: object, **__: object) -> None:
         raise StorageError("full")
 
+    save_rounds = home_keeper.save_rounds
     monkeypatch.setattr(home_keeper, "save_replicas", refuse)
     rarely(1e12)
     await peer.round()
@@ -281,6 +282,15 @@ async def test_a_full_disk_takes_no_round_that_is_needed(home: Home, rarely, mon
     monkeypatch.setattr(home_keeper, "save_rounds", refuse)
     await peer.round()
     assert peer.keeper.is_failing, "now nothing holds what would be voted for"
+    now_s = clock.monotonic_s()
+    with monkeypatch.context() as later:
+        later.setattr(clock, "monotonic_s", lambda: now_s + 1000)
+        later.setattr(home_keeper, "save_rounds", save_rounds)
+        await peer.round()
+        assert not peer.keeper.is_failing, "rounds do, which find room again"
+        assert {s: r.published.version for s, r in restarted(home).items()} == peer.versions()
+    await peer.round()
+    assert peer.keeper.is_failing
     monkeypatch.setattr(home_keeper, "save_replicas", save_replicas)
     await peer.save()
     assert in_checkpoint(home) == peer.versions()
