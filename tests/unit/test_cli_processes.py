@@ -44,6 +44,7 @@ def test_ctrl_c_waits_until_everything_is_imported() -> None:
     code = """
 import signal
 from p2ptrain.cli.processes import quiet_imports
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts beside itself ignores it
 try:
     with quiet_imports():
         signal.raise_signal(signal.SIGINT)
