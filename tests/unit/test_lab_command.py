@@ -135,6 +135,9 @@ def test_a_cooldown_and_a_learning_rate_of_the_common_part_are_what_the_manifest
     manifest.write_text(manifest.read_text().replace("[outer]\n", "[outer]\ncooldown = 0.5\ncommon_lr_ratio = 2.0\n"))
     assert losses() == given != plain
     assert losses("--cooldown", "0", "--common-lr-ratio", "1") == plain
+    manifest.write_text(manifest.read_text().replace("[outer]\n", "[outer]\nlast_lr = 1.0\n"))
+    rising = losses()
+    assert rising == losses("--last-outer-lr-ratio", "2") != given
 
 
 def test_where_every_run_has_diverged_there_is_no_picture_and_the_table_says_why(
