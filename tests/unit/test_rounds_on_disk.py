@@ -3,6 +3,7 @@
 import asyncio
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +13,16 @@ from p2ptrain.config.presets import preset_text
 from p2ptrain.errors import HomeError, UsageError
 from p2ptrain.ids import Digest, PeerId, SliceId, Version
 from p2ptrain.model.slicing import SlicePlan
-from p2ptrain.node.disk_budget import StoredFile, Worth, check_budget, keep_within, least_bytes, to_drop
+from p2ptrain.node.disk_budget import (
+    StoredFile,
+    Worth,
+    check_budget,
+    check_room,
+    checkpoint_bytes,
+    keep_within,
+    least_bytes,
+    to_drop,
+)
 from p2ptrain.node.home import Home
 from p2ptrain.node.rounds_on_disk import drop_rounds, load_rounds, replay_rounds, round_files, save_rounds
 from p2ptrain.swarm.context import Replica
@@ -310,6 +320,18 @@ def test_a_home_is_kept_to_its_budget_and_keeps_its_checkpoint(home: Home) -> No
     keep_within(home, 0, reserve_bytes=5000)
     assert home.checkpoint_path.exists()
     assert home.manifest_path.exists()
+
+
+def test_a_disk_without_room_for_a_first_checkpoint_is_refused_with_what_is_needed(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, owned = SlicePlan.of(home.run.model, home.run.slicing), frozenset([ZERO, SliceId("common")])
+    free = SimpleNamespace(free=checkpoint_bytes(plan, owned))
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: free)
+    check_room(home, plan, owned)
+    free.free -= 1
+    with pytest.raises(UsageError, match=r"MB free, and a checkpoint of this peer takes .* choose another --home"):
+        check_room(home, plan, owned)
 
 
 def test_a_budget_below_what_the_last_state_takes_is_refused_with_what_is_needed(home: Home) -> None:
