@@ -610,6 +610,17 @@ class CheckpointPostponed(Event):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class MomentsUnsaved(Event):
+    """The disk has no room for what only this peer remembers; what is agreed on is saved all the same."""
+
+    reason: str
+
+    def line(self) -> str:
+        """The event as one sentence for people."""
+        return f"AdamW's moments are not saved, so a restart begins with older ones or none: {self.reason}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class EndedUnsaved(Event):
     """A peer ends, and the disk does not take its last state."""
 

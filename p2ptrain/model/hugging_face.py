@@ -88,6 +88,7 @@ class SlicedProjection(nn.Module):
             self.bias = self._sliced_bias.full
         elif self.bias is not None:
             self.bias.data = fn(self.bias.data)
+            self.bias.grad = None if self.bias.grad is None else fn(self.bias.grad)
         return self
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:

@@ -12,7 +12,7 @@ import torch
 
 from p2ptrain import clock
 from p2ptrain.config.schema import EngineConfig, LimitsConfig
-from p2ptrain.events import CheckpointPostponed, CheckpointSaved, EventBus, ProgressRestored
+from p2ptrain.events import CheckpointPostponed, CheckpointSaved, EventBus, MomentsUnsaved, ProgressRestored
 from p2ptrain.ids import Digest, SliceId
 from p2ptrain.model.slicing import SlicePlan
 from p2ptrain.node.disk_budget import Worth, check_budget, check_room, checkpoint_bytes, keep_within
@@ -290,7 +290,8 @@ class HomeKeeper:
             )
             save_progress(self._home.progress_path, progress)
 
-        await self._saving.attempt(write)
+        if problem := await self._saving.try_once(write):
+            self._events.emit(MomentsUnsaved(reason=problem))
         self._progress_saved_s = (began_s, clock.monotonic_s() - began_s)
 
     def restore_progress(self, swarm: Swarm, inner: InnerLoop) -> None:

@@ -9,11 +9,18 @@ from typing import TypeVar
 import pytest
 
 from p2ptrain.config.load import load_run, run_id
-from p2ptrain.events import CheckpointSaved, DiskRecovered, DiskTrouble, InnerStepDone, ProgressRestored
+from p2ptrain.events import (
+    CheckpointSaved,
+    DiskRecovered,
+    DiskTrouble,
+    EndedUnsaved,
+    InnerStepDone,
+    ProgressRestored,
+)
 from p2ptrain.ids import COMMON, SliceId
 from p2ptrain.node import checkpoint
 from p2ptrain.node.local_progress import LocalProgress, load_progress
-from tests.support.live_swarm import LivePeer, LiveSwarm, eventually
+from tests.support.live_swarm import LivePeer, LiveSwarm, eventually, stop_gently
 
 pytestmark = pytest.mark.faults
 _T = TypeVar("_T")
@@ -62,6 +69,25 @@ def test_peer_with_a_read_only_disk_trains_on_leaves_the_vote_to_others_and_save
 
         eventually(together, what=f"both contribute again\n{ill.log()}\n{well.log()}")
         swarm.assert_same_digests()
+
+
+def test_a_lone_peer_that_ends_while_its_disk_takes_nothing_says_so(tmp_path: Path) -> None:
+    with LiveSwarm(tmp_path, slices=1) as swarm:
+        alone = swarm.start_peer("alone", "all")
+        alone.wait_for_version("0", 3)
+        home = alone.home
+        mounted = subprocess.run(["mount", "--bind", home, home], capture_output=True, text=True, check=False)
+        if mounted.returncode:
+            pytest.skip(f"making a folder read-only needs root: {mounted.stderr.strip()}")
+        try:
+            read_only = ["mount", "-o", "remount,ro,bind", str(home)]
+            eventually(lambda: subprocess.run(read_only, check=False).returncode == 0, what="it becomes read-only")
+            eventually(lambda: alone.events(DiskTrouble), what=f"it says so\n{alone.log()}")
+            assert not alone.events(EndedUnsaved)
+            stop_gently([alone])
+        finally:
+            subprocess.run(["umount", "-l", str(home)], check=True)
+        assert len(alone.events(EndedUnsaved)) == 1
 
 
 def test_killed_peer_goes_on_with_its_moments_where_it_was_in_the_data(tmp_path: Path) -> None:

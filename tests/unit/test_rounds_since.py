@@ -15,7 +15,7 @@ from p2ptrain.config.load import parse_run, run_id
 from p2ptrain.config.presets import preset_text
 from p2ptrain.config.schema import EngineConfig, LimitsConfig
 from p2ptrain.errors import BadMessage, StorageError
-from p2ptrain.events import CheckpointPostponed, CheckpointSaved, Event, EventBus
+from p2ptrain.events import CheckpointPostponed, CheckpointSaved, Event, EventBus, MomentsUnsaved
 from p2ptrain.identity.keys import Identity
 from p2ptrain.ids import COMMON, Digest, SliceId, Version
 from p2ptrain.model.initial_weights import initial_values
@@ -28,6 +28,7 @@ from p2ptrain.node.rounds_on_disk import replay_rounds, round_files
 from p2ptrain.node.rounds_since import RoundsSince, is_worth_it
 from p2ptrain.node.saved_state import load_replicas, save_replicas
 from p2ptrain.node.trained_model import load_trained
+from p2ptrain.node.trainer import Memory
 from p2ptrain.swarm.certificates import sign_vote
 from p2ptrain.swarm.context import Replica
 from p2ptrain.swarm.history import History, PastRound
@@ -320,6 +321,21 @@ async def test_rounds_that_the_disk_did_not_take_are_in_a_checkpoint(
         await peer.round()
         assert in_checkpoint(home) == in_last_checkpoint
         assert_same(restarted(home), peer.slices)
+
+
+async def test_moments_that_find_no_room_cost_no_vote(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    peer = Peer(home)
+    await peer.round()
+
+    def refuse(*_: object) -> None:
+        raise StorageError("full")
+
+    monkeypatch.setattr(home_keeper, "save_progress", refuse)
+    nothing: Any = SimpleNamespace(owners={})
+    await peer.keeper.save_progress(nothing, Memory(frozenset(), Version(1), 0, {}))
+    assert [e.reason for e in peer.events if isinstance(e, MomentsUnsaved)] == ["full"]
+    assert not peer.keeper.is_failing
+    assert not peer.keeper.trouble
 
 
 @pytest.mark.usefixtures("rarely")
