@@ -266,7 +266,10 @@ def show(
     typer.echo(f"text     {of_text}, {run.data.validation_percent} % held out")
     typer.echo(f"tokens   {run.model.vocabulary:,}, by {run.data.tokenizer or 'bytes'}")
     fragments = f", {run.slicing.fragments} fragments each" if run.slicing.fragments > 1 else ""
-    typer.echo(f"slices   {run.slicing.slices}, cut from {' and '.join(run.slicing.parts)}{fragments}")
+    first, rising = run.slicing.amplification, run.slicing.last_amplification
+    times = f"{first:g} to {rising:g}" if rising else f"{first:g}"
+    amplified = f", moved {times} times as far as contributed" if (first, rising) != (1, 0) else ""
+    typer.echo(f"slices   {run.slicing.slices}, cut from {' and '.join(run.slicing.parts)}{fragments}{amplified}")
     for slice_id, numel in sizes.items():
         typer.echo(f"         {slice_id:<8}{numel:>14,} parameters")
     typer.echo(f"sends    {sends}")
@@ -275,7 +278,7 @@ def show(
     typer.echo(f"memory   {memory}")
     outer = run.outer
     last = f" to {outer.last_lr}" if outer.last_lr else ""
-    last += f", falling over the last {outer.cooldown:.0%}" if outer.cooldown else ""
+    last += f", falling over the last {100 * outer.cooldown:.0f} %" if outer.cooldown else ""
     last += f", {outer.common_lr_ratio:g} times that for the common part" if outer.common_lr_ratio != 1 else ""
     kind = "Nesterov" if outer.nesterov else "a heavy ball"
     typer.echo(f"outer    lr {outer.lr}{last}, momentum {outer.momentum}, {kind}")

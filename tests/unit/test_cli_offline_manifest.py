@@ -138,6 +138,13 @@ def test_show_says_whether_averages_are_believed_and_what_momentum_is(tmp_path: 
     said = capsys.readouterr().out
     assert "exchange.check_averages = false" in said
     assert "lr 0.5, momentum 0.7, a heavy ball\n" in said
+    assert "moved" not in said
+    changed = changed.replace("[slicing]\n", "[slicing]\namplification = 1.5\nlast_amplification = 2.0\n")
+    out.write_text(changed.replace("[outer]\n", "[outer]\ncooldown = 0.2\ncommon_lr_ratio = 1.5\n"))
+    assert cli.main(["run", "show", str(out)]) == 0
+    said = capsys.readouterr().out
+    assert "lr 0.5, falling over the last 20 %, 1.5 times that for the common part, momentum 0.7, Nesterov\n" in said
+    assert "moved 1.5 to 2 times as far as contributed\n" in said
 
 
 @pytest.fixture
