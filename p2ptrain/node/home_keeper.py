@@ -22,7 +22,8 @@ from p2ptrain.node.rounds_on_disk import drop_rounds, load_rounds, save_rounds
 from p2ptrain.node.rounds_since import RoundsSince, is_worth_it
 from p2ptrain.node.saved_state import load_past, save_accepted, save_known_peers, save_promise, save_replicas
 from p2ptrain.node.saving import Saving, retry_after_s
-from p2ptrain.node.trainer import Memory, Trainer
+from p2ptrain.node.trainer import Trainer
+from p2ptrain.node.trainer_messages import Memory
 from p2ptrain.swarm.address_book import AddressBook
 from p2ptrain.swarm.context import Past, Replica
 from p2ptrain.swarm.history import PastRound

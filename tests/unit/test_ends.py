@@ -8,8 +8,9 @@ from typing import Any, cast
 import pytest
 
 from p2ptrain.errors import NodeDied
+from p2ptrain.node.bridge import Bridge
 from p2ptrain.node.peer import Peer
-from p2ptrain.node.trainer import Trainer
+from p2ptrain.node.standing import Standing
 from p2ptrain.swarm.beside import begin_beside
 from p2ptrain.wire import libp2p
 from p2ptrain.wire.libp2p import Libp2pNode
@@ -28,17 +29,16 @@ class TrainerThatCounts:
         self.is_running = False
 
 
-def training_peer(monkeypatch: pytest.MonkeyPatch) -> Peer:
+def training_peer() -> Peer:
     peer = Peer.__new__(Peer)
     peer._beside = set()
-    peer._trainer = cast(Trainer, TrainerThatCounts())
-    monkeypatch.setattr(peer, "_complete_if_done", lambda: None)
-    monkeypatch.setattr(peer, "_enter", lambda state, reason: None)
+    peer._bridge = cast(Bridge, SimpleNamespace(trainer=TrainerThatCounts(), complete_if_done=lambda: None))
+    peer._standing = cast(Standing, SimpleNamespace(enter=lambda state, reason: None))
     return peer
 
 
-async def test_training_has_ended_when_something_beside_it_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    peer = training_peer(monkeypatch)
+async def test_training_has_ended_when_something_beside_it_fails() -> None:
+    peer = training_peer()
 
     async def fail() -> None:
         await asyncio.sleep(0)
@@ -46,7 +46,7 @@ async def test_training_has_ended_when_something_beside_it_fails(monkeypatch: py
 
     with pytest.raises(ExceptionGroup):
         await peer._train_until(asyncio.Event(), fail())
-    assert not cast(TrainerThatCounts, peer._trainer).is_running
+    assert not cast(TrainerThatCounts, peer._bridge.trainer).is_running
 
 
 @pytest.mark.filterwarnings("error")
@@ -60,8 +60,8 @@ async def test_a_message_that_comes_while_everything_ends_begins_nothing() -> No
     gc.collect()  # a coroutine that nobody closed would say so here
 
 
-async def test_what_was_begun_beside_training_ends_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    peer, stop = training_peer(monkeypatch), asyncio.Event()
+async def test_what_was_begun_beside_training_ends_with_it() -> None:
+    peer, stop = training_peer(), asyncio.Event()
     begun = asyncio.Event()
 
     async def begin_another() -> None:
@@ -76,7 +76,7 @@ async def test_what_was_begun_beside_training_ends_with_it(monkeypatch: pytest.M
     await begun.wait()
     stop.set()
     await asyncio.wait_for(training, 60)
-    assert not cast(TrainerThatCounts, peer._trainer).is_running
+    assert not cast(TrainerThatCounts, peer._bridge.trainer).is_running
 
 
 async def test_a_lookup_that_hivemind_never_ends_finds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from p2ptrain.model.initial_weights import initial_values
 from p2ptrain.model.slicing import SlicePlan
 from p2ptrain.node import atomic_file
 from p2ptrain.node.local_progress import LocalProgress, SavedResidual, is_due, load_progress, save_progress
-from p2ptrain.node.trainer import Memory
+from p2ptrain.node.trainer_messages import Memory
 from p2ptrain.training.inner_loop import InnerLoop
 
 RUN = RunId("r" * 64)

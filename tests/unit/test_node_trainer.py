@@ -32,7 +32,8 @@ from p2ptrain.ids import COMMON, Digest, PeerId, SliceId, Version
 from p2ptrain.model.initial_weights import initial_values
 from p2ptrain.model.slicing import SlicePlan
 from p2ptrain.model.transformer import Transformer
-from p2ptrain.node.trainer import (
+from p2ptrain.node.trainer import Trainer, turn_steps
+from p2ptrain.node.trainer_messages import (
     Advance,
     CutOffBy,
     Own,
@@ -41,10 +42,8 @@ from p2ptrain.node.trainer import (
     RoundTrained,
     Settled,
     SliceTrained,
-    Trainer,
     TrainerListener,
     UseThreads,
-    turn_steps,
 )
 from p2ptrain.training import device
 from p2ptrain.training.footing import Footing, Move, Moved, move

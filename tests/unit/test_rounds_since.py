@@ -28,7 +28,7 @@ from p2ptrain.node.rounds_on_disk import replay_rounds, round_files
 from p2ptrain.node.rounds_since import RoundsSince, is_worth_it
 from p2ptrain.node.saved_state import load_replicas, save_replicas
 from p2ptrain.node.trained_model import load_trained
-from p2ptrain.node.trainer import Memory
+from p2ptrain.node.trainer_messages import Memory
 from p2ptrain.swarm.certificates import sign_vote
 from p2ptrain.swarm.context import Replica
 from p2ptrain.swarm.history import History, PastRound

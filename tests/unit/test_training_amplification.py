@@ -21,7 +21,8 @@ from p2ptrain.ids import COMMON, Digest, PeerId, SliceId, Version, numbered_slic
 from p2ptrain.model.initial_weights import initial_values
 from p2ptrain.model.slicing import SlicePlan
 from p2ptrain.node.lab import dealt_slices
-from p2ptrain.node.trainer import Trainer, TrainerListener
+from p2ptrain.node.trainer import Trainer
+from p2ptrain.node.trainer_messages import TrainerListener
 from p2ptrain.node.virtual_swarm import VirtualSwarm
 from p2ptrain.training.amplification import amplification
 from p2ptrain.training.footing import Footing, stretch, stretch_all
