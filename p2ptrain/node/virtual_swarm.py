@@ -1,7 +1,7 @@
 """A whole swarm in one process, without a network: the same functions as real peers, in the same order.
 
 A virtual peer computes with the anchors of the slices that it owns and the published weights of the others, exactly as
-``node.peer`` does. What a network changes is left out: everybody's updates arrive after the ``overlap.delay_steps``
+``node.bridge`` does. What a network changes is left out: everybody's updates arrive after the ``overlap.delay_steps``
 inner steps since the cut-off that the manifest allows, with 0 before the next one. Where the manifest has fragments,
 what is called a slice below is one of them, and a round has as many turns (``node.trainer``).
 """
