@@ -161,6 +161,7 @@ class Peer:
             listener=self._bridge,
             book=self._book,
             admits=lambda peer, invite: self._door.verdict(peer, invite, clock.wall_s()).admitted,
+            was_admitted=self._door.was_admitted,
             invite=self._invite,
         )
         admitted = GuardedDirectory(

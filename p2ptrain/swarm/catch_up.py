@@ -15,6 +15,7 @@ from p2ptrain import clock
 from p2ptrain.errors import AveragesUnavailable, BadMessage, BadRecord, BlobUnavailable
 from p2ptrain.events import BranchLost, CatchUpFailed, Refused, StateFetched, UpdateApplied
 from p2ptrain.ids import PeerId, SliceId, Version
+from p2ptrain.swarm.certificates import check_admitted
 from p2ptrain.swarm.context import Context, Replica
 from p2ptrain.swarm.head import Head
 from p2ptrain.swarm.replay import follower_step, owner_step
@@ -167,16 +168,20 @@ class _Task:
             is_rival: what leads to the certificate does not go through our version.
 
         Raises:
-            BadRecord: the certificate follows ours but was signed by others than the owners that ours names.
+            BadRecord: the certificate follows ours but was signed by others than the owners that ours names, or it
+                does not and too few of its voters were ever let into the run.
             BadMessage: the bytes do not give the certified digests.
             BlobUnavailable: nobody delivered them.
         """
         head, ballot = head_of(self._replica), self._certificate.ballot
-        if self._value.previous == head.value_hash and self._value.version == head.version + 1:
-            if head.owners and ballot.epoch == head.epoch and set(ballot.members) != set(head.owners):
-                raise BadRecord(
-                    f"certificate of slice {self._value.slice} v{self._value.version} is not by the owners before it"
-                )
+        is_next = self._value.previous == head.value_hash and self._value.version == head.version + 1
+        if not (is_next and head.owners and ballot.epoch == head.epoch):
+            check_admitted(self._certificate, self._context.was_admitted, self._context.quorum)
+        elif set(ballot.members) != set(head.owners):
+            raise BadRecord(
+                f"certificate of slice {self._value.slice} v{self._value.version} is not by the owners before it"
+            )
+        if is_next:
             try:
                 return await self.replay()
             except BadMessage:

@@ -126,6 +126,8 @@ class Context:
     """Where others were last seen."""
     admits: Callable[[PeerId, str], bool] = lambda peer, invite: True
     """Whether the run's door lets a peer in that shows this invitation; claims have been through it."""
+    was_admitted: Callable[[PeerId, str], bool] = lambda peer, invite: True
+    """Whether it ever did, as far as is known."""
     invite: str = ""
     """Our own invitation."""
     caller: Caller = field(init=False)

@@ -474,7 +474,7 @@ class SliceOwner:
                 await asyncio.to_thread(self._context.listener.save_accepted, self.slice, accepted, averages)
             except StorageError:  # told by whoever saves; what is not on disk must not be said
                 return
-        vote = CastVote(value.value_hash, sign_vote(self._context.identity, ballot, value))
+        vote = CastVote(value.value_hash, sign_vote(self._context.identity, ballot, value, self._context.invite))
         message = RoundMessage(self._context.run, self.slice, value.version, ballot, vote)
         for peer in ballot.members:
             if peer != self._context.me:

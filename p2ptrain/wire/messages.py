@@ -23,6 +23,7 @@ MAX_MEMBERS = 1024
 """Owners that one group may name; bounds what a message can make us allocate."""
 MAX_PARTS = 65536
 MAX_PEER_ID_CHARACTERS = 64
+MAX_INVITE_CHARACTERS = 1024
 MAX_TOKENS = 2**40
 """Of one contribution: above what anybody trains on in a round, and sums of many still fit in the field's 64 bits."""
 
@@ -180,6 +181,8 @@ class Vote:
 
     peer: PeerId
     signature: bytes
+    invite: str = ""
+    """The run's authority's, where it asks for one: proof that the member was let in, also when it is long gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,8 +316,7 @@ class RoundMessage:
             case Propose(value):
                 m.proposal = value.encode()
             case CastVote(value_hash, vote):
-                signed = pb.Vote(peer=vote.peer, signature=vote.signature)
-                m.vote.CopyFrom(pb.CastVote(value_sha256=bytes.fromhex(value_hash), vote=signed))
+                m.vote.CopyFrom(pb.CastVote(value_sha256=bytes.fromhex(value_hash), vote=_vote_to_pb(vote)))
             case Committed(certificate):
                 m.committed.CopyFrom(_certificate_to_pb(certificate))
         return m
@@ -355,8 +357,7 @@ class RoundMessage:
             case "proposal":
                 body = Propose(Value.decode(m.proposal))
             case "vote":
-                vote = m.vote.vote
-                body = CastVote(_digest(m.vote.value_sha256), Vote(_peer(vote.peer), vote.signature))
+                body = CastVote(_digest(m.vote.value_sha256), _vote_from_pb(m.vote.vote))
             case "committed":
                 body = Committed(_certificate_from_pb(m.committed))
             case _:
@@ -541,12 +542,21 @@ def _certificate_to_pb(c: Certificate) -> pb.Certificate:
     return pb.Certificate(
         value=c.value.encode(),
         ballot=_ballot_to_pb(c.ballot),
-        votes=[pb.Vote(peer=v.peer, signature=v.signature) for v in c.votes],
+        votes=map(_vote_to_pb, c.votes),
     )
 
 
 def _certificate_from_pb(m: pb.Certificate) -> Certificate:
     if len(m.votes) > MAX_MEMBERS:
         raise BadMessage(f"certificate with {len(m.votes)} votes")
-    votes = tuple(Vote(_peer(v.peer), v.signature) for v in m.votes)
-    return Certificate(Value.decode(m.value), _ballot_from_pb(m.ballot), votes)
+    return Certificate(Value.decode(m.value), _ballot_from_pb(m.ballot), tuple(map(_vote_from_pb, m.votes)))
+
+
+def _vote_to_pb(v: Vote) -> pb.Vote:
+    return pb.Vote(peer=v.peer, signature=v.signature, invite=v.invite)
+
+
+def _vote_from_pb(m: pb.Vote) -> Vote:
+    if len(m.invite) > MAX_INVITE_CHARACTERS:
+        raise BadMessage(f"vote with an invitation of {len(m.invite)} characters")
+    return Vote(_peer(m.peer), m.signature, m.invite)

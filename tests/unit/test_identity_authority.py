@@ -160,6 +160,34 @@ def test_a_handover_by_somebody_without_a_say_is_refused() -> None:
             door().learn(write_guests(THIEF, GuestList(run=RUN, serial=1, handovers=(handover,))))
 
 
+def test_what_somebody_signed_who_was_let_in_counts_after_its_invitation_its_ban_and_a_handover() -> None:
+    token, found = write_invite(OWNER, INVITE), door()
+    assert found.was_admitted(PEER.peer_id, token)
+    assert found.was_admitted(OWNER.peer_id, "")
+    assert not found.was_admitted(PEER.peer_id, "")
+    assert not found.was_admitted(HEIR.peer_id, token), "it is another peer's"
+    assert not found.was_admitted(PEER.peer_id, write_invite(OWNER, replace(INVITE, run=RunId("cd" * 32))))
+    assert not found.was_admitted(PEER.peer_id, write_invite(THIEF, INVITE))
+    assert not found.was_admitted(PEER.peer_id, write_invite(HEIR, INVITE)), "who has no say yet"
+
+    handover = hand_over(OWNER, RUN, HEIR.peer_id)
+    banned = frozenset([PEER.peer_id])
+    assert found.learn(write_guests(HEIR, GuestList(run=RUN, serial=1, banned=banned, handovers=(handover,))))
+    assert found.was_admitted(PEER.peer_id, token)
+    assert found.was_admitted(PEER.peer_id, ""), "whom a list names was let in once, or it would not be banned"
+    other = replace(INVITE, peer=THIEF.peer_id, expires_s=0.0)
+    assert found.was_admitted(THIEF.peer_id, write_invite(HEIR, other))
+    assert found.was_admitted(THIEF.peer_id, write_invite(OWNER, other))
+    assert not refusal(found, write_invite(HEIR, replace(other, expires_s=1000.0)), THIEF)
+    assert refusal(found, write_invite(OWNER, replace(other, expires_s=1000.0)), THIEF)
+
+    listed = door("allowlist")
+    assert not listed.was_admitted(PEER.peer_id, token), "an invitation opens no door with a list"
+    assert listed.learn(write_guests(OWNER, GuestList(run=RUN, serial=1, allowed=frozenset([PEER.peer_id]))))
+    assert listed.was_admitted(PEER.peer_id, "")
+    assert door("open").was_admitted(THIEF.peer_id, "")
+
+
 def test_a_list_too_long_for_the_directory_is_refused_when_it_is_written() -> None:
     crowd = frozenset(PeerId(Identity.from_seed(bytes([i]) * 32).peer_id) for i in range(200))
     with pytest.raises(BadRecord, match="by invitation"):

@@ -141,12 +141,14 @@ class Value(_message.Message):
     def __init__(self, run: _Optional[str] = ..., slice: _Optional[str] = ..., version: _Optional[int] = ..., previous: _Optional[bytes] = ..., digest: _Optional[bytes] = ..., published_digest: _Optional[bytes] = ..., update: _Optional[_Union[BlobRef, _Mapping]] = ..., results: _Optional[_Iterable[_Union[PartResult, _Mapping]]] = ..., contributions: _Optional[_Iterable[_Union[Contribution, _Mapping]]] = ..., owners: _Optional[_Iterable[str]] = ..., tokens: _Optional[int] = ..., weight: _Optional[int] = ...) -> None: ...
 
 class Vote(_message.Message):
-    __slots__ = ("peer", "signature")
+    __slots__ = ("peer", "signature", "invite")
     PEER_FIELD_NUMBER: _ClassVar[int]
     SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    INVITE_FIELD_NUMBER: _ClassVar[int]
     peer: str
     signature: bytes
-    def __init__(self, peer: _Optional[str] = ..., signature: _Optional[bytes] = ...) -> None: ...
+    invite: str
+    def __init__(self, peer: _Optional[str] = ..., signature: _Optional[bytes] = ..., invite: _Optional[str] = ...) -> None: ...
 
 class CastVote(_message.Message):
     __slots__ = ("value_sha256", "vote")

@@ -1,0 +1,89 @@
+"""Keys are free: voters who were never let into a run take nobody's slice over."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from p2ptrain.errors import BadMessage, BadRecord
+from p2ptrain.events import Refused
+from p2ptrain.ids import PeerId
+from p2ptrain.swarm.certificates import check_admitted
+from p2ptrain.wire.messages import MAX_INVITE_CHARACTERS, Certificate, Vote
+from tests.support.owners_in_memory import Hand, OwnersInMemory, gradient
+
+DEADLINE_S = 20.0
+
+
+async def soon(is_so: Callable[[], bool]) -> None:
+    async with asyncio.timeout(DEADLINE_S):
+        while not is_so():  # noqa: ASYNC110 - no event says so
+            await asyncio.sleep(0.001)
+
+
+async def commit(hands: list[Hand]) -> None:
+    await asyncio.gather(*(hand.owner.contribute(gradient(n), 100, 1.0) for n, hand in enumerate(hands)))
+    await asyncio.gather(*(hand.round_settled_here() for hand in hands))
+
+
+async def test_a_branch_of_made_up_owners_is_refused_and_one_of_peers_that_were_let_in_is_followed() -> None:
+    group = OwnersInMemory(4)
+    ours, theirs = list(group.hands.values())[:2], list(group.hands.values())[2:]
+    for pair in (ours, theirs):
+        for hand in pair:
+            hand.context.quorum = 2
+            hand.context.invite = f"invitation of {hand.peer}"
+            hand.begin({peer: claim for peer, claim in hand.context.claims.items() if peer in {p.peer for p in pair}})
+    victim, liar = ours[0], theirs[0]
+    let_in = {hand.peer for hand in ours}
+
+    def was_admitted(peer: PeerId, invite: str) -> bool:
+        return invite == f"invitation of {peer}" and peer in let_in
+
+    victim.context.was_admitted = was_admitted
+    async with group.running():
+        await commit(ours)
+        for _ in range(2):
+            await commit(theirs)
+        newest = liar.owner.replica.certificate
+        assert newest is not None
+
+        victim.owner.learn(newest, liar.peer)
+        await soon(lambda: any(isinstance(event, Refused) for event in victim.events))
+        refused = next(event for event in victim.events if isinstance(event, Refused))
+        assert "0 of its voters were let into this run; 2 are needed" in refused.reason
+        assert (victim.version, victim.digest) == (1, ours[1].digest)
+        await commit(ours)  # and it goes on with those whom it knows
+        assert victim.version == 2
+
+        await commit(theirs)
+        let_in.update(hand.peer for hand in theirs)
+        victim.owner.learn(liar.owner.replica.certificate or newest, liar.peer)
+        await soon(lambda: victim.version == 3)
+        assert victim.digest == liar.digest
+
+
+async def test_one_peer_that_was_let_in_does_not_make_a_quorum_with_keys_of_its_own() -> None:
+    group = OwnersInMemory(3)
+    hands = list(group.hands.values())
+    async with group.running():
+        await commit(hands)
+        certificate = hands[0].owner.replica.certificate
+        assert certificate is not None
+    certificate = replace(certificate, votes=certificate.votes[:2])  # as few as commit
+
+    def only(*admitted: PeerId) -> Callable[[PeerId, str], bool]:
+        return lambda peer, invite: peer in admitted
+
+    voters = [vote.peer for vote in certificate.votes]
+    check_admitted(certificate, only(*voters), 1)
+    with pytest.raises(BadRecord, match="1 of its voters"):
+        check_admitted(certificate, only(voters[0]), 1)
+    with pytest.raises(BadRecord, match="3 are needed"):
+        check_admitted(certificate, only(*voters), 3)
+    kept = Certificate.decode(replace(certificate, votes=(Vote(voters[0], bytes(64), "word"),)).encode())
+    assert kept.votes[0].invite == "word"
+    too_long = Vote(voters[0], bytes(64), "x" * (MAX_INVITE_CHARACTERS + 1))
+    with pytest.raises(BadMessage, match="characters"):
+        Certificate.decode(replace(certificate, votes=(too_long,)).encode())
