@@ -49,6 +49,8 @@ class Competitor:
     slices: int = 1
     outer_lr: float = 0.0
     """Fits the number of slices: see the presets. Only for p2ptrain."""
+    amplification: float = 1.0
+    """Of p2ptrain's slices."""
     steps: int | None = None
     """Inner steps between two exchanges, in place of the command line's."""
     lr_scale: float = 1.0
@@ -65,10 +67,12 @@ class Competitor:
 
 
 COMPETITORS = {
-    "p2ptrain-4": Competitor(kind="p2ptrain", slices=4, outer_lr=0.4),
-    "p2ptrain-1": Competitor(kind="p2ptrain", slices=1, outer_lr=0.7, part_elements=262144),
+    "p2ptrain-4": Competitor(kind="p2ptrain", slices=4, steps=20, outer_lr=0.6, amplification=2.0),
+    "p2ptrain-1": Competitor(kind="p2ptrain", slices=1, steps=30, outer_lr=0.7, part_elements=262144),
     "hivemind": Competitor(kind="hivemind", steps=50, every=10, delay=True),
     "hivemind-10": Competitor(kind="hivemind", steps=10),
+    "hivemind-30": Competitor(kind="hivemind", steps=30, every=10, delay=True),
+    "hivemind-75": Competitor(kind="hivemind", steps=75, every=15, delay=True),
     "ddp": Competitor(kind="ddp", warm_up=5, every=1, accumulate=4),
     "ddp-1": Competitor(kind="ddp", warm_up=5, every=1),
     "powersgd": Competitor(kind="powersgd", warm_up=5, every=5),
@@ -82,6 +86,7 @@ def manifest(path: Path, arguments: argparse.Namespace, competitor: Competitor, 
         "model.context": arguments.context,
         "slicing.slices": competitor.slices,
         "slicing.replicas": 1,
+        "slicing.amplification": competitor.amplification,
         "inner.steps": competitor.steps or arguments.steps,
         "inner.batch": arguments.batch,
         "inner.lr": arguments.lr,

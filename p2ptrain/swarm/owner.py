@@ -386,6 +386,11 @@ class SliceOwner:
                 for part in parts:
                     averaging = functools.partial(self._averages.reduce, part, contributions, within_s)
                     self._spawn(self._average(averaging))
+            case rounds.FetchInputs(parts, contributions, within_s):
+                for part, reducer in parts.items():
+                    self._spawn(self._averages.fetch_inputs(part, contributions, reducer, within_s))
+            case rounds.FetchAverage(result, reducer):
+                self._spawn(self._averages.fetch_average(result, reducer))
             case rounds.Check(result, contributions, reducer, within_s):
                 averaging = functools.partial(self._averages.check, result, contributions, reducer, within_s)
                 self._spawn(self._average(averaging))

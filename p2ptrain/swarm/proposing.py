@@ -64,15 +64,22 @@ def _able(s: RoundState) -> list[PeerId]:
 
 
 def _checkers(reducers: Sequence[PeerId], able: Sequence[PeerId]) -> tuple[PeerId, ...]:
-    """For every part somebody else than its reducer, in turn; empty where there is nobody."""
+    """For every part somebody else than its reducer: who reduces more also checks more, and each reducer's in turn.
+
+    Empty where there is nobody.
+    """
     if len(able) < 2:
         return ()
-    turn: Counter[PeerId] = Counter()
-    chosen = []
+    reduced = Counter(reducers)
+    checks: Counter[PeerId] = Counter()
+    pairs: Counter[tuple[PeerId, PeerId]] = Counter()
+    chosen: list[PeerId] = []
     for reducer in reducers:
-        others = [peer for peer in able if peer != reducer]
-        chosen.append(others[turn[reducer] % len(others)])
-        turn[reducer] += 1
+        after = [peer for peer in able if peer > reducer] + [peer for peer in able if peer < reducer]
+        checker = min(after, key=lambda peer: ((checks[peer] + 1) / max(1, reduced[peer]), pairs[reducer, peer]))
+        checks[checker] += 1
+        pairs[reducer, checker] += 1
+        chosen.append(checker)
     return tuple(chosen)
 
 

@@ -1,5 +1,6 @@
 """What the round machine (swarm/rounds.py) tells the edge of its slice to do."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from p2ptrain.ids import GENESIS, Digest, PeerId, Version
@@ -32,6 +33,24 @@ class Reduce:
     contributions: tuple[Contribution, ...]
     within_s: float
     """After this, go on with what has arrived: some of the others' patience must be left for our averages."""
+
+
+@dataclass(frozen=True, slots=True)
+class FetchInputs:
+    """Fetch what checking these parts will take, while their reducers still average it."""
+
+    parts: Mapping[int, PeerId]
+    """With the reducer of each."""
+    contributions: tuple[Contribution, ...]
+    within_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class FetchAverage:
+    """Fetch an average from its reducer, while its checker still computes it: most are right."""
+
+    result: PartResult
+    reducer: PeerId
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +159,8 @@ Command = (
     Send
     | AskCutOff
     | Reduce
+    | FetchInputs
+    | FetchAverage
     | Check
     | Lied
     | StageResults

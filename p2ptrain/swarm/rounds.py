@@ -59,6 +59,8 @@ from p2ptrain.swarm.round_commands import (
     Command,
     Commit,
     Entered,
+    FetchAverage,
+    FetchInputs,
     LeftOut,
     Lied,
     Promise,
@@ -111,6 +113,8 @@ __all__ = [
     "CutOff",
     "Entered",
     "Event",
+    "FetchAverage",
+    "FetchInputs",
     "Head",
     "HeadMoved",
     "Heard",
@@ -433,13 +437,24 @@ class _Turn:
         s = self.state
         if sender in s.convicted:
             return
+        is_first = (result.part, sender) not in s.reduced
         self.state = announced(s, sender, result)
         if self.state.plan and len(s.ballot.members) > 1:
+            if is_first:  # or a liar could have us fetch as many averages as it can make
+                self._fetch_early(sender, result)
             self._check(result.part)
             self._judge(result.part)
         self._stage_if_complete()
         if self.state.stage is Stage.VOTING and self.state.staged and self.state.proposal:
             self._use_staged()
+
+    def _fetch_early(self, sender: PeerId, result: PartResult) -> None:
+        """An average that its reducer announces is most likely the one that the outer step will take."""
+        s, plan = self.state, self.state.plan
+        assert plan is not None
+        by_reducer = sender != s.me and sender == plan.reducers[result.part]
+        if by_reducer and s.stage is Stage.REDUCING and s.me not in plan.checkers[result.part : result.part + 1]:
+            self._do(FetchAverage(result, sender))
 
     def _check(self, part: int) -> None:
         """Compute a part once more if it is ours to check and its reducer has announced it."""
@@ -618,9 +633,11 @@ class _Turn:
         self._enter("reducing", f"{len(mine)} of {len(plan.reducers)} parts here, contributions of {names}", limit)
         if mine:
             self._do(Reduce(tuple(sorted(mine)), plan.contributions, _REDUCE_SHARE * limit.seconds))
-        for part, checker in enumerate(plan.checkers):
-            if checker == s.me:
-                self._check(part)
+        to_check = {j: plan.reducers[j] for j, checker in enumerate(plan.checkers) if checker == s.me}
+        if unannounced := {j: reducer for j, reducer in to_check.items() if (j, reducer) not in s.reduced}:
+            self._do(FetchInputs(unannounced, plan.contributions, _REDUCE_SHARE * limit.seconds))
+        for part in to_check:
+            self._check(part)
         self._stage_if_complete()
 
     def _stage_if_complete(self) -> None:

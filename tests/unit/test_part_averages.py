@@ -49,6 +49,23 @@ async def test_no_room_is_made_for_a_part_of_another_size_than_the_slice_has() -
     assert checked.data == ENCODED
 
 
+async def test_what_is_fetched_early_is_there_when_it_is_needed_and_no_room_is_made_for_other_sizes() -> None:
+    fetched: list[BlobRef] = []
+    member, size = averages(fetched), len(ENCODED)
+    store = member._context.blobs.store
+    wrong = [contribution(2**62), contribution(size, parts=0), replace(contribution(size), tokens=0)]
+    await member.fetch_inputs(0, wrong, PeerId("reducer"), 1.0)
+    for size_bytes in (2**62, 0):
+        await member.fetch_average(replace(RESULT, average=BlobRef(RESULT.average.sha256, size_bytes)), PeerId("them"))
+    assert fetched == []
+    await member.fetch_inputs(0, [contribution(size)], PeerId("reducer"), 1.0)
+    await member.fetch_average(RESULT, PeerId("reducer"))
+    assert fetched == [contribution(size).parts[0], RESULT.average]
+    assert [store.get(ref.sha256) for ref in fetched] == [ENCODED, ENCODED]
+    store.release("round")
+    assert [store.get(ref.sha256) for ref in fetched] == [None, None], "not kept for longer than the round"
+
+
 @pytest.mark.parametrize("size_bytes", [2**62, 0])
 async def test_an_average_of_another_size_is_not_near_ours(size_bytes: int) -> None:
     fetched: list[BlobRef] = []

@@ -16,6 +16,8 @@ from p2ptrain.swarm.rounds import (
     Command,
     Commit,
     CutOff,
+    FetchAverage,
+    FetchInputs,
     Head,
     HeadMoved,
     Heard,
@@ -111,8 +113,8 @@ def result(part: int) -> PartResult:
 
 
 RESULTS = tuple(result(part) for part in range(3))
-PLAN = Plan(0, tuple(map(contribution, MEMBERS)), MEMBERS, (B, A, A))
-"""A reduces part 0 and checks 1 and 2, B reduces 1 and checks 0, C reduces 2."""
+PLAN = Plan(0, tuple(map(contribution, MEMBERS)), MEMBERS, (B, C, A))
+"""A reduces part 0 and checks 2, B reduces 1 and checks 0, C reduces 2 and checks 1."""
 
 
 def staged(results: tuple[PartResult, ...]) -> Staged:
@@ -297,8 +299,10 @@ def test_an_owner_in_a_lower_ballot_makes_an_idle_one_cut_off() -> None:
 
 
 def test_averages_that_arrive_before_the_plan_count() -> None:
-    owner = Owner(A).cuts_off().hears(B, result(1)).hears(C, result(2)).hears(B, result(0)).hears(C, PLAN)
+    plan = replace(PLAN, checkers=(B, A, A))
+    owner = Owner(A).cuts_off().hears(B, result(1)).hears(C, result(2)).hears(B, result(0)).hears(C, plan)
     assert [(check.result, check.reducer) for check in owner.told(Check)] == [(result(1), B), (result(2), C)]
+    assert owner.told(FetchInputs) == [], "they are being checked"
     left_s = owner.state.deadline_s - owner.state.stage_began_s
     assert [check.within_s for check in owner.told(Check)] == [pytest.approx(left_s)] * 2, "as long as others wait"
     assert owner.does(PartReduced(result(1))).sent(PartResult) == [((B, C), result(1))]
@@ -306,6 +310,24 @@ def test_averages_that_arrive_before_the_plan_count() -> None:
     owner.does(PartReduced(result(0)))
     assert owner.sent(PartResult) == [((B, C), result(0))]
     assert owner.told(StageResults) == [StageResults(RESULTS)]
+
+
+def test_what_a_check_and_the_outer_step_will_take_is_fetched_as_soon_as_it_can_be_named() -> None:
+    owner = Owner(A).cuts_off().hears(C, PLAN)
+    assert owner.told(FetchInputs) == [FetchInputs({2: C}, PLAN.contributions, 6.0)]
+    assert owner.hears(B, result(1)).told(FetchAverage) == [FetchAverage(result(1), B)]
+    for number in range(3):
+        another = replace(result(1), average=blob_of("another", number))
+        assert owner.hears(B, another).told(FetchAverage) == [], "a liar has us fetch one, and no more"
+    assert owner.hears(C, result(2)).told(FetchAverage) == [], "who computes it need not fetch it"
+    assert owner.hears(B, result(0)).told(FetchAverage) == [], "nor who has"
+    assert owner.hears(C, result(1)).told(FetchAverage) == [], "once is enough"
+
+
+def test_where_nobody_checks_averages_are_fetched_when_they_are_announced() -> None:
+    owner = Owner(A, rules=replace(RULES, check_averages=False)).cuts_off().hears(C, replace(PLAN, checkers=()))
+    assert owner.told(FetchInputs) == []
+    assert owner.hears(B, result(1)).told(FetchAverage) == [FetchAverage(result(1), B)]
 
 
 def test_an_owner_that_has_not_cut_off_reduces_and_votes_all_the_same() -> None:
