@@ -220,8 +220,6 @@ class Door:
         self._admission = admission
         self.authority: PeerId | Literal[""] = authority
         """Whose word counts now."""
-        self._authorities: frozenset[str] = frozenset([authority]) - {""}
-        """Whose word has ever counted."""
         self.guests = GuestList(run=run, serial=0)
         self.packed: bytes | None = None
         """The newest guest list as it was signed, to pass on."""
@@ -235,14 +233,12 @@ class Door:
         guests, signer = read_guests(packed)
         if guests.run != self._run:
             raise BadRecord(f"a guest list of run {short(guests.run)}")
-        authorities = self._authorities_after(guests.handovers)
-        if signer != authorities[-1]:
+        if signer != self._authority_after(guests.handovers):
             raise BadRecord(f"a guest list by {short(signer)}, who has no say in this run")
         # More handovers outrank any serial: a stolen key could sign the highest number there is.
         if (len(guests.handovers), guests.serial) <= (len(self.guests.handovers), self.guests.serial):
             return False
         self.guests, self.authority, self.packed = guests, signer, packed
-        self._authorities = frozenset(authorities)
         return True
 
     def verdict(self, peer: PeerId, token: str, now_s: float) -> Verdict:
@@ -262,9 +258,9 @@ class Door:
 
         Args:
             peer: whose signature it is.
-            token: the invitation that came with it, expired or not, by any authority that the run has had; or empty.
+            token: the invitation that came with it, expired or not; or empty.
         """
-        if self._admission == "open" or peer in self.guests.allowed | self.guests.banned | self._authorities:
+        if self._admission == "open" or peer in self.guests.allowed | self.guests.banned | {self.authority}:
             return True
         if self._admission == "allowlist":
             return False
@@ -272,7 +268,7 @@ class Door:
             invite, signer = read_invite(token)
         except BadRecord:
             return False
-        return signer in self._authorities and (invite.run, invite.peer) == (self._run, peer)
+        return signer == self.authority and (invite.run, invite.peer) == (self._run, peer)
 
     def order_for(self, peer: PeerId, now_s: float) -> Order | None:
         """The slices that the authority asks ``peer`` to own at wall time ``now_s``; None when it asks for nothing."""
@@ -295,22 +291,22 @@ class Door:
             return Verdict(admitted=False, reason="the invitation has expired; ask for a new one")
         return Verdict(admitted=True)
 
-    def _authorities_after(self, handovers: tuple[Signed, ...]) -> list[str]:
-        """Who decided before these handovers and after each; the last one decides now.
+    def _authority_after(self, handovers: tuple[Signed, ...]) -> str:
+        """Who decides after these handovers.
 
         Raises:
             BadRecord: one is not by whoever decided before it.
         """
         if len(handovers) > MAX_HANDOVERS:
             raise BadRecord("a guest list with too many handovers")
-        authorities: list[str] = [self._first_authority]
+        authority: str = self._first_authority
         for handover in handovers:
             verify(handover, _HANDOVER)
             body = _fields(handover.body, {"run": str, "successor": str})
-            if handover.signer != authorities[-1] or body["run"] != self._run:
+            if handover.signer != authority or body["run"] != self._run:
                 raise BadRecord("a handover by somebody who has no say in this run")
-            authorities.append(body["successor"])
-        return authorities
+            authority = body["successor"]
+        return authority
 
 
 def _orders(found: object) -> dict[PeerId, Order]:

@@ -7,7 +7,6 @@ from p2ptrain.errors import PeerUnreachable, WireError
 from p2ptrain.events import Refused
 from p2ptrain.ids import Digest, PeerId, SliceId, Version
 from p2ptrain.swarm.answers import CALL_TIMEOUT_S, HEADS
-from p2ptrain.swarm.certificates import check_certificate
 from p2ptrain.swarm.context import Context
 from p2ptrain.swarm.head import Head
 from p2ptrain.wire.messages import Certificate, Entrust, RoundMessage
@@ -64,9 +63,7 @@ class Calls:
                 request = pb.HeadsRequest(run=self._context.run, have=versions)
                 reply = await self._context.node.call(peer, HEADS, request, pb.HeadsReply, timeout_s=CALL_TIMEOUT_S)
                 page = [Certificate.decode(c.SerializeToString()) for c in reply.certificates]
-                for certificate in page:
-                    check_certificate(certificate, self._context.run, have, self._context.quorum)
-                certificates += page
+                certificates += [self._context.checked(certificate, have) for certificate in page]
                 for one in reply.behind:
                     if (slice_id := SliceId(one.slice)) in have:
                         behind[slice_id] = Version(one.version), Digest(one.value_sha256.hex())

@@ -106,7 +106,10 @@ async def _advance(
             break
         except BadRecord as error:
             context.events.emit(Refused(peer=donor, reason=str(error)))
-            break
+            if certificate is chain[-1]:
+                break
+            # Who signed the newest may be known to have been let in.
+            return [*steps, *await _advance(context, slice_id, replica, chain[-1:], donor)]
         steps.append(advance)
         replica = advance.replica
     return steps

@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from p2ptrain import clock
@@ -11,6 +11,7 @@ from p2ptrain.events import EventBus
 from p2ptrain.identity.keys import Identity
 from p2ptrain.ids import PeerId, RunId, SliceId, Version, fragment_index, slice_of
 from p2ptrain.swarm.address_book import AddressBook
+from p2ptrain.swarm.certificates import check_certificate
 from p2ptrain.swarm.directory import Claim
 from p2ptrain.swarm.head import Head
 from p2ptrain.swarm.listing import is_of_now, num_peers
@@ -19,7 +20,7 @@ from p2ptrain.swarm.round_commands import Promise
 from p2ptrain.swarm.state import OuterRule, OwnedState, PublishedState
 from p2ptrain.wire.blobs import BlobExchange
 from p2ptrain.wire.libp2p import Libp2pNode
-from p2ptrain.wire.messages import Accepted, Certificate, Entrust, RoundMessage
+from p2ptrain.wire.messages import Accepted, Certificate, Entrust, RoundMessage, Vote
 
 
 class Listener(Protocol):
@@ -145,6 +146,25 @@ class Context:
     def me(self) -> PeerId:
         """This peer's id."""
         return self.identity.peer_id
+
+    def checked(self, certificate: Certificate, slices: Collection[SliceId]) -> Certificate:
+        """The certificate, if a majority of its members signed it, with what it takes to prove that they were let in.
+
+        Raises:
+            BadRecord: as ``check_certificate``.
+        """
+        check_certificate(certificate, self.run, slices, self.quorum)
+        return replace(certificate, votes=tuple(map(self.with_invite, certificate.votes)))
+
+    def with_invite(self, vote: Vote) -> Vote:
+        """A vote, with the invitation that its peer shows in its claim if it came with none that is good.
+
+        Anybody could leave it out, or take it out on the way, and those who come later could not believe the vote.
+        """
+        claim = self.claims.get(vote.peer)
+        if claim is None or self.was_admitted(vote.peer, vote.invite):
+            return vote
+        return replace(vote, invite=claim.invite)
 
     def bounds(self, slice_id: SliceId) -> list[tuple[int, int]]:
         """Start and stop of the slice's parts."""

@@ -9,11 +9,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from p2ptrain import clock
-from p2ptrain.errors import BadMessage, BlobUnavailable
-from p2ptrain.events import SliceTakenOver, StateMissing
+from p2ptrain.errors import BadMessage, BadRecord, BlobUnavailable
+from p2ptrain.events import Refused, SliceTakenOver, StateMissing
 from p2ptrain.ids import COMMON, PeerId, SliceId, slice_of, slice_order
 from p2ptrain.swarm.calls import Calls
 from p2ptrain.swarm.catch_up import catch_up, fetch_owned, head_of, missing_bytes
+from p2ptrain.swarm.certificates import check_admitted
 from p2ptrain.swarm.context import Context, Replica
 from p2ptrain.swarm.head import Head
 from p2ptrain.swarm.history import PastRound
@@ -138,7 +139,7 @@ class Joining:
         ready = {peer for peer in others if claims[peer].ready}
         if ready and ready.isdisjoint(told):
             return None
-        best = {s: way for s, replica in replicas.items() if (way := _furthest(s, told, head_of(replica))) is not None}
+        best = {s: way for s, replica in replicas.items() if (way := self._furthest(s, told, head_of(replica)))}
         if chains is not None:
             self._tell_missing(replicas, {slice_id: certificates for slice_id, (certificates, _) in best.items()})
 
@@ -160,6 +161,27 @@ class Joining:
         first = some([peer for peer in others if numbered.intersection(claims[peer].ready)], _MOST_ASKED)
         return [*first, *some(sorted({*others} - {*first}), _MOST_ASKED - len(first))]
 
+    def _furthest(
+        self, slice_id: SliceId, told: Mapping[PeerId, Sequence[Certificate]], head: Head
+    ) -> tuple[list[Certificate], PeerId] | None:
+        """The certificates of a slice that lead to the highest head, and who told them; None if ours is as high.
+
+        What leads there other than by way of our version is looked at first: a liar's head may be the highest of all.
+        """
+        best, ours = None, head.value_hash
+        for peer, answer in told.items():
+            certificates = [c for c in answer if c.value.slice == slice_id]
+            if not certificates or not Head.of(certificates[-1]).outranks(head):
+                continue
+            if ours is None or certificates[0].value.previous != ours:
+                try:
+                    check_admitted(certificates[-1], self._context.was_admitted, self._context.quorum)
+                except BadRecord as error:
+                    self._context.events.emit(Refused(peer=peer, reason=str(error)))
+                    continue
+            best, head = (certificates, peer), Head.of(certificates[-1])
+        return best
+
     def _tell_missing(
         self, replicas: Mapping[SliceId, Replica], newer: Mapping[SliceId, Sequence[Certificate]]
     ) -> None:
@@ -172,15 +194,3 @@ class Joining:
 
 def _further(replica: Replica, other: Replica | None) -> Replica:
     return other if other and head_of(other).outranks(head_of(replica)) else replica
-
-
-def _furthest(
-    slice_id: SliceId, told: Mapping[PeerId, Sequence[Certificate]], head: Head
-) -> tuple[list[Certificate], PeerId] | None:
-    """The certificates of a slice that lead to the highest head, and who told them; None if ours is as high."""
-    best: tuple[list[Certificate], PeerId] | None = None
-    for peer, answer in told.items():
-        certificates = [c for c in answer if c.value.slice == slice_id]
-        if certificates and Head.of(certificates[-1]).outranks(head):
-            best, head = (certificates, peer), Head.of(certificates[-1])
-    return best

@@ -26,7 +26,7 @@ from p2ptrain.ids import GENESIS, PeerId, SliceId, Version
 from p2ptrain.swarm import rounds
 from p2ptrain.swarm.beside import begin_beside
 from p2ptrain.swarm.catch_up import catch_up, fetch_owned, fetch_results, head_of
-from p2ptrain.swarm.certificates import check_certificate, check_vote, sign_vote
+from p2ptrain.swarm.certificates import check_vote, sign_vote
 from p2ptrain.swarm.context import Context, Past, Replica
 from p2ptrain.swarm.deadlines import MIN_MEASURED
 from p2ptrain.swarm.delegation import Contained, Delegation
@@ -196,8 +196,9 @@ class SliceOwner:
                     raise BadRecord("a vote that another peer cast")
                 if sender in message.ballot.members:
                     check_vote(vote, message.ballot, value_hash)
+                message = replace(message, body=CastVote(value_hash, self._context.with_invite(vote)))
             case Committed(certificate):
-                check_certificate(certificate, self._context.run, [self.slice], self._context.quorum)
+                message = replace(message, body=Committed(self._context.checked(certificate, [self.slice])))
         self._queue.put_nowait(rounds.Heard(sender, message))
 
     def learn(self, certificate: Certificate, peer: PeerId) -> None:
@@ -388,9 +389,10 @@ class SliceOwner:
                     self._spawn(self._average(averaging))
             case rounds.FetchInputs(parts, contributions, within_s):
                 for part, reducer in parts.items():
-                    self._spawn(self._averages.fetch_inputs(part, contributions, reducer, within_s))
+                    fetching = self._averages.fetch_inputs(part, contributions, reducer, within_s, self._is_wanted())
+                    self._spawn(fetching)
             case rounds.FetchAverage(result, reducer):
-                self._spawn(self._averages.fetch_average(result, reducer))
+                self._spawn(self._averages.fetch_average(result, reducer, self._is_wanted()))
             case rounds.Check(result, contributions, reducer, within_s):
                 averaging = functools.partial(self._averages.check, result, contributions, reducer, within_s)
                 self._spawn(self._average(averaging))
@@ -505,11 +507,16 @@ class SliceOwner:
 
     async def _average(self, averaging: Callable[[], Awaitable[PartAverage | None]]) -> None:
         """Announce what comes out, unless the round has moved on."""
-        version, ballot = self._state.version, self._state.ballot
+        is_wanted = self._is_wanted()
         one = await averaging()
-        if one is not None and (version, ballot) == (self._state.version, self._state.ballot):
+        if one is not None and is_wanted():
             ref = one.reducers or self._context.blobs.store.hold(self._round_label, one.data, sha256=one.sha256)
             self._queue.put_nowait(rounds.PartReduced(PartResult(one.part, ref, one.contributors)))
+
+    def _is_wanted(self) -> Callable[[], bool]:
+        """Whether, later, what is begun now is still for the ballot of then."""
+        version, ballot = self._state.version, self._state.ballot
+        return lambda: (version, ballot) == (self._state.version, self._state.ballot)
 
     async def _stage(self, results: tuple[PartResult, ...]) -> None:
         context, replica = self._context, self.replica

@@ -5,7 +5,7 @@ What arrived is decoded, averaged and encoded in one visit to a thread, so that 
 
 import asyncio
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,12 +71,23 @@ class PartAverages:
         return one
 
     async def fetch_inputs(
-        self, part: int, contributions: Sequence[Contribution], reducer: PeerId, within_s: float
+        self,
+        part: int,
+        contributions: Sequence[Contribution],
+        reducer: PeerId,
+        within_s: float,
+        is_wanted: Callable[[], bool],
     ) -> None:
         """Have what ``check`` will take, while the reducer still averages; what does not come, ``check`` asks for."""
-        await asyncio.gather(*(self._kept(part, c, reducer, within_s) for c in contributions if c.tokens > 0))
 
-    async def fetch_average(self, result: PartResult, reducer: PeerId) -> None:
+        async def fetch(contribution: Contribution) -> None:
+            data = await self._averaged(part, contribution, reducer, within_s)
+            if data is not None and contribution.peer != self._context.me and is_wanted():
+                self._context.blobs.store.hold(self._label, data, sha256=contribution.parts[part].sha256)
+
+        await asyncio.gather(*(fetch(contribution) for contribution in contributions if contribution.tokens > 0))
+
+    async def fetch_average(self, result: PartResult, reducer: PeerId, is_wanted: Callable[[], bool]) -> None:
         """Have a reducer's average, while it is checked; if it does not come, staging asks others."""
         start, stop = self._context.bounds(self._slice)[result.part]
         if not self._has_size(result.average, stop - start):
@@ -84,7 +95,8 @@ class PartAverages:
         what, timeout_s = f"average {result.part} of slice {self._slice}", self._context.exchange.reduce_timeout_s
         with contextlib.suppress(BlobUnavailable):
             data, _ = await self._context.blobs.fetch(result.average, [reducer], silence_timeout_s=timeout_s, what=what)
-            self._context.blobs.store.hold(self._label, data, sha256=result.average.sha256)
+            if is_wanted():
+                self._context.blobs.store.hold(self._label, data, sha256=result.average.sha256)
 
     async def check(
         self, result: PartResult, contributions: Sequence[Contribution], reducer: PeerId, within_s: float
@@ -179,11 +191,6 @@ class PartAverages:
         except (BlobUnavailable, TimeoutError):
             return None
         return data
-
-    async def _kept(self, part: int, contribution: Contribution, reducer: PeerId, within_s: float) -> None:
-        data = await self._averaged(part, contribution, reducer, within_s)
-        if data is not None and contribution.peer != self._context.me:
-            self._context.blobs.store.hold(self._label, data, sha256=contribution.parts[part].sha256)
 
     async def _is_near(self, result: PartResult, mean: Float32, reducer: PeerId) -> bool:
         """Whether a reducer's average is ours but for rounding."""

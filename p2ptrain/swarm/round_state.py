@@ -84,6 +84,8 @@ class RoundState:
     reduced: Mapping[tuple[int, PeerId], PartResult] = field(default_factory=dict)
     reducing: frozenset[int] = frozenset()
     """Parts that we were told to reduce in this ballot."""
+    fetching: frozenset[int] = frozenset()
+    """Parts to check whose inputs we were told to fetch in this ballot."""
     checking: frozenset[PartResult] = frozenset()
     """Of others, that we compute once more."""
     agreed: Mapping[int, PartResult] = field(default_factory=dict)
@@ -201,6 +203,7 @@ def in_ballot(s: RoundState, ballot: Ballot) -> RoundState:
         plan=None,
         reduced={},
         reducing=frozenset(),
+        fetching=frozenset(),
         checking=frozenset(),
         agreed={},
         disputed=frozenset(),

@@ -550,7 +550,11 @@ class _Turn:
     def _heard_committed(self, sender: PeerId, certificate: Certificate) -> None:
         s = self.state
         value = certificate.value
-        if value.version == s.version and value.previous == s.head.value_hash and is_staged(self.state, value):
+        ballot = certificate.ballot
+        # Our bits may come with other owners and sums: those whom we count on must have signed them.
+        is_ours = ballot.epoch == s.ballot.epoch and set(ballot.members) == set(s.ballot.members)
+        follows = value.version == s.version and value.previous == s.head.value_hash
+        if follows and is_ours and is_staged(self.state, value):
             self._commit(certificate)
         elif Head.of(certificate).outranks(s.head):
             self._do(CatchUp(sender))
@@ -634,8 +638,11 @@ class _Turn:
         if mine:
             self._do(Reduce(tuple(sorted(mine)), plan.contributions, _REDUCE_SHARE * limit.seconds))
         to_check = {j: plan.reducers[j] for j, checker in enumerate(plan.checkers) if checker == s.me}
-        if unannounced := {j: reducer for j, reducer in to_check.items() if (j, reducer) not in s.reduced}:
-            self._do(FetchInputs(unannounced, plan.contributions, _REDUCE_SHARE * limit.seconds))
+        # Once for a part: whoever made one plan after the other could fill our memory.
+        to_fetch = {j: r for j, r in to_check.items() if (j, r) not in s.reduced and j not in s.fetching}
+        if to_fetch:
+            self._set(fetching=s.fetching | to_fetch.keys())
+            self._do(FetchInputs(to_fetch, plan.contributions, _REDUCE_SHARE * limit.seconds))
         for part in to_check:
             self._check(part)
         self._stage_if_complete()

@@ -26,7 +26,6 @@ from p2ptrain.swarm.assignment import Assignment
 from p2ptrain.swarm.beside import begin_beside
 from p2ptrain.swarm.calls import DELEGATE, ENTRUST, ROUND, Calls
 from p2ptrain.swarm.catch_up import head_of
-from p2ptrain.swarm.certificates import check_certificate
 from p2ptrain.swarm.context import Context, Past, Replica
 from p2ptrain.swarm.coverage import Change, Coverage, Pace, Target
 from p2ptrain.swarm.directory import Claim, Directory
@@ -233,8 +232,7 @@ class Swarm:
             if owner := self.owners.get(message.slice):
                 owner.heard(sender, message)
             elif isinstance(message.body, Committed):
-                certificate = message.body.certificate
-                check_certificate(certificate, self._context.run, self._context.numel, self._context.quorum)
+                certificate = self._context.checked(message.body.certificate, self._context.numel)
                 follower = self.followers.get(message.slice)
                 if follower and self._group:  # before run() we are joining, and ask for ourselves
                     self._spawn(self._follow(follower, certificate, sender))

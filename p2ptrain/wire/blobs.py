@@ -180,21 +180,31 @@ class BlobExchange:
         """
         if (own := self.store.get(ref.sha256)) is not None:
             return own, self._node.peer
-        if (shared := self._in_flight.get(ref)) is not None and not shared.is_abandoned:
-            with contextlib.suppress(BlobUnavailable):  # it asked other holders than ours
+        while (shared := self._in_flight.get(ref)) is not None and not shared.is_over:
+            asks_ours = shared.transfer.also_ask(holders)
+            try:
                 return await shared.result()
-        task = asyncio.create_task(self._fetch(ref, holders, silence_timeout_s, what))
-        mine = self._in_flight[ref] = _Shared(task)
+            except BlobUnavailable:
+                if asks_ours:
+                    raise
+        before = self._unfinished.pop(ref, None)
+        transfer = before.transfer if before else _Transfer(self._node, ref, self._streams, self._on_wrong_hash)
+        task = asyncio.create_task(self._fetch(ref, transfer, before, holders, silence_timeout_s, what))
+        mine = self._in_flight[ref] = _Shared(task, transfer)
         task.add_done_callback(lambda _: self._in_flight.pop(ref) if self._in_flight.get(ref) is mine else None)
         return await mine.result()
 
     async def _fetch(
-        self, ref: BlobRef, holders: Sequence[PeerId], silence_timeout_s: float, what: str
+        self,
+        ref: BlobRef,
+        transfer: "_Transfer",
+        before: "_Unfinished | None",
+        holders: Sequence[PeerId],
+        silence_timeout_s: float,
+        what: str,
     ) -> tuple[memoryview, PeerId]:
-        before = self._unfinished.pop(ref, None)
         if before:
             before.forgets.cancel()
-        transfer = before.transfer if before else _Transfer(self._node, ref, self._streams, self._on_wrong_hash)
         try:
             return await transfer.run(holders, silence_timeout_s, what)
         except BaseException:
@@ -323,8 +333,9 @@ def _opened(found: memoryview | OnDisk | None) -> Iterator[_Opened | None]:
 class _Shared:
     """One transfer that several wait for; it ends with the last of them."""
 
-    def __init__(self, task: "asyncio.Task[tuple[memoryview, PeerId]]") -> None:
+    def __init__(self, task: "asyncio.Task[tuple[memoryview, PeerId]]", transfer: "_Transfer") -> None:
         self._task = task
+        self.transfer = transfer
         self._waiting = 0
         self._has_begun = False
 
@@ -333,9 +344,9 @@ class _Shared:
         return self._task is task
 
     @property
-    def is_abandoned(self) -> bool:
-        """Whether nobody waits any more, so that it is about to end without a result."""
-        return self._has_begun and self._waiting == 0
+    def is_over(self) -> bool:
+        """Whether it has ended, or is about to without a result because nobody waits any more."""
+        return self._task.done() or (self._has_begun and self._waiting == 0)
 
     async def result(self) -> tuple[memoryview, PeerId]:
         """What the transfer gives."""
@@ -382,6 +393,12 @@ class _Transfer:
         self._on_wrong_hash = on_wrong_hash
         self._arrived: Counter[PeerId] = Counter()
         self._last: PeerId = node.peer
+        self._others: list[PeerId] = []
+        self._donors: deque[PeerId] = deque()
+        self._joined: list[PeerId] = []
+        """Holders that are known to whoever came to wait for it later."""
+        self._takes_more = True
+        """Whether these will be asked."""
         self._begin()
 
     def _begin(self) -> None:
@@ -406,6 +423,16 @@ class _Transfer:
         """Whether some of it came in the last run."""
         return bool(self._arrived)
 
+    def also_ask(self, holders: Sequence[PeerId]) -> bool:
+        """Ask these as well, after those that it asks already; False if it is too late for that."""
+        new = [h for h in dict.fromkeys(holders) if h != self._node.peer and h not in self._others]
+        if new and self._takes_more:
+            self._joined += new
+            if self._others:  # else it has not begun
+                self._others += new
+                self._donors.extend([*new, *new])
+        return self._takes_more or not new
+
     async def run(self, holders: Sequence[PeerId], silence_timeout_s: float, what: str) -> tuple[memoryview, PeerId]:
         """The bytes and who sent the last of them; raises BlobUnavailable, after which it may be run again."""
         self._silence_timeout_s = silence_timeout_s
@@ -417,11 +444,13 @@ class _Transfer:
         """By donor since when libp2p does not even dial it."""
         self._refused: set[PeerId] = set()
         """Donors that were dialled for this blob, in vain."""
-        others = [holder for holder in dict.fromkeys(holders) if holder != self._node.peer]
+        others = [holder for holder in dict.fromkeys([*holders, *self._joined]) if holder != self._node.peer]
         # Whoever is cut off for what it sent comes last, not never: it may be the only one.
         self._others = sorted(others, key=self._node.door.is_out)
         self._ask(self._others)
+        self._takes_more = True
         await self._collect(_DONORS_AT_ONCE)
+        self._takes_more = False
         if not self._missing and await self._has_right_hash():
             return memoryview(self._data), self._last
         if not self._missing:

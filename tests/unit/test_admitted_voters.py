@@ -8,10 +8,10 @@ import pytest
 
 from p2ptrain.errors import BadMessage, BadRecord
 from p2ptrain.events import Refused
-from p2ptrain.ids import PeerId
+from p2ptrain.ids import PeerId, Version
 from p2ptrain.swarm.certificates import check_admitted
 from p2ptrain.wire.messages import MAX_INVITE_CHARACTERS, Certificate, Vote
-from tests.support.owners_in_memory import Hand, OwnersInMemory, gradient
+from tests.support.owners_in_memory import SLICE, Hand, OwnersInMemory, gradient
 
 DEADLINE_S = 20.0
 
@@ -87,3 +87,26 @@ async def test_one_peer_that_was_let_in_does_not_make_a_quorum_with_keys_of_its_
     too_long = Vote(voters[0], bytes(64), "x" * (MAX_INVITE_CHARACTERS + 1))
     with pytest.raises(BadMessage, match="characters"):
         Certificate.decode(replace(certificate, votes=(too_long,)).encode())
+
+
+async def test_an_invitation_that_is_missing_from_a_vote_is_taken_from_its_peers_claim() -> None:
+    group = OwnersInMemory(3)
+    hands = list(group.hands.values())
+    shown = {hand.peer: f"invitation of {hand.peer}" for hand in hands}
+    shy = hands[1].peer  # votes without one, so that nobody could prove later what was decided with it
+    for hand in hands:
+        hand.context.invite = "" if hand.peer == shy else shown[hand.peer]
+        hand.context.was_admitted = lambda peer, invite: invite == shown[peer]
+        hand.begin({peer: replace(claim, invite=shown[peer]) for peer, claim in hand.context.claims.items()})
+    async with group.running():
+        for _ in range(3):
+            await commit(hands)
+    honest = hands[0]
+    assert honest.version == 3
+    for certificate in honest.owner.history.since(Version(0)):
+        invites = {vote.peer: vote.invite for vote in certificate.votes}
+        assert invites == {peer: shown[peer] for peer in invites}
+    stripped = replace(certificate, votes=tuple(replace(vote, invite="") for vote in certificate.votes))
+    assert honest.context.checked(stripped, [SLICE]) == certificate
+    honest.context.claims = {}
+    assert honest.context.checked(stripped, [SLICE]) == stripped, "of whom nobody shows a claim nothing is known"

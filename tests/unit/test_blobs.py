@@ -5,7 +5,7 @@ import contextlib
 import gc
 import hashlib
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -197,6 +197,39 @@ async def test_a_donor_that_sends_a_byte_now_and_then_does_not_hold_a_blob_up() 
     assert await fetched(donors, data) == data
     assert donors.sent["dripping"] < 20
     assert donors.sent["good"] == len(data) - donors.sent["dripping"], "what the slow one sent is not sent again"
+
+
+async def test_whoever_comes_to_wait_for_a_blob_brings_the_holders_that_it_knows() -> None:
+    """A peer that fetches something early, from the one who has it then, must not wait for that one alone later."""
+    data = bytes(range(256)) * 40
+    ref = BlobRef(Digest(hashlib.sha256(data).hexdigest()), len(data))
+    for first in ({"dripping": (1, 0.05)}, {"silent": (1, 60.0)}):
+        donors = SteadyDonors(data, good=(1000, 0.0), **first)
+        exchange = BlobExchange(cast(Libp2pNode, donors), lambda peer, reason: None)
+
+        def fetch(*holders: str, exchange: BlobExchange = exchange) -> Awaitable[tuple[memoryview, PeerId]]:
+            return exchange.fetch(ref, [PeerId(one) for one in holders], what="data", silence_timeout_s=0.2)
+
+        early = asyncio.ensure_future(fetch(*first))
+        await asyncio.sleep(0.01)
+        async with asyncio.timeout(20):
+            late, _ = await fetch(*first, "good")
+            assert bytes(late) == data
+            assert (await early)[0] == data, "who was there first gets it, too"
+        assert donors.sent["good"] <= len(data)
+
+
+async def test_who_comes_when_a_fetch_has_failed_asks_its_own_holders() -> None:
+    data = bytes(1000)
+    ref = BlobRef(Digest(hashlib.sha256(data).hexdigest()), len(data))
+    donors = SteadyDonors(data, breaks_after=0, gone=(1000, 0.0))
+    exchange = BlobExchange(cast(Libp2pNode, donors), lambda peer, reason: None)
+    early = asyncio.ensure_future(exchange.fetch(ref, [PeerId("gone")], what="data", silence_timeout_s=0.2))
+    with pytest.raises(BlobUnavailable):
+        await early
+    donors.breaks_after, donors._pace["good"], donors.sent["good"] = None, (1000, 0.0), 0
+    data_again, _ = await exchange.fetch(ref, [PeerId("good")], what="data", silence_timeout_s=0.2)
+    assert bytes(data_again) == data
 
 
 async def test_the_only_donor_may_be_as_slow_as_it_is() -> None:

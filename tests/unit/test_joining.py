@@ -72,6 +72,7 @@ def swarm(directory: Hearsay, wire: Wire, *, lease_s: float = 30.0) -> Swarm:
         numel=numel,
         claims={},
         quorum=1,
+        was_admitted=lambda peer, invite: True,
         halvings=0,
         is_listed=True,
         num_peers=lambda: len(context.claims),
@@ -138,14 +139,46 @@ async def test_nothing_newer_is_what_somebody_said_who_knows(
     assert await newcomer._joining._one_pass({SliceId("0"): Replica(None, published, None)}) == expected
 
 
+def certificate_by(voter: PeerId, *, weight: int) -> Any:
+    value = SimpleNamespace(slice="0", version=Version(3), value_hash="aa", owners=(voter,), tokens=9, weight=weight)
+    value.previous = "what was before"
+    votes = [SimpleNamespace(peer=voter, invite="")]
+    return SimpleNamespace(value=value, ballot=SimpleNamespace(epoch=1, majority=1), votes=votes)
+
+
+async def test_the_highest_head_is_not_tried_if_its_voters_were_never_let_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    others = claim(OWNER, ready=("common", "0")), claim(JOINER, ready=("common", "1"))
+    newcomer = swarm(Hearsay(0, *others), Wire(OWNER, JOINER))
+    await newcomer.choose([SliceId("0")], is_fixed=True)
+    await newcomer.roster.look()
+    made_up = Identity.generate().peer_id
+    heads = {OWNER: certificate_by(OWNER, weight=9), JOINER: certificate_by(made_up, weight=2**60)}
+    tried: list[tuple[Any, PeerId]] = []
+
+    async def told(peer: PeerId, have: Mapping[SliceId, int]) -> list[Any]:
+        return [heads[peer]]
+
+    async def catch_up(
+        context: Any, slice_id: SliceId, replica: Any, certificates: list[Any], donor: PeerId
+    ) -> list[Any]:
+        tried.append((certificates[-1], donor))
+        return []
+
+    monkeypatch.setattr(newcomer._calls, "ask_for_newer", told)
+    monkeypatch.setattr(joining, "catch_up", catch_up)
+    replica: Any = SimpleNamespace(published=SimpleNamespace(version=Version(0)), certificate=None)
+    await newcomer._joining._one_pass({SliceId("0"): replica})
+    assert tried.pop() == (heads[JOINER], JOINER), "in an open run nobody can tell"
+    newcomer.context.was_admitted = lambda peer, invite: peer != made_up
+    await newcomer._joining._one_pass({SliceId("0"): replica})
+    assert tried == [(heads[OWNER], OWNER)]
+
+
 async def test_what_somebody_told_of_and_nobody_gives_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
     newcomer = swarm(Hearsay(0, claim(OWNER, ready=("common", "0"))), Wire(OWNER))
     await newcomer.choose([SliceId("0")], is_fixed=True)
     await newcomer.roster.look()
-    certificate: Any = SimpleNamespace(
-        value=SimpleNamespace(slice="0", version=Version(3), value_hash="aa", owners=(OWNER,), tokens=9, weight=9),
-        ballot=SimpleNamespace(epoch=1),
-    )
+    certificate = certificate_by(OWNER, weight=9)
 
     async def told(peer: PeerId, have: Mapping[SliceId, int]) -> list[Any]:
         return [certificate]

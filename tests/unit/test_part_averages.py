@@ -54,12 +54,16 @@ async def test_what_is_fetched_early_is_there_when_it_is_needed_and_no_room_is_m
     member, size = averages(fetched), len(ENCODED)
     store = member._context.blobs.store
     wrong = [contribution(2**62), contribution(size, parts=0), replace(contribution(size), tokens=0)]
-    await member.fetch_inputs(0, wrong, PeerId("reducer"), 1.0)
+    await member.fetch_inputs(0, wrong, PeerId("reducer"), 1.0, lambda: True)
     for size_bytes in (2**62, 0):
-        await member.fetch_average(replace(RESULT, average=BlobRef(RESULT.average.sha256, size_bytes)), PeerId("them"))
+        lie = replace(RESULT, average=BlobRef(RESULT.average.sha256, size_bytes))
+        await member.fetch_average(lie, PeerId("them"), lambda: True)
     assert fetched == []
-    await member.fetch_inputs(0, [contribution(size)], PeerId("reducer"), 1.0)
-    await member.fetch_average(RESULT, PeerId("reducer"))
+    for is_wanted in (False, True):
+        assert [store.get(ref.sha256) for ref in fetched] == [None] * len(fetched), "the round has gone on meanwhile"
+        fetched.clear()
+        await member.fetch_inputs(0, [contribution(size)], PeerId("reducer"), 1.0, lambda: is_wanted)  # noqa: B023
+        await member.fetch_average(RESULT, PeerId("reducer"), lambda: is_wanted)  # noqa: B023
     assert fetched == [contribution(size).parts[0], RESULT.average]
     assert [store.get(ref.sha256) for ref in fetched] == [ENCODED, ENCODED]
     store.release("round")

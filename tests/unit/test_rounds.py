@@ -315,6 +315,8 @@ def test_averages_that_arrive_before_the_plan_count() -> None:
 def test_what_a_check_and_the_outer_step_will_take_is_fetched_as_soon_as_it_can_be_named() -> None:
     owner = Owner(A).cuts_off().hears(C, PLAN)
     assert owner.told(FetchInputs) == [FetchInputs({2: C}, PLAN.contributions, 6.0)]
+    for revision in (1, 2):
+        assert owner.hears(C, replace(PLAN, revision=revision)).told(FetchInputs) == [], "once for each part"
     assert owner.hears(B, result(1)).told(FetchAverage) == [FetchAverage(result(1), B)]
     for number in range(3):
         another = replace(result(1), average=blob_of("another", number))
@@ -773,6 +775,17 @@ def test_a_certificate_for_what_we_have_staged_commits_it() -> None:
     owner = Owner(A).cuts_off().hears(C, Propose(value())).stages()
     certificate = Certificate(value(), BALLOT, (Vote(B, b""), Vote(C, b"")))
     assert owner.hears(B, Committed(certificate)).told(Commit) == [Commit(certificate)]
+
+
+def test_our_bits_with_owners_and_voters_that_somebody_made_up_are_not_committed() -> None:
+    """Whoever knows a round's averages can sign anything beside them, with keys of its own."""
+    for ballot in (Ballot(BALLOT.epoch, 0, (PeerId("X"),)), Ballot(BALLOT.epoch + 7, 0, MEMBERS)):
+        owner = Owner(A).cuts_off().hears(C, Propose(value())).stages()
+        false = replace(value(), owners=(PeerId("X"),), weight=2**62)
+        certificate = Certificate(false, ballot, tuple(Vote(peer, b"") for peer in ballot.members))
+        assert owner.hears(B, Committed(certificate)).told(Commit) == []
+        assert owner.told(CatchUp) == [CatchUp(B)], "whether it is to be believed is for others to say"
+        assert owner.hears(B, vote(B, value())).hears(C, vote(C, value())).told(Commit), "the round goes on"
 
 
 def test_owners_tell_what_else_the_same_cut_off_goes_into_and_a_commit_says_how_far_the_others_are() -> None:
