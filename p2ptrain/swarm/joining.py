@@ -129,7 +129,7 @@ class Joining:
         """One pass over all slices; empty when nobody knows anything newer. What it went through is added to chains.
 
         None says that there may be more to have: none of those who are ready answered, or what somebody told of could
-        not be fetched.
+        not be fetched, or not be believed.
         """
         claims = self._context.claims  # as they are now: a look replaces them while we ask
         others = self._whom_to_ask_for(replicas)
@@ -139,7 +139,9 @@ class Joining:
         ready = {peer for peer in others if claims[peer].ready}
         if ready and ready.isdisjoint(told):
             return None
-        best = {s: way for s, replica in replicas.items() if (way := self._furthest(s, told, head_of(replica)))}
+        furthest = {s: self._furthest(s, told, head_of(replica)) for s, replica in replicas.items()}
+        best = {slice_id: way for slice_id, (way, _) in furthest.items() if way}
+        is_all = not best and not any(is_doubted for _, is_doubted in furthest.values())
         if chains is not None:
             self._tell_missing(replicas, {slice_id: certificates for slice_id, (certificates, _) in best.items()})
 
@@ -152,7 +154,7 @@ class Joining:
         # All at once: small slices do not wait for large ones, and the line is never idle between two of them.
         found = await asyncio.gather(*(catch_up_one(*item) for item in replicas.items()))
         moved = {slice_id: replica for slice_id, replica in zip(replicas, found, strict=True) if replica}
-        return moved if moved or not best else None
+        return moved if moved or is_all else None
 
     def _whom_to_ask_for(self, slices: Iterable[SliceId]) -> list[PeerId]:
         """Everybody, and of very many some: first those that own such a slice, who certainly keep up with it."""
@@ -163,12 +165,13 @@ class Joining:
 
     def _furthest(
         self, slice_id: SliceId, told: Mapping[PeerId, Sequence[Certificate]], head: Head
-    ) -> tuple[list[Certificate], PeerId] | None:
+    ) -> tuple[tuple[list[Certificate], PeerId] | None, bool]:
         """The certificates of a slice that lead to the highest head, and who told them; None if ours is as high.
 
         What leads there other than by way of our version is looked at first: a liar's head may be the highest of all.
+        Whether there was such a one is the second thing that is told; perhaps our guest list is old.
         """
-        best, ours = None, head.value_hash
+        best, is_doubted, ours = None, False, head.value_hash
         for peer, answer in told.items():
             certificates = [c for c in answer if c.value.slice == slice_id]
             if not certificates or not Head.of(certificates[-1]).outranks(head):
@@ -178,9 +181,10 @@ class Joining:
                     check_admitted(certificates[-1], self._context.was_admitted, self._context.quorum)
                 except BadRecord as error:
                     self._context.events.emit(Refused(peer=peer, reason=str(error)))
+                    is_doubted = True
                     continue
             best, head = (certificates, peer), Head.of(certificates[-1])
-        return best
+        return best, is_doubted
 
     def _tell_missing(
         self, replicas: Mapping[SliceId, Replica], newer: Mapping[SliceId, Sequence[Certificate]]

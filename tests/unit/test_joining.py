@@ -172,6 +172,9 @@ async def test_the_highest_head_is_not_tried_if_its_voters_were_never_let_in(mon
     newcomer.context.was_admitted = lambda peer, invite: peer != made_up
     await newcomer._joining._one_pass({SliceId("0"): replica})
     assert tried == [(heads[OWNER], OWNER)]
+    newcomer.context.was_admitted = lambda peer, invite: False
+    outcome = await newcomer._joining._one_pass({SliceId("0"): replica})
+    assert outcome is None, "nothing is founded anew: perhaps our guest list is old"
 
 
 async def test_what_somebody_told_of_and_nobody_gives_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
