@@ -3,12 +3,14 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from p2ptrain.errors import BadMessage, BadRecord
 from p2ptrain.events import Refused
 from p2ptrain.ids import PeerId, Version
+from p2ptrain.swarm import catch_up
 from p2ptrain.swarm.certificates import check_admitted
 from p2ptrain.wire.messages import MAX_INVITE_CHARACTERS, Certificate, Vote
 from tests.support.owners_in_memory import SLICE, Hand, OwnersInMemory, gradient
@@ -110,3 +112,32 @@ async def test_an_invitation_that_is_missing_from_a_vote_is_taken_from_its_peers
     assert honest.context.checked(stripped, [SLICE]) == certificate
     honest.context.claims = {}
     assert honest.context.checked(stripped, [SLICE]) == stripped, "of whom nobody shows a claim nothing is known"
+
+
+async def test_what_leads_to_the_newest_need_not_be_believed_if_the_newest_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    group = OwnersInMemory(2)
+    hands = list(group.hands.values())
+    follower = OwnersInMemory(1).hands.popitem()[1]
+    async with group.running():
+        for _ in range(3):
+            await commit(hands)
+    donor = hands[0]
+    chain = donor.owner.history.since(Version(0))
+    doubtful = {chain[1].value.value_hash}
+    perform = catch_up._Task.perform
+    tried = []
+
+    async def perform_if_believed(task: Any, *, is_rival: bool = False) -> catch_up.Advance:
+        tried.append(task._value.version)
+        if task._value.value_hash in doubtful:
+            raise BadRecord("its voters were never let in")
+        return await perform(task, is_rival=is_rival)
+
+    monkeypatch.setattr(catch_up._Task, "perform", perform_if_believed)
+    follower._group = group  # whose blobs it fetches
+    steps = await catch_up.catch_up(follower.context, SLICE, follower.owner.replica, chain, donor.peer)
+    assert tried == [1, 2, 3]
+    assert [step.certificate for step in steps] == [chain[0], chain[2]]
+    assert steps[-1].replica.owned.digest == donor.digest
+    doubtful.add(chain[2].value.value_hash)
+    assert len(await catch_up.catch_up(follower.context, SLICE, follower.owner.replica, chain, donor.peer)) == 1
