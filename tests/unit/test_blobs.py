@@ -219,6 +219,22 @@ async def test_whoever_comes_to_wait_for_a_blob_brings_the_holders_that_it_knows
         assert donors.sent["good"] <= len(data)
 
 
+async def test_whoever_comes_before_a_fetch_has_begun_brings_its_holders_and_too_late_it_brings_nobody() -> None:
+    data = bytes(1000)
+    ref = BlobRef(Digest(hashlib.sha256(data).hexdigest()), len(data))
+    donors = SteadyDonors(data, silent=(1, 60.0), good=(1000, 0.0))
+    exchange = BlobExchange(cast(Libp2pNode, donors), lambda peer, reason: None)
+    fetches = [exchange.fetch(ref, [PeerId(one)], what="data", silence_timeout_s=0.2) for one in donors.sent]
+    async with asyncio.timeout(20):
+        found = await asyncio.gather(*fetches)
+    assert [bytes(one) for one, _ in found] == [data, data]
+    assert donors.streams == 2, "one from each, for both"
+    transfer = blobs._Transfer(cast(Libp2pNode, donors), ref, asyncio.Semaphore(1), lambda peer, reason: None)
+    await transfer.run([PeerId("good")], 0.2, "data")
+    assert transfer.also_ask([PeerId("good")])
+    assert not transfer.also_ask([PeerId("silent")])
+
+
 async def test_who_comes_when_a_fetch_has_failed_asks_its_own_holders() -> None:
     data = bytes(1000)
     ref = BlobRef(Digest(hashlib.sha256(data).hexdigest()), len(data))

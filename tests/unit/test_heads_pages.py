@@ -14,6 +14,7 @@ from p2ptrain.ids import Digest, PeerId, RunId, SliceId, Version
 from p2ptrain.swarm import answers as module
 from p2ptrain.swarm.catch_up import _parted
 from p2ptrain.swarm.certificates import sign_vote
+from p2ptrain.swarm.context import Context
 from p2ptrain.swarm.coverage import Target
 from p2ptrain.swarm.head import Head
 from p2ptrain.swarm.history import History
@@ -66,9 +67,19 @@ class Wire:
 
 def party(wire: Wire) -> Swarm:
     node: Any = wire
-    context: Any = SimpleNamespace(run=RUN, me=OWNER.peer_id, node=node, numel={SLICE: 1}, claims={}, quorum=1)
-    context.exchange = ExchangeConfig()
     nothing: Any = None
+    context = Context(
+        run=RUN,
+        identity=OWNER,
+        exchange=ExchangeConfig(),
+        numel={SLICE: 1},
+        outer=nothing,
+        node=node,
+        blobs=nothing,
+        events=nothing,
+        listener=nothing,
+        book=nothing,
+    )
     return Swarm(context, nothing, nothing, Target(replicas=2, quorum=1))
 
 
