@@ -30,7 +30,7 @@ from p2ptrain.swarm.history import PastRound
 from p2ptrain.swarm.round_commands import Promise
 from p2ptrain.swarm.swarm import Swarm
 from p2ptrain.training.inner_loop import InnerLoop
-from p2ptrain.wire.blobs import OnDisk
+from p2ptrain.wire.blob_store import OnDisk
 from p2ptrain.wire.messages import Accepted
 
 _CHECKPOINT_PAUSE_S = 0.5

@@ -24,7 +24,7 @@ from p2ptrain.swarm.history import PastRound
 from p2ptrain.swarm.reduce import part_bounds
 from p2ptrain.swarm.replay import follower_step, owner_step
 from p2ptrain.training.outer_step import outer_rule
-from p2ptrain.wire.blobs import OnDisk
+from p2ptrain.wire.blob_store import OnDisk
 from p2ptrain.wire.messages import BlobRef, Certificate
 
 _LENGTH_BYTES = 8

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from p2ptrain.ids import Digest, SliceId, Version
-from p2ptrain.wire.blobs import BlobStore, OnDisk
+from p2ptrain.wire.blob_store import BlobStore, OnDisk
 from p2ptrain.wire.messages import BlobRef, Certificate
 
 _REMEMBERED = 10_000

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from p2ptrain.ids import SliceId, Version
 from p2ptrain.swarm.state import OwnedState, PublishedState
-from p2ptrain.wire.blobs import BlobStore
+from p2ptrain.wire.blob_store import BlobStore
 
 _KEPT_S = 30.0
 """A state of which nobody has asked for a piece for so long is fetched by nobody; 4 MiB take a second at 32 Mbit/s."""

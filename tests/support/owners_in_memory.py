@@ -24,7 +24,7 @@ from p2ptrain.swarm.directory import Claim
 from p2ptrain.swarm.head import Head
 from p2ptrain.swarm.owner import SliceOwner
 from p2ptrain.swarm.state import genesis
-from p2ptrain.wire.blobs import BlobStore
+from p2ptrain.wire.blob_store import BlobStore
 from p2ptrain.wire.codec import Float32
 from p2ptrain.wire.doorkeeper import Doorkeeper
 from p2ptrain.wire.messages import BlobRef, Certificate, Entrust, RoundMessage

@@ -21,7 +21,8 @@ from p2ptrain.identity.keys import Identity, load_or_create
 from p2ptrain.ids import Digest, PeerId, RunId, SliceId
 from p2ptrain.node.child_processes import die_with_parent_prefix
 from p2ptrain.swarm.directory import Claim, DhtDirectory, _encode, _record_name, is_valid_record
-from p2ptrain.wire.blobs import BlobExchange, OnDisk
+from p2ptrain.wire.blob_store import OnDisk
+from p2ptrain.wire.blobs import BlobExchange
 from p2ptrain.wire.libp2p import Libp2pNode
 from p2ptrain.wire.libp2p_start import NodeOptions
 from p2ptrain.wire.messages import BlobRef

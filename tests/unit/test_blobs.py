@@ -15,7 +15,8 @@ import pytest
 from p2ptrain.errors import BlobUnavailable, DialledTooSoon, PeerUnreachable
 from p2ptrain.ids import Digest, PeerId
 from p2ptrain.wire import blobs
-from p2ptrain.wire.blobs import BlobExchange, BlobStore
+from p2ptrain.wire.blob_store import BlobStore
+from p2ptrain.wire.blobs import BlobExchange
 from p2ptrain.wire.libp2p import Libp2pNode
 from p2ptrain.wire.messages import BlobRef
 

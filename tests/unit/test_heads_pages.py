@@ -19,7 +19,7 @@ from p2ptrain.swarm.coverage import Target
 from p2ptrain.swarm.head import Head
 from p2ptrain.swarm.history import History
 from p2ptrain.swarm.swarm import Swarm
-from p2ptrain.wire.blobs import BlobStore
+from p2ptrain.wire.blob_store import BlobStore
 from p2ptrain.wire.messages import Ballot, BlobRef, Certificate, PartResult, Value
 from p2ptrain.wire.v1 import peer_pb2 as pb
 

@@ -28,7 +28,7 @@ from p2ptrain.node.rounds_on_disk import drop_rounds, load_rounds, replay_rounds
 from p2ptrain.swarm.context import Replica
 from p2ptrain.swarm.history import History, PastRound
 from p2ptrain.swarm.state import PublishedState
-from p2ptrain.wire.blobs import BlobStore, OnDisk
+from p2ptrain.wire.blob_store import BlobStore, OnDisk
 from p2ptrain.wire.messages import Ballot, BlobRef, Certificate, PartResult, Value
 
 A = PeerId("12D3KooWaaaaaa")

@@ -36,7 +36,7 @@ from p2ptrain.swarm.reduce import part_bounds
 from p2ptrain.swarm.replay import follower_step, owner_step
 from p2ptrain.swarm.state import genesis, outer_step
 from p2ptrain.training.outer_step import outer_rule
-from p2ptrain.wire.blobs import BlobStore
+from p2ptrain.wire.blob_store import BlobStore
 from p2ptrain.wire.codec import encode
 from p2ptrain.wire.messages import Ballot, BlobRef, Certificate, PartResult, Value
 

@@ -6,7 +6,7 @@ import pytest
 from p2ptrain.ids import SliceId, Version
 from p2ptrain.swarm.served_state import ServedState
 from p2ptrain.swarm.state import PublishedState
-from p2ptrain.wire.blobs import BlobStore
+from p2ptrain.wire.blob_store import BlobStore
 from p2ptrain.wire.messages import BlobRef
 
 STATES = [PublishedState.of(Version(version), np.full(50, version, np.uint16)) for version in range(10)]
